@@ -1,0 +1,59 @@
+"""GUARD dataset distillation as a plain PyTorch library: no Ray, Optuna or MLflow.
+
+Importing the package loads no torch; each public name is imported when it is first used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from guard.artifacts import Artifact, ArtifactStore, Stage
+from guard.config import TrialConfig
+from guard.pipeline import TrialResult, local_runner, run_trial
+from guard.schema import ConfigError
+
+if TYPE_CHECKING:
+    from guard.data import DataError
+    from guard.datasets import load_data, resolve
+    from guard.distilled import DistilledSet
+    from guard.evaluate import evaluate
+    from guard.models import build_model
+    from guard.regularizers import Regularizer
+    from guard.saving import load_model
+
+_NEEDS_TORCH = {
+    "DataError": "guard.data",
+    "DistilledSet": "guard.distilled",
+    "Regularizer": "guard.regularizers",
+    "build_model": "guard.models",
+    "evaluate": "guard.evaluate",
+    "load_data": "guard.datasets",
+    "load_model": "guard.saving",
+    "resolve": "guard.datasets",
+}
+
+__all__ = [
+    "Artifact",
+    "ArtifactStore",
+    "ConfigError",
+    "DataError",
+    "DistilledSet",
+    "Regularizer",
+    "Stage",
+    "TrialConfig",
+    "TrialResult",
+    "build_model",
+    "evaluate",
+    "load_data",
+    "load_model",
+    "local_runner",
+    "resolve",
+    "run_trial",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _NEEDS_TORCH:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_NEEDS_TORCH[name]), name)

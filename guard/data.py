@@ -1,0 +1,225 @@
+"""Image sets: what a loader gives to training and evaluation, whether it fits in memory or not.
+
+Images leave a set as float in [0, 1], (B, C, H, W); labels as int64, (B,).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from torchvision.transforms import v2
+
+from guard.augment import crop_windows, resized_crop
+from guard.seeding import derive, generator
+
+
+class DataError(ValueError):
+    """Data that cannot be used: names the file or folder and what is wrong with it."""
+
+
+@dataclass(frozen=True)
+class ImageSpec:
+    """Facts about a data set that models, recovery and evaluation need."""
+
+    channels: int
+    image_size: int
+    """Side in pixels; images are square."""
+    num_classes: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    class_names: tuple[str, ...]
+
+    @property
+    def num_values(self) -> int:
+        """D, the dimension of one image."""
+        return self.channels * self.image_size**2
+
+
+class ImageSet(Protocol):
+    """Labelled images that come in batches."""
+
+    y: Tensor
+
+    def __len__(self) -> int: ...
+
+    def subset(self, indices: Tensor) -> ImageSet: ...
+
+    def batches(
+        self,
+        batch_size: int,
+        device: torch.device,
+        shuffle: torch.Generator | None = None,
+        crop_scale: float | None = None,
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """One pass. With `shuffle`, in an order (and, with `crop_scale`, resized crops of at least
+        that share of the area) drawn from it."""
+        ...
+
+
+@dataclass(frozen=True)
+class TensorImages:
+    """A set that lives in memory: x uint8 (N, C, H, W), y int64 (N,)."""
+
+    x: Tensor
+    y: Tensor
+
+    def __len__(self) -> int:
+        return len(self.y)
+
+    def subset(self, indices: Tensor) -> TensorImages:
+        return TensorImages(self.x[indices], self.y[indices])
+
+    def batches(
+        self,
+        batch_size: int,
+        device: torch.device,
+        shuffle: torch.Generator | None = None,
+        crop_scale: float | None = None,
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        x, y = self.x.to(device), self.y.to(device)
+        for indices in epoch_order(len(self), shuffle).split(batch_size):
+            indices = indices.to(device)
+            images = x[indices].float() / 255
+            if shuffle is not None and crop_scale is not None:
+                images = resized_crop(images, crop_windows(len(images), crop_scale, shuffle))
+            yield images, y[indices]
+
+
+def epoch_order(count: int, shuffle: torch.Generator | None) -> Tensor:
+    return torch.arange(count) if shuffle is None else torch.randperm(count, generator=shuffle)
+
+
+@dataclass(frozen=True)
+class FileImages:
+    """A set that streams from image files, decoded by `num_workers` processes."""
+
+    files: tuple[str, ...]
+    y: Tensor
+    channels: int
+    image_size: int
+    num_workers: int = 4
+
+    def __len__(self) -> int:
+        return len(self.y)
+
+    def subset(self, indices: Tensor) -> FileImages:
+        files = tuple(self.files[i] for i in indices.tolist())
+        return FileImages(files, self.y[indices], self.channels, self.image_size, self.num_workers)
+
+    def batches(
+        self,
+        batch_size: int,
+        device: torch.device,
+        shuffle: torch.Generator | None = None,
+        crop_scale: float | None = None,
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        order = epoch_order(len(self), shuffle)
+        seed = None
+        if shuffle is not None and crop_scale is not None:
+            seed = int(torch.randint(2**62, (), generator=shuffle))
+        decode = _Decode(self, order, crop_scale or 1.0, seed)
+        loader = DataLoader(decode, batch_size, num_workers=self.num_workers)
+        for x, y in loader:
+            yield x.to(device).float() / 255, y.to(device)
+
+
+class _Decode(Dataset[tuple[Tensor, Tensor]]):
+    def __init__(
+        self, images: FileImages, order: Tensor, crop_scale: float, seed: int | None
+    ) -> None:
+        self.images, self.order, self.crop_scale, self.seed = images, order, crop_scale, seed
+
+    def __len__(self) -> int:
+        return len(self.order)
+
+    def __getitem__(self, position: int) -> tuple[Tensor, Tensor]:
+        index = int(self.order[position])
+        image = open_image(Path(self.images.files[index]), self.images.channels)
+        if self.seed is not None:
+            window = crop_windows(1, self.crop_scale, generator(derive(self.seed, position)))[0]
+            image = _cut(image, window)
+            image = image.resize((self.images.image_size,) * 2, Image.Resampling.BILINEAR)
+            return v2.functional.pil_to_tensor(image), self.images.y[index]
+        return to_square(image, self.images.image_size), self.images.y[index]
+
+
+def _cut(image: Image.Image, window: Tensor) -> Image.Image:
+    top, left, height, width = window.tolist()
+    corners = (left, top, left + width, top + height)
+    scale = (image.width, image.height) * 2
+    box = [round(c * s) for c, s in zip(corners, scale, strict=True)]
+    return image.crop((box[0], box[1], max(box[2], box[0] + 1), max(box[3], box[1] + 1)))
+
+
+def open_image(path: Path, channels: int) -> Image.Image:
+    """Decode one image file as grey or RGB. Raises DataError that names the file."""
+    try:
+        with Image.open(path) as image:
+            return image.convert("L" if channels == 1 else "RGB")
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+        raise DataError(f"{path}: not a readable image ({error})") from None
+
+
+def to_square(image: Image.Image, size: int) -> Tensor:
+    """uint8 (C, size, size): the short side resized to `size`, the middle kept."""
+    if image.size == (size, size):
+        return v2.functional.pil_to_tensor(image)
+    scale = size / min(image.size)
+    shape = (max(round(image.width * scale), size), max(round(image.height * scale), size))
+    resized = image.resize(shape, Image.Resampling.BILINEAR)
+    return v2.functional.center_crop(v2.functional.pil_to_tensor(resized), [size, size])
+
+
+@dataclass(frozen=True)
+class Splits:
+    """A data set, ready for a trial. The search sees `validation`; `test` only reports."""
+
+    spec: ImageSpec
+    train: ImageSet
+    validation: ImageSet
+    test: ImageSet
+    sha256: str
+
+    def named(self, split: str) -> ImageSet:
+        return {"train": self.train, "validation": self.validation, "test": self.test}[split]
+
+
+def split_off(y: Tensor, fraction: float, seed: int, label: str) -> tuple[Tensor, Tensor]:
+    """Sorted indices (rest, part): `fraction` of each class, at least one image, drawn by seed.
+
+    Raises DataError if a class has only one image.
+    """
+    draw = generator(seed, label)
+    rest, part = [], []
+    for label_value in y.unique().tolist():
+        members = (y == label_value).nonzero().flatten()
+        if len(members) < 2:
+            raise DataError(f"class {label_value} has one training image; a split needs two")
+        members = members[torch.randperm(len(members), generator=draw)]
+        count = min(max(round(fraction * len(members)), 1), len(members) - 1)
+        part.append(members[:count])
+        rest.append(members[count:])
+    return torch.cat(rest).sort().values, torch.cat(part).sort().values
+
+
+def channel_statistics(x: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation per channel in [0, 1] units of uint8 images (N, C, H, W)."""
+    values = x.double().div(255).transpose(0, 1).flatten(1)
+    std = values.std(dim=1, correction=0).clamp(min=1e-3)
+    return tuple(values.mean(dim=1).tolist()), tuple(std.tolist())
+
+
+def content_digest(parts: Iterable[bytes]) -> str:
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(len(part).to_bytes(8, "big"))
+        digest.update(part)
+    return digest.hexdigest()

@@ -1,0 +1,306 @@
+"""The data sets by name, and how each is read: `load_data(config)` gives checked, split images.
+
+A path that ends in .npz is read as arrays and a folder with train/ as an image tree, whatever the
+name; otherwise scikit-learn (digits) or torchvision's class for the data set supplies the files.
+"""
+
+from __future__ import annotations
+
+import functools
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torchvision.datasets as tv
+from torch import Tensor
+
+from guard.config import DataConfig
+from guard.data import (
+    DataError,
+    FileImages,
+    ImageSet,
+    ImageSpec,
+    Splits,
+    TensorImages,
+    channel_statistics,
+    content_digest,
+    open_image,
+    split_off,
+    to_square,
+)
+
+IMAGE_SUFFIXES = frozenset({".jpeg", ".jpg", ".png", ".bmp", ".webp", ".ppm", ".tif", ".tiff"})
+DEFAULT_ROOT = Path.home() / ".cache" / "robust-distillation-lab"
+DIGITS_TEST_FRACTION = 0.2
+
+
+@dataclass(frozen=True)
+class Raw:
+    """A data set as read: the official training and test sets, before the validation split."""
+
+    train: ImageSet
+    test: ImageSet
+    class_names: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class DatasetInfo:
+    """A row of DATASETS."""
+
+    fetch: Callable[[Path], Raw | Path] | None
+    """Arrays, or the folder of an image tree, from a root that torchvision may download into."""
+    image_size: int = 0
+    """Default side of images that come as files; 0: stated by the user or the arrays."""
+    mean: tuple[float, ...] = ()
+    """Published channel statistics; empty: computed on the training images."""
+    std: tuple[float, ...] = ()
+    channels: int = 3
+
+
+def _digits(root: Path) -> Raw:
+    from sklearn.datasets import load_digits
+
+    bunch = load_digits()
+    x = torch.from_numpy(np.rint(bunch.images * (255 / 16)).astype(np.uint8))[:, None]
+    y = torch.from_numpy(bunch.target).long()
+    train, test = split_off(y, DIGITS_TEST_FRACTION, 0, "digits-test")
+    images = TensorImages(x, y)
+    return Raw(images.subset(train), images.subset(test), tuple("0123456789"))
+
+
+def _from_torchvision(dataset: Any) -> Callable[[Path], Raw]:
+    def fetch(root: Path) -> Raw:
+        parts = [dataset(root, train=train, download=True) for train in (True, False)]
+        sets = [
+            TensorImages(_channels_first(np.asarray(part.data)), torch.as_tensor(part.targets))
+            for part in parts
+        ]
+        return Raw(sets[0], sets[1], tuple(parts[0].classes))
+
+    return fetch
+
+
+def _imagenette(root: Path) -> Path:
+    for split in ("train", "val"):
+        folder = root / "imagenette2"
+        tv.Imagenette(root, split=split, size="full", download=not (folder / split).is_dir())
+    return folder
+
+
+def _imagenet(root: Path) -> Path:
+    for split in ("train", "val"):
+        tv.ImageNet(root, split=split)  # unpacks the official archives, which it cannot download
+    return root
+
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+CIFAR_STD = (0.2023, 0.1994, 0.2010)
+
+DATASETS: dict[str, DatasetInfo] = {
+    "digits": DatasetInfo(_digits, channels=1),
+    "fashion-mnist": DatasetInfo(
+        _from_torchvision(tv.FashionMNIST), mean=(0.2861,), std=(0.3530,), channels=1
+    ),
+    "cifar10": DatasetInfo(
+        _from_torchvision(tv.CIFAR10), mean=(0.4914, 0.4822, 0.4465), std=CIFAR_STD
+    ),
+    "cifar100": DatasetInfo(
+        _from_torchvision(tv.CIFAR100), mean=(0.5071, 0.4866, 0.4409), std=(0.2673, 0.2564, 0.2762)
+    ),
+    "imagenette": DatasetInfo(_imagenette, 224, IMAGENET_MEAN, IMAGENET_STD),
+    "tiny-imagenet": DatasetInfo(
+        None, 64, mean=(0.4802, 0.4481, 0.3975), std=(0.2302, 0.2265, 0.2262)
+    ),
+    "imagenet": DatasetInfo(_imagenet, 224, IMAGENET_MEAN, IMAGENET_STD),
+    "folder": DatasetInfo(None),
+    "npz": DatasetInfo(None),
+}
+
+
+@functools.lru_cache(maxsize=2)
+def load_data(config: DataConfig) -> Splits:
+    """Read, check and split a data set.
+
+    Raises DataError, in one line that names the file or folder, if it is missing, empty, has one
+    class, holds a broken image, or is not what `config.sha256` says.
+    """
+    info = DATASETS[config.name]
+    raw = _read(config, info)
+    for part in (raw.train, raw.test):
+        _check_labels(config, part.y, len(raw.class_names))
+    sha256 = content_digest(_content(raw))
+    if config.sha256 not in ("", sha256):
+        raise DataError(
+            f"data.sha256: {config.path or config.name} holds {sha256[:12]}…, "
+            f"the configuration was made with {config.sha256[:12]}…"
+        )
+    rest, part = split_off(raw.train.y, config.validation_fraction, config.split_seed, "validation")
+    spec = _spec(info, raw)
+    if config.image_size not in (0, spec.image_size):
+        raise DataError(
+            f"data.image_size: only image files are resized; {config.path or config.name} holds "
+            f"{spec.image_size} px arrays, got {config.image_size}"
+        )
+    return Splits(spec, raw.train.subset(rest), raw.train.subset(part), raw.test, sha256)
+
+
+def resolve(config: DataConfig) -> DataConfig:
+    """The config with the content of its data filled in. Raises DataError, see `load_data`."""
+    return replace(config, sha256=load_data(config).sha256)
+
+
+def _read(config: DataConfig, info: DatasetInfo) -> Raw:
+    path = Path(config.path).expanduser() if config.path else DEFAULT_ROOT
+    if config.path and not path.exists():
+        raise DataError(f"data.path: {path} does not exist")
+    if path.suffix == ".npz":
+        return _npz(path)
+    if (path / "train").is_dir():
+        return _tree(path, config, info)
+    if info.fetch is None:
+        wanted = (
+            "an .npz file" if config.name == "npz" else "a folder with train/ and val/ or test/"
+        )
+        raise DataError(f"data.path: {config.name} needs {wanted}, got {config.path or 'no path'}")
+    try:
+        if config.name != "digits":
+            path.mkdir(parents=True, exist_ok=True)
+        fetched = info.fetch(path)
+    except (OSError, RuntimeError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise DataError(f"data.path: cannot get {config.name} in {path} ({reason})") from None
+    return fetched if isinstance(fetched, Raw) else _tree(fetched, config, info)
+
+
+def _npz(path: Path) -> Raw:
+    names = ("x_train", "y_train", "x_test", "y_test")
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            missing = [name for name in names if name not in file]
+            if missing:
+                raise DataError(f"{path}: has no {missing[0]}; needs {', '.join(names)}")
+            arrays = {name: file[name] for name in names}
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        if isinstance(error, DataError):
+            raise
+        raise DataError(f"{path}: not a readable .npz file ({error})") from None
+    sets = []
+    for part in ("train", "test"):
+        x, y = arrays[f"x_{part}"], arrays[f"y_{part}"]
+        if x.dtype != np.uint8 or x.ndim not in (3, 4):
+            raise DataError(
+                f"{path}: x_{part} must be uint8 (N, H, W[, C]), got {x.dtype} {x.shape}"
+            )
+        if y.shape != x.shape[:1] or not np.issubdtype(y.dtype, np.integer):
+            raise DataError(f"{path}: y_{part} must be {len(x)} integers, got {y.dtype} {y.shape}")
+        sets.append(TensorImages(_channels_first(x), torch.from_numpy(y.astype(np.int64))))
+    if sets[0].x.shape[1:] != sets[1].x.shape[1:] or sets[0].x.shape[2] != sets[0].x.shape[3]:
+        shapes = [tuple(part.x.shape) for part in sets]
+        raise DataError(f"{path}: images must be square and of one size, got {shapes}")
+    num_classes = (
+        int(max((part.y.max() for part in sets if len(part)), default=torch.tensor(0))) + 1
+    )
+    return Raw(sets[0], sets[1], tuple(str(label) for label in range(num_classes)))
+
+
+def _channels_first(x: np.ndarray) -> Tensor:
+    """(N, H, W) or (N, H, W, C) to a contiguous (N, C, H, W) tensor."""
+    images = torch.from_numpy(x)
+    return images[:, None] if images.ndim == 3 else images.permute(0, 3, 1, 2).contiguous()
+
+
+def _tree(root: Path, config: DataConfig, info: DatasetInfo) -> Raw:
+    """An ImageFolder tree: train/<class>/…, and test/ or val/ likewise; Tiny ImageNet's flat val/
+    with val_annotations.txt too. The first of test/ and val/ that is there is the test set."""
+    size = config.image_size or info.image_size
+    held_out = next((root / name for name in ("test", "val") if _has_labels(root / name)), None)
+    if held_out is None:
+        raise DataError(f"data.path: {root} needs val/ or test/ with a folder a class")
+    classes = sorted(folder.name for folder in (root / "train").iterdir() if folder.is_dir())
+    listings = [_listing(root / "train", classes), _listing(held_out, classes)]
+    if not all(listings):
+        empty = root / "train" if not listings[0] else held_out
+        raise DataError(f"{empty}: holds no images ({', '.join(sorted(IMAGE_SUFFIXES))})")
+    if size == 0:
+        size = min(open_image(listings[0][0][0], info.channels).size)
+    total = sum(map(len, listings)) * info.channels * size**2
+    in_memory = total <= config.max_tensor_gib * 2**30
+    sets: list[ImageSet] = []
+    for listing in listings:
+        y = torch.tensor([label for _, label in listing])
+        if in_memory:
+            x = torch.stack([to_square(open_image(f, info.channels), size) for f, _ in listing])
+            sets.append(TensorImages(x, y))
+        else:
+            files = tuple(str(file) for file, _ in listing)
+            sets.append(FileImages(files, y, info.channels, size))
+    return Raw(sets[0], sets[1], tuple(classes))
+
+
+def _has_labels(folder: Path) -> bool:
+    if (folder / "val_annotations.txt").is_file():
+        return True
+    children = folder.iterdir() if folder.is_dir() else ()
+    return any(child.is_dir() and child.name != "images" for child in children)
+
+
+def _listing(folder: Path, classes: list[str]) -> list[tuple[Path, int]]:
+    labels = {name: label for label, name in enumerate(classes)}
+    annotations = folder / "val_annotations.txt"
+    if annotations.is_file():
+        rows = [line.split("\t")[:2] for line in annotations.read_text().splitlines() if line]
+        return [(folder / "images" / file, labels[name]) for file, name in rows if name in labels]
+    unknown = [f.name for f in folder.iterdir() if f.is_dir() and f.name not in labels]
+    if unknown:
+        raise DataError(f"{folder}: has class {sorted(unknown)[0]!r}, which train/ has not")
+    return [
+        (file, labels[name])
+        for name in classes
+        for file in sorted((folder / name).rglob("*"))
+        if file.suffix.lower() in IMAGE_SUFFIXES
+    ]
+
+
+def _check_labels(config: DataConfig, y: Tensor, num_classes: int) -> None:
+    place = config.path or config.name
+    if len(y) == 0:
+        raise DataError(f"{place}: holds no images")
+    if num_classes < 2:
+        raise DataError(f"{place}: has one class; distillation needs two or more")
+    counts = torch.bincount(y, minlength=num_classes) if int(y.min()) >= 0 else None
+    if counts is None or int(counts.min()) == 0:
+        label = int(y.min()) if counts is None else int(counts.argmin())
+        raise DataError(
+            f"{place}: label {label} has no images; labels must be 0..{num_classes - 1}"
+        )
+
+
+def _content(raw: Raw) -> list[bytes]:
+    """What tells two data sets apart: pixels and labels, or relative file names and sizes."""
+    parts = [",".join(raw.class_names).encode()]
+    for part in (raw.train, raw.test):
+        parts.append(part.y.numpy().tobytes())
+        if isinstance(part, TensorImages):
+            parts.append(part.x.numpy().tobytes())
+        elif isinstance(part, FileImages):
+            parts.append(f"{part.channels}x{part.image_size}".encode())
+            parts += [f"{Path(f).name}:{Path(f).stat().st_size}".encode() for f in part.files]
+    return parts
+
+
+def _spec(info: DatasetInfo, raw: Raw) -> ImageSpec:
+    train = raw.train
+    if isinstance(train, TensorImages):
+        channels, size = int(train.x.shape[1]), int(train.x.shape[2])
+    else:
+        assert isinstance(train, FileImages)
+        channels, size = train.channels, train.image_size
+    mean, std = info.mean, info.std
+    if len(mean) != channels:
+        known = isinstance(train, TensorImages)
+        mean, std = channel_statistics(train.x) if known else (IMAGENET_MEAN, IMAGENET_STD)
+    return ImageSpec(channels, size, len(raw.class_names), mean, std, raw.class_names)

@@ -1,0 +1,197 @@
+"""SRe2L's work: squeeze a data set into a BatchNorm teacher, recover images from it.
+
+Yin et al., "Squeeze, Recover and Relabel", NeurIPS 2023 (arXiv 2306.13092).
+u: images in the teacher's normalised space, (N, C, H, W); K classes; one chunk is N = m·K images.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from guard.artifacts import ArtifactStore, Stage
+from guard.augment import crop_windows, flip, resized_crop, roll
+from guard.config import DataConfig, ModelConfig, RegularizerConfig, SRe2LConfig, TrainConfig
+from guard.data import ImageSpec
+from guard.datasets import load_data
+from guard.device import setup
+from guard.distilled import DistilledSet, in_prefix_order
+from guard.models import BatchNorm, Classifier, batchnorms, build_model, frozen
+from guard.regularizers import Regularizer
+from guard.saving import load_model, load_spec, save_model
+from guard.seeding import derive, generator
+from guard.training import Diverged, accuracy, check_better_than_chance, image_batches, train
+
+MAX_CLASSES_AT_ONCE = 100
+"""Classes that are recovered together, as in SRe2L's code."""
+
+
+def squeeze(stage: Stage, store: ArtifactStore, folder: Path) -> Mapping[str, Any]:
+    """Train the teacher. Raises Diverged if it is not finite or no better than chance."""
+    device = setup(stage)
+    splits = load_data(DataConfig.from_dict(stage.config["data"]))
+    model_config = ModelConfig.from_dict(stage.config["model"])
+    config = TrainConfig.from_dict(stage.config["train"])
+    penalty = RegularizerConfig.from_dict(stage.config["regularizer"])
+    regularizer = Regularizer(penalty, stage.config["eps"])
+    seed = stage.config["seed"]
+    model = build_model(model_config, splits.spec, derive(seed, "teacher")).to(device)
+    draws = generator(seed, "regularizer")
+
+    def objective(model: nn.Module, x: Tensor, y: Tensor, epoch: int) -> tuple[Tensor, Tensor]:
+        logits = model(x)
+        loss = F.cross_entropy(logits, y)
+        if penalty.active:
+            loss = loss + regularizer(model, x, y, epoch, draws)
+        return loss, logits
+
+    history = train(
+        model,
+        config,
+        lambda epoch: image_batches(splits.train, config, device, generator(seed, "real", epoch)),
+        objective,
+    )
+    reached = accuracy(model, splits.validation.batches(500, device))
+    check_better_than_chance(reached, splits.validation.y)
+    save_model(model, model_config, splits.spec, folder)
+    return {
+        "metrics": {"train_loss": history[-1].loss, "train_accuracy": history[-1].accuracy},
+        "history": [vars(epoch) for epoch in history],
+    }
+
+
+def recover(stage: Stage, store: ArtifactStore, folder: Path) -> Mapping[str, Any]:
+    """One chunk of images per class, from noise. Writes images (m, K, C, H, W) in [0, 1]."""
+    device = setup(stage)
+    config = SRe2LConfig.from_dict(stage.config["recover"])
+    teacher_path = store.path(stage.inputs["teacher"])
+    teacher, spec = load_model(teacher_path, device), load_spec(teacher_path)
+    parts, losses = [], []
+    for first in range(0, spec.num_classes, MAX_CLASSES_AT_ONCE):
+        classes = torch.arange(first, min(first + MAX_CLASSES_AT_ONCE, spec.num_classes))
+        draws = generator(stage.config["seed"], "recover", stage.config["chunk"], first)
+        y = classes.repeat(config.chunk)
+        images, loss = recover_images(teacher, spec, y, config, draws)
+        parts.append(images.unflatten(0, (config.chunk, len(classes))).cpu())
+        losses.append(loss)
+    save_file({"images": torch.cat(parts, dim=1).contiguous()}, folder / "images.safetensors")
+    metrics = {name: sum(row[name] for row in losses) / len(losses) for name in losses[0]}
+    return {"metrics": metrics}
+
+
+def recover_images(
+    teacher: Classifier,
+    spec: ImageSpec,
+    y: Tensor,
+    config: SRe2LConfig,
+    draws: torch.Generator,
+) -> tuple[Tensor, dict[str, float]]:
+    """Optimise one image per label of `y` (N,) and return them in [0, 1] with the last losses.
+
+    Minimises CE + r_bn·Σ_l w_l(‖μ_l − running μ_l‖ + ‖σ²_l − running σ²_l‖) over the input of every
+    BatchNorm layer l; the last iterate is kept. Raises Diverged if the loss is not finite.
+    """
+    mean, std = teacher.normalize.mean, teacher.normalize.std
+    shape = (len(y), spec.channels, spec.image_size, spec.image_size)
+    u = torch.randn(shape, generator=draws).to(mean.device).requires_grad_()
+    y = y.to(mean.device)
+    optimizer = torch.optim.Adam([u], lr=config.lr, betas=(0.5, 0.9))
+    low, high = (0 - mean) / std, (1 - mean) / std
+    loss_ce = loss_bn = u.new_zeros(())
+    with frozen(teacher), BatchNormLoss(teacher, config.first_bn_multiplier) as bn_loss:
+        for step in range(config.iterations):
+            for group in optimizer.param_groups:
+                group["lr"] = config.lr * (1 + math.cos(math.pi * step / config.iterations)) / 2
+            logits = teacher.network(augmented(u, config, draws))
+            loss_ce, loss_bn = F.cross_entropy(logits, y), bn_loss.take()
+            loss = loss_ce + config.bn_weight * loss_bn
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            with torch.no_grad():
+                u.copy_(torch.clamp(u, low, high))
+    last = {"label_loss": float(loss_ce.detach()), "bn_loss": float(loss_bn.detach())}
+    if not all(map(math.isfinite, last.values())) or not bool(u.isfinite().all()):
+        raise Diverged(f"the recovery loss became {last['label_loss']} + {last['bn_loss']}")
+    return (u.detach() * std + mean).clamp(0, 1), last
+
+
+def augmented(u: Tensor, config: SRe2LConfig, draws: torch.Generator) -> Tensor:
+    """A view of the images for one step: resized crop, flip and roll, as `config` says."""
+    if config.crop != "none":
+        count = len(u) if config.crop == "image" else 1
+        u = resized_crop(u, crop_windows(count, config.crop_scale, draws))
+    if config.flip:
+        u = flip(u, draws)
+    return roll(u, config.jitter, draws) if config.jitter else u
+
+
+class BatchNormLoss:
+    """Distance of the current batch's statistics to the running ones, summed over the layers.
+
+    While the block is open, each forward pass adds its terms, and `take` returns and resets the sum.
+    The first layer in module order counts `first_multiplier` times.
+    """
+
+    def __init__(self, model: nn.Module, first_multiplier: float) -> None:
+        self.layers = batchnorms(model)
+        self.weights = [first_multiplier] + [1.0] * (len(self.layers) - 1)
+        self.terms: list[Tensor] = []
+
+    def __enter__(self) -> BatchNormLoss:
+        self.handles = [
+            layer.register_forward_pre_hook(self._hook(layer, weight))
+            for layer, weight in zip(self.layers, self.weights, strict=True)
+        ]
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for handle in self.handles:
+            handle.remove()
+
+    def _hook(self, layer: BatchNorm, weight: float) -> Any:
+        def add_term(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            assert layer.running_mean is not None and layer.running_var is not None
+            variance, mean = torch.var_mean(inputs[0], dim=(0, 2, 3), correction=0)
+            distance = (mean - layer.running_mean).norm() + (variance - layer.running_var).norm()
+            self.terms.append(weight * distance)
+
+        return add_term
+
+    def take(self) -> Tensor:
+        total = torch.stack(self.terms).sum()
+        self.terms.clear()
+        return total
+
+
+def assemble(stage: Stage, store: ArtifactStore, folder: Path) -> Mapping[str, Any]:
+    """Put the DistilledSet together: a prefix of the chunks, the teacher's labels, the card."""
+    device = setup(stage)
+    names = sorted(role for role in stage.inputs if role.startswith("chunk-"))
+    paths = [store.path(stage.inputs[name]) for name in names]
+    chunks = [load_file(path / "images.safetensors")["images"] for path in paths]
+    images, labels = in_prefix_order(chunks, stage.config["ipc"])
+    teacher_path = store.path(stage.inputs["teacher"])
+    teacher = load_model(teacher_path, device)
+    with torch.no_grad():
+        parts = [teacher(part.to(device)).softmax(dim=1).cpu() for part in images.split(500)]
+    card = {
+        "format": 1,
+        "method": stage.config["method"],
+        "ipc": stage.config["ipc"],
+        "made_by": dict(stage.inputs),
+        "teacher": json.loads((teacher_path / "stage.json").read_text())["stage"]["config"],
+    }
+    distilled = DistilledSet(images, labels, torch.cat(parts), load_spec(teacher_path), card)
+    distilled.save(folder)
+    distilled.contact_sheet().save(folder / "images.png")
+    agreement = (torch.cat(parts).argmax(dim=1) == labels).double().mean()
+    return {"metrics": {"teacher_agreement": float(agreement)}}

@@ -1,0 +1,172 @@
+"""A trial from end to end, on one page: which stages it has, in which order, on which inputs.
+
+Nothing here imports torch or does a stage's work: `run_stage` is given, and is the only thing that
+differs between a notebook (`local_runner`) and a Ray cluster.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from guard.artifacts import Artifact, ArtifactStore, Stage
+from guard.config import TrialConfig
+from guard.methods import METHODS
+
+RunStage = Callable[..., Sequence[Artifact]]
+"""run_stage(*stages) -> their artifacts; at the same time where that is possible."""
+Report = Callable[[str, Mapping[str, float]], None]
+"""report(name of the part that is done, the metrics it gave)."""
+
+
+@dataclass(frozen=True)
+class StageRecord:
+    """What a trial says of a stage that it used."""
+
+    name: str
+    key: str
+    seconds: float
+    built: bool
+    """Whether it was computed for this trial, or was there already."""
+
+
+@dataclass(frozen=True)
+class TrialResult:
+    """What `run_trial` gives. Accuracies are shares in [0, 1], named "<split>/<metric>"."""
+
+    status: str
+    """complete, or diverged: ended early, with `reason`."""
+    reason: str
+    metrics: Mapping[str, float]
+    seconds: float
+    """Wall-clock time, waiting included."""
+    stages: tuple[StageRecord, ...]
+    paths: Mapping[str, Path]
+    """Where the teacher, the distilled set and the student are."""
+
+
+class _Diverged(Exception):
+    pass
+
+
+def run_trial(
+    config: TrialConfig, run_stage: RunStage, report: Report = lambda part, metrics: None
+) -> TrialResult:
+    """Distil a set as `config` says, train a student on it and evaluate the student.
+
+    A stage that diverges ends the trial early, with status "diverged".
+    """
+    start = time.perf_counter()
+    metrics: dict[str, float] = {}
+    records: list[StageRecord] = []
+    paths: dict[str, Path] = {}
+
+    def run(*stages: Stage) -> Sequence[Artifact]:
+        artifacts = run_stage(*stages)
+        for stage, artifact in zip(stages, artifacts, strict=True):
+            records.append(StageRecord(stage.name, stage.key, artifact.seconds, artifact.built))
+            if "diverged" in artifact.summary:
+                raise _Diverged(f"{stage.name}: {artifact.summary['diverged']}")
+        return artifacts
+
+    def keep(part: str, values: Mapping[str, float]) -> None:
+        named = {f"{part}/{name}": value for name, value in values.items()}
+        metrics.update(named)
+        report(part, named)
+
+    def result(status: str, reason: str = "") -> TrialResult:
+        seconds = time.perf_counter() - start
+        return TrialResult(status, reason, metrics, seconds, tuple(records), paths)
+
+    try:
+        method = METHODS[config.method]
+        teacher = method.teach(config)
+        (taught,) = run(teacher)
+        paths["teacher"] = taught.path
+        keep("teacher", taught.summary["metrics"])
+
+        parts, distilled = method.distill(config, teacher)
+        checked, *made = run(evaluate_stage(config, teacher, "validation"), *parts)
+        keep("teacher", checked.summary["metrics"])
+        keep("distilled", _mean([part.summary["metrics"] for part in made]))
+        relabel, student = student_stages(config, teacher, distilled)
+        paths["distilled"] = run(distilled)[0].path
+
+        run(relabel)
+        (trained,) = run(student)
+        paths["student"] = trained.path
+        keep("student", trained.summary["metrics"])
+
+        splits = ("validation", "test")
+        evaluated = run(*(evaluate_stage(config, student, split) for split in splits))
+        for split, artifact in zip(splits, evaluated, strict=True):
+            keep(split, artifact.summary["metrics"])
+    except _Diverged as diverged:
+        return result("diverged", str(diverged))
+    return result("complete")
+
+
+def student_stages(config: TrialConfig, teacher: Stage, distilled: Stage) -> tuple[Stage, Stage]:
+    """Soft labels for every epoch of the student's augmented batches, and the student."""
+    student, train = config.student, config.student.train
+    relabel = Stage.of(
+        "relabel",
+        1,
+        {"teacher": teacher, "distilled": distilled},
+        seed=student.seed,
+        epochs=train.epochs,
+        batch_size=train.batch_size,
+        augment=list(train.augment),
+        crop_scale=train.crop_scale,
+        mix=student.mix,
+        mix_alpha=student.mix_alpha,
+        compute=config.compute,
+    )
+    trained = Stage.of(
+        "student",
+        1,
+        {"distilled": distilled, "labels": relabel},
+        model=config.student_model,
+        student=student,
+        compute=config.compute,
+    )
+    return relabel, trained
+
+
+def evaluate_stage(config: TrialConfig, model: Stage, split: str) -> Stage:
+    return Stage.of(
+        "evaluate",
+        1,
+        {"model": model},
+        data=config.data,
+        evaluation=config.evaluation,
+        split=split,
+        compute=config.compute,
+    )
+
+
+def plan(config: TrialConfig) -> list[Stage]:
+    """Every stage of a trial that does not diverge."""
+    method = METHODS[config.method]
+    teacher = method.teach(config)
+    parts, distilled = method.distill(config, teacher)
+    relabel, student = student_stages(config, teacher, distilled)
+    checks = [evaluate_stage(config, student, split) for split in ("validation", "test")]
+    checked = evaluate_stage(config, teacher, "validation")
+    return [teacher, checked, *parts, distilled, relabel, student, *checks]
+
+
+def local_runner(store: ArtifactStore) -> RunStage:
+    """Run stages in this process, one after another, keeping their results in `store`."""
+    from guard.stages import build
+
+    def run_stage(*stages: Stage) -> list[Artifact]:
+        return [store.get_or_build(stage, build) for stage in stages]
+
+    return run_stage
+
+
+def _mean(rows: list[Mapping[str, float]]) -> dict[str, float]:
+    return {name: sum(row[name] for row in rows) / len(rows) for name in rows[0]}

@@ -1,0 +1,154 @@
+"""Penalties on the model that a set is distilled from, differentiable in its parameters.
+
+x: (B, C, H, W) in [0, 1]; y: (B,). Gradients g are of each sample's own loss: the inner losses are
+summed, never averaged, so a penalty does not depend on the batch that a sample is in.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from guard.config import RegularizerConfig
+from guard.models import Classifier, batchnorm_mode
+
+RELEASED_OFFSET = 1e-7
+"""What GUARD's released code adds to every element of the gradient and to its norm."""
+
+
+@dataclass(frozen=True)
+class Regularizer:
+    """λ·mean(penalty): call it with a model and a batch inside a training step.
+
+    The model's mode, running statistics and parameters' `.grad` are as before after the call.
+    """
+
+    config: RegularizerConfig
+    eps: float = 0.0
+    """Radius of the threat model in pixels, for units = "eps"."""
+
+    def __call__(
+        self, model: nn.Module, x: Tensor, y: Tensor, epoch: int, generator: torch.Generator
+    ) -> Tensor:
+        """The weighted penalty of a batch, a scalar.
+
+        A random `fraction` of the batch is drawn from `generator`; `epoch` (from 0) sets the
+        warm-up of λ and h.
+        """
+        config = self.config
+        if not config.active:
+            return x.new_zeros(())
+        with batchnorm_mode(model, config.bn, x):
+            if config.fraction < 1:
+                count = math.ceil(config.fraction * len(x))
+                chosen = torch.randperm(len(x), generator=generator)[:count].to(x.device)
+                x, y = x[chosen], y[chosen]
+            penalty = PENALTIES[config.kind](self, model, x, y, self.step_length(x, epoch))
+        return config.weight * ramp(epoch, config.weight_warmup_epochs) * penalty
+
+    def step_length(self, x: Tensor, epoch: int) -> float:
+        """L2 length of the step: in pixels, or in normalised units if `units` says so."""
+        scale = self.eps * math.sqrt(x[0].numel()) if self.config.units == "eps" else 1.0
+        return self.config.h * scale * ramp(epoch, self.config.h_warmup_epochs)
+
+    def scale(self, model: nn.Module, x: Tensor) -> Tensor:
+        """Pixels per unit of the space that steps and gradients are measured in, (1, C, 1, 1)."""
+        if self.config.units == "normalized" and isinstance(model, Classifier):
+            return model.normalize.std.to(x)
+        return x.new_ones((1, 1, 1, 1))
+
+
+def ramp(epoch: int, warmup_epochs: int) -> float:
+    return min((epoch + 1) / warmup_epochs, 1.0) if warmup_epochs else 1.0
+
+
+def sample_losses(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    """Cross-entropy of each sample, (B,)."""
+    return F.cross_entropy(model(x), y, reduction="none")
+
+
+def input_gradient(model: nn.Module, x: Tensor, y: Tensor, *, differentiable: bool) -> Tensor:
+    """∇ℓ_i(x_i) of each sample's own loss, (B, C, H, W)."""
+    x = x.detach().requires_grad_()
+    loss = sample_losses(model, x, y).sum()
+    (gradient,) = torch.autograd.grad(loss, x, create_graph=differentiable)
+    return gradient
+
+
+def unit(gradient: Tensor) -> Tensor:
+    """g/‖g‖ of each sample; 0 where g is 0. Scaled by max|g| first, so squares do not underflow."""
+    flat = gradient.flatten(1)
+    largest = flat.abs().amax(dim=1, keepdim=True)
+    scaled = flat / torch.where(largest > 0, largest, 1)
+    norm = scaled.norm(dim=1, keepdim=True)
+    return (scaled / torch.where(norm > 0, norm, 1)).view_as(gradient)
+
+
+def direction(gradient: Tensor, config: RegularizerConfig) -> Tensor:
+    """z of each sample from its (detached) gradient; ‖z‖ = 1, except for "released"."""
+    if config.direction == "sign":
+        return unit(gradient.sign())
+    if config.direction == "released":
+        flat = gradient.flatten(1)
+        norm = flat.norm(dim=1, keepdim=True)
+        return ((flat + RELEASED_OFFSET) / (norm + RELEASED_OFFSET)).view_as(gradient)
+    return unit(gradient)
+
+
+def power_mean(values: Tensor, power: int) -> Tensor:
+    """mean_i of values^power; (B,) -> ()."""
+    return values.pow(power).mean()
+
+
+def sample_norms(values: Tensor, power: int) -> Tensor:
+    """‖v_i‖^power, (B,), with gradient 0 at 0."""
+    flat = values.flatten(1)
+    return flat.square().sum(dim=1) if power == 2 else flat.norm(dim=1)
+
+
+def curvature(regularizer: Regularizer, model: nn.Module, x: Tensor, y: Tensor, h: float) -> Tensor:
+    """mean_i ‖∇ℓ_i(x_i + h z_i) − ∇ℓ_i(x_i)‖^power: GUARD Eq. 15 (arXiv 2403.10045) at power 2,
+    CURE (arXiv 1811.09716). For small h it is h²‖Hz‖² with the input Hessian H."""
+    config, scale = regularizer.config, regularizer.scale(model, x)
+    own = scale / len(x) if config.scale == "batch-mean" else scale
+    gradient = input_gradient(model, x, y, differentiable=True) * own
+    z = direction(gradient.detach(), config)
+    moved = input_gradient(model, x + h * scale * z, y, differentiable=True) * own
+    return sample_norms(moved - gradient, config.power).mean()
+
+
+def loss_difference(
+    regularizer: Regularizer, model: nn.Module, x: Tensor, y: Tensor, h: float
+) -> Tensor:
+    """mean_i |ℓ_i(x_i + h z_i) − ℓ_i(x_i)|^power, to first order h‖∇ℓ‖; with scale = "batch-mean"
+    the difference of the batch's mean losses, as in GUARD's released ImageNet-type code."""
+    config, scale = regularizer.config, regularizer.scale(model, x)
+    own = scale / len(x) if config.scale == "batch-mean" else scale
+    gradient = input_gradient(model, x, y, differentiable=False) * own
+    moved = x + h * scale * direction(gradient, config)
+    difference = sample_losses(model, moved, y) - sample_losses(model, x, y)
+    if config.scale == "batch-mean":
+        difference = difference.mean(dim=0, keepdim=True)
+    return power_mean(difference.abs(), config.power)
+
+
+def gradient_norm(
+    regularizer: Regularizer, model: nn.Module, x: Tensor, y: Tensor, h: float
+) -> Tensor:
+    """mean_i ‖∇ℓ_i(x_i)‖^power, differentiable (the released ablation detached it: no gradient)."""
+    scale = regularizer.scale(model, x)
+    own = scale / len(x) if regularizer.config.scale == "batch-mean" else scale
+    gradient = input_gradient(model, x, y, differentiable=True) * own
+    return sample_norms(gradient, regularizer.config.power).mean()
+
+
+PENALTIES: dict[str, Callable[[Regularizer, nn.Module, Tensor, Tensor, float], Tensor]] = {
+    "curvature": curvature,
+    "loss-difference": loss_difference,
+    "gradient-norm": gradient_norm,
+}

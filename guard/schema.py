@@ -1,0 +1,235 @@
+"""Frozen configuration dataclasses that check themselves and speak in dotted paths.
+
+A field's type hint is its rule: `Annotated[float, at_least(0)]`, `Literal["a", "b"]`,
+`tuple[str, ...]`, `int | None`, or another `Config`. Building, overriding and reading from JSON
+all go through the same checks, so a config that exists is valid.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import functools
+import hashlib
+import json
+import math
+import types
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, ClassVar, Literal, Self, Union, get_args, get_origin
+from typing import get_type_hints as _get_type_hints
+
+
+class ConfigError(ValueError):
+    """A configuration value that breaks a rule: says which path, which rule and what it got."""
+
+    def __init__(self, path: str, rule: str) -> None:
+        super().__init__(f"{path}: {rule}" if path else rule)
+        self.path, self.rule = path, rule
+
+    def under(self, prefix: str) -> ConfigError:
+        return ConfigError(f"{prefix}.{self.path}" if self.path else prefix, self.rule)
+
+
+@dataclasses.dataclass(frozen=True)
+class Bounds:
+    """An interval that a number must lie in; `open_low` excludes the lower end."""
+
+    low: float = -math.inf
+    high: float = math.inf
+    open_low: bool = False
+
+    def check(self, value: float) -> None:
+        above = value > self.low if self.open_low else value >= self.low
+        if not (above and value <= self.high):
+            raise ConfigError("", f"must be {self}, got {value}")
+
+    def __str__(self) -> str:
+        low = f"greater than {self.low:g}" if self.open_low else f"at least {self.low:g}"
+        return low if self.high == math.inf else f"{low} and at most {self.high:g}"
+
+
+def at_least(low: float, at_most: float = math.inf) -> Bounds:
+    return Bounds(low, at_most)
+
+
+def above(low: float, at_most: float = math.inf) -> Bounds:
+    return Bounds(low, at_most, open_low=True)
+
+
+@functools.cache
+def type_hints(cls: type) -> dict[str, Any]:
+    return _get_type_hints(cls, include_extras=True)
+
+
+class Config:
+    """Base of every configuration section. Subclasses are frozen, keyword-only dataclasses."""
+
+    NAMED: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+
+    def __post_init__(self) -> None:
+        for name in field_names(type(self)):
+            try:
+                value = _coerce(type_hints(type(self))[name], getattr(self, name))
+            except ConfigError as error:
+                raise error.under(name) from None
+            object.__setattr__(self, name, value)
+        self.check()
+
+    def check(self) -> None:
+        """Rules that need more than one field. Raises ConfigError."""
+
+    @classmethod
+    def named(cls, name: str) -> Self:
+        """The named setting of this section, e.g. `RegularizerConfig.named("cure")`."""
+        if name not in cls.NAMED:
+            raise ConfigError("", f"no setting is named {name!r}{_known(name, cls.NAMED)}")
+        return cls(**cls.NAMED[name])
+
+    def to_dict(self) -> dict[str, Any]:
+        """Nested plain values, as JSON has them (tuples become lists)."""
+        return {name: _plain(getattr(self, name)) for name in field_names(type(self))}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Inverse of `to_dict`. Missing fields take their defaults; unknown ones raise."""
+        if not isinstance(values, Mapping):
+            raise ConfigError("", f"must be an object with fields, got {values!r}")
+        for name in values:
+            _check_field(cls, name)
+        return cls(**values)
+
+    def to_json(self) -> str:
+        return json.dumps(self.to_dict(), indent=2)
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        return cls.from_dict(json.loads(text))
+
+    def flat(self) -> dict[str, Any]:
+        """`{"regularizer.h": 0.3, ...}`: every leaf by its dotted path."""
+        return dict(_leaves(self))
+
+    def override(self, values: Mapping[str, Any]) -> Self:
+        """A copy with the dotted paths replaced. A section takes a dict or the name of a setting;
+        sections are set before the fields inside them. Raises ConfigError."""
+        config = self
+        for path in sorted(values, key=lambda path: path.count(".")):
+            config = _replace(config, path.split("."), values[path])
+        return config
+
+    def fingerprint(self) -> str:
+        """First 16 hex digits of the SHA-256 of the canonical JSON of everything in this config."""
+        return digest(self.to_dict())[:16]
+
+
+def digest(value: Any) -> str:
+    """SHA-256 (hex) of a plain value's canonical JSON."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def field_names(cls: type) -> list[str]:
+    return [field.name for field in dataclasses.fields(cls)]
+
+
+def paths(cls: type[Config], prefix: str = "") -> Iterator[str]:
+    """Every dotted path of a config class: sections and leaves."""
+    for name in field_names(cls):
+        yield prefix + name
+        section = _section(type_hints(cls)[name])
+        if section is not None:
+            yield from paths(section, f"{prefix}{name}.")
+
+
+def _leaves(config: Config, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name in field_names(type(config)):
+        value = getattr(config, name)
+        if isinstance(value, Config):
+            yield from _leaves(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, _plain(value)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Config):
+        return value.to_dict()
+    return [_plain(item) for item in value] if isinstance(value, tuple) else value
+
+
+def _replace(config: Any, path: list[str], value: Any) -> Any:
+    name, *rest = path
+    try:
+        _check_field(type(config), name)
+        if rest:
+            section = _section(type_hints(type(config))[name])
+            if section is None:
+                raise ConfigError(name, f"has no fields, so {'.'.join(path)!r} does not exist")
+            inner = getattr(config, name)
+            try:
+                value = _replace(section() if inner is None else inner, rest, value)
+            except ConfigError as error:
+                raise error.under(name) from None
+        return dataclasses.replace(config, **{name: value})
+    except ConfigError as error:
+        raise error from None
+
+
+def _check_field(cls: type, name: str) -> None:
+    names = field_names(cls)
+    if name not in names:
+        raise ConfigError(name, f"no such field{_known(name, names)}")
+
+
+def _known(name: str, names: Any) -> str:
+    close = difflib.get_close_matches(str(name), list(names), n=1)
+    hint = f" (did you mean {close[0]!r}?)" if close else ""
+    return f"{hint}; there are: {', '.join(names)}"
+
+
+def _section(hint: Any) -> type[Config] | None:
+    options = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
+    found = [option for option in options if isinstance(option, type)]
+    return next((option for option in found if issubclass(option, Config)), None)
+
+
+def _coerce(hint: Any, value: Any) -> Any:
+    origin = get_origin(hint)
+    if origin is Annotated:
+        inner, *rules = get_args(hint)
+        value = _coerce(inner, value)
+        for rule in rules:
+            rule.check(value)
+        return value
+    if origin is Literal:
+        if value not in get_args(hint):
+            allowed = ", ".join(str(option) for option in get_args(hint))
+            raise ConfigError("", f"must be one of {allowed}; got {value!r}")
+        return value
+    if origin in (Union, types.UnionType):
+        inner = next(option for option in get_args(hint) if option is not type(None))
+        return None if value is None else _coerce(inner, value)
+    if origin is tuple:
+        if isinstance(value, str) or not isinstance(value, (tuple, list)):
+            raise ConfigError("", f"must be a list, got {value!r}")
+        return tuple(_coerce(get_args(hint)[0], item) for item in value)
+    if issubclass(hint, Config):
+        return _coerce_section(hint, value)
+    return _coerce_scalar(hint, value)
+
+
+def _coerce_section(section: type[Config], value: Any) -> Config:
+    if isinstance(value, section):
+        return value
+    return section.named(value) if isinstance(value, str) else section.from_dict(value)
+
+
+def _coerce_scalar(kind: type, value: Any) -> Any:
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if kind is float and is_number and math.isfinite(value):
+        return float(value)
+    if kind is int and is_number and math.isfinite(value) and value == int(value):
+        return int(value)
+    if kind in (bool, str) and isinstance(value, kind):
+        return value
+    names = {float: "a finite number", int: "a whole number", bool: "true or false", str: "text"}
+    raise ConfigError("", f"must be {names[kind]}, got {value!r}")

@@ -1,0 +1,32 @@
+"""Which function does the work of which stage."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from guard.artifacts import ArtifactStore, Stage
+from guard.evaluate import evaluate_stage
+from guard.methods import sre2l
+from guard.student import relabel, train_student
+from guard.training import Diverged
+
+Builder = Callable[[Stage, ArtifactStore, Path], Mapping[str, Any]]
+
+STAGES: Mapping[str, Builder] = {
+    "squeeze": sre2l.squeeze,
+    "recover": sre2l.recover,
+    "distilled": sre2l.assemble,
+    "relabel": relabel,
+    "student": train_student,
+    "evaluate": evaluate_stage,
+}
+
+
+def build(stage: Stage, store: ArtifactStore, folder: Path) -> Mapping[str, Any]:
+    """Do a stage's work; divergence is a result too (summary: `diverged`), so it is cached."""
+    try:
+        return STAGES[stage.name](stage, store, folder)
+    except Diverged as diverged:
+        return {"diverged": str(diverged)}

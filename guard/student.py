@@ -1,0 +1,112 @@
+"""Relabel and student training: natural training on the distilled set with soft labels.
+
+The batches of an epoch (order, augmentation, mixing) are a pure function of (recipe, seed, epoch),
+so `relabel` and the student replay the same ones and only logits are stored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from guard.artifacts import ArtifactStore, Stage
+from guard.augment import augment, mix
+from guard.config import ModelConfig, StudentConfig
+from guard.device import setup
+from guard.distilled import DistilledSet
+from guard.models import build_model
+from guard.saving import load_model, save_model
+from guard.seeding import derive, generator
+from guard.training import train
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What decides the batches that a student sees."""
+
+    seed: int
+    batch_size: int
+    augment: tuple[str, ...]
+    crop_scale: float
+    mix: str
+    mix_alpha: float
+
+    @classmethod
+    def of(cls, config: StudentConfig) -> Recipe:
+        run = config.train
+        names, scale = run.augment, run.crop_scale
+        return cls(config.seed, run.batch_size, names, scale, config.mix, config.mix_alpha)
+
+    def batches(self, images: Tensor, epoch: int) -> Iterator[Tensor]:
+        """The augmented batches of an epoch, each (b, C, H, W), on the device of `images`."""
+        draws = generator(self.seed, "student-batches", epoch)
+        for indices in torch.randperm(len(images), generator=draws).split(self.batch_size):
+            x = images[indices.to(images.device)]
+            x = augment(x, self.augment, self.crop_scale, draws)
+            if self.mix != "none":
+                x, _, _ = mix(x, self.mix, self.mix_alpha, draws)
+            yield x
+
+
+def relabel(stage: Stage, store: ArtifactStore, folder: Path) -> Mapping[str, Any]:
+    """The teacher's logits for every augmented batch of every epoch: float16 (N, K) an epoch, in
+    the order in which the student sees the images. The teacher is in evaluation mode."""
+    device = setup(stage)
+    values = {k: v for k, v in stage.config.items() if k not in ("epochs", "compute")}
+    recipe = Recipe(**{**values, "augment": tuple(values["augment"])})
+    teacher = load_model(store.path(stage.inputs["teacher"]), device)
+    images = DistilledSet.load(store.path(stage.inputs["distilled"])).images.to(device)
+    with torch.no_grad():
+        logits = {
+            f"{epoch:05d}": torch.cat([teacher(x) for x in recipe.batches(images, epoch)])
+            .half()
+            .cpu()
+            for epoch in range(stage.config["epochs"])
+        }
+    save_file(logits, folder / "logits.safetensors")
+    return {"metrics": {}}
+
+
+def distillation_loss(logits: Tensor, target: Tensor, temperature: float) -> Tensor:
+    """KL(softmax(target/T) ‖ softmax(logits/T)), mean over the batch; both (B, K) logits."""
+    log_student = F.log_softmax(logits / temperature, dim=1)
+    log_teacher = F.log_softmax(target / temperature, dim=1)
+    return F.kl_div(log_student, log_teacher, reduction="batchmean", log_target=True)
+
+
+def train_student(stage: Stage, store: ArtifactStore, folder: Path) -> Mapping[str, Any]:
+    """Train a fresh network on the distilled set. Raises Diverged if the loss is not finite."""
+    device = setup(stage)
+    config = StudentConfig.from_dict(stage.config["student"])
+    model_config = ModelConfig.from_dict(stage.config["model"])
+    distilled = DistilledSet.load(store.path(stage.inputs["distilled"]))
+    images = distilled.images.to(device)
+    model = build_model(model_config, distilled.spec, derive(config.seed, "student")).to(device)
+    scale = config.temperature**2 if config.scale_by_t2 else 1.0
+
+    def objective(model: nn.Module, x: Tensor, target: Tensor, epoch: int) -> tuple[Tensor, Tensor]:
+        logits = model(x)
+        return scale * distillation_loss(logits, target, config.temperature), logits
+
+    labels_path = store.path(stage.inputs["labels"]) / "logits.safetensors"
+    with safe_open(labels_path, framework="pt") as labels:
+
+        def batches(epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+            targets = labels.get_tensor(f"{epoch:05d}").to(device).float()
+            xs = Recipe.of(config).batches(images, epoch)
+            yield from zip(xs, targets.split(config.train.batch_size), strict=True)
+
+        history = train(model, config.train, batches, objective)
+    save_model(model, model_config, distilled.spec, folder)
+    return {
+        "metrics": {"train_loss": history[-1].loss, "train_accuracy": history[-1].accuracy},
+        "history": [vars(epoch) for epoch in history],
+    }
