@@ -31,16 +31,25 @@ class Stage:
     config: Mapping[str, Any]
     inputs: Mapping[str, str] = field(default_factory=dict)
     """Role -> "<stage name>/<key>" of each stage whose result this one reads."""
+    places: Mapping[str, str] = field(default_factory=dict)
+    """Where things are on this machine whose content `config` names; no part of the key."""
 
     @classmethod
     def of(cls, name: str, version: int, inputs: Mapping[str, Stage], **config: Any) -> Stage:
-        """A stage from config sections or plain values, and from the stages that it reads."""
+        """A stage from config sections or plain values, and from the stages that it reads.
+
+        Data with a known content is named by it, wherever it lies."""
         plain = {key: v.to_dict() if isinstance(v, Config) else v for key, v in config.items()}
-        return cls(name, version, plain, {role: made.address for role, made in inputs.items()})
+        places = {}
+        if "data" in plain and plain["data"]["sha256"]:
+            places["data"] = plain["data"]["path"]
+            plain["data"] = {**plain["data"], "path": ""}
+        addresses = {role: made.address for role, made in inputs.items()}
+        return cls(name, version, plain, addresses, places)
 
     @cached_property
     def key(self) -> str:
-        return digest(asdict(self))[:32]
+        return digest([self.name, self.version, self.config, self.inputs])[:32]
 
     @property
     def address(self) -> str:

@@ -75,11 +75,11 @@ def _autoattack(model: nn.Module, threat: ThreatModel) -> list[Attack]:
 
 
 class CarliniWagner:
-    """The L2 attack of Carlini and Wagner (arXiv 1608.04644) at one constant c, every sample on its
+    """The L2 attack of Carlini and Wagner (arXiv 1608.04644) at one c, every sample on its
     own: minimise ‖x' − x‖² + c·max(z_y − max_{k≠y} z_k, 0) over w, x' = (1 + tanh w)/2, by Adam.
 
-    torchattacks' version stops the whole batch at once, masks logits by multiplying with 0, which is
-    wrong where all others are negative, and cannot move pixels that are exactly 0 or 1.
+    torchattacks' version stops the whole batch at once, masks logits by multiplying with 0, which
+    is wrong where all others are negative, and cannot move pixels that are exactly 0 or 1.
     """
 
     MARGIN = 1e-6

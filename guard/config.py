@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, Literal
 
-from guard.schema import Config, ConfigError, above, at_least
+from guard.schema import Config, ConfigError, above, at_least, digest
 
 DatasetName = Literal[
     "digits",
@@ -33,7 +33,7 @@ class DataConfig(Config):
 
     name: DatasetName = "digits"
     path: str = ""
-    """A folder or an .npz file; empty: the package's or torchvision's own place for the data set."""
+    """A folder or an .npz file; empty: scikit-learn's or torchvision's own copy."""
     image_size: Annotated[int, at_least(0)] = 0
     """Side in pixels that images are resized to; 0: as the data set has them."""
     validation_fraction: Annotated[float, above(0, at_most=0.9)] = 0.1
@@ -86,7 +86,7 @@ class RegularizerConfig(Config):
     """z: unit gradient, unit-L2 sign of the gradient (CURE), or GUARD's released code, which adds
     1e-7 to every element and to the norm."""
     scale: Literal["per-sample", "batch-mean"] = "per-sample"
-    """batch-mean: gradients of the batch-mean loss, 1/B of a sample's own (GUARD's released code)."""
+    """batch-mean: gradients of the batch-mean loss, 1/B of a sample's (GUARD's released code)."""
     bn: Literal["eval", "frozen-batch", "train"] = "eval"
     """BatchNorm inside the penalty: running statistics, this batch's as constants, or training."""
     fraction: Annotated[float, above(0, at_most=1)] = 1.0
@@ -285,6 +285,13 @@ class TrialConfig(Config):
                 f"{self.method} matches BatchNorm statistics, so it needs 'batch', "
                 f"got {self.model.norm!r}",
             )
+
+    def fingerprint(self) -> str:
+        """As of any config, but data with a known content is named by it, wherever it lies."""
+        values = self.to_dict()
+        if self.data.sha256:
+            values["data"]["path"] = ""
+        return digest(values)[:16]
 
     @property
     def student_model(self) -> ModelConfig:

@@ -46,7 +46,8 @@ class ImageSpec:
 class ImageSet(Protocol):
     """Labelled images that come in batches."""
 
-    y: Tensor
+    @property
+    def y(self) -> Tensor: ...
 
     def __len__(self) -> int: ...
 

@@ -18,6 +18,7 @@ import torch
 import torchvision.datasets as tv
 from torch import Tensor
 
+from guard.artifacts import Stage
 from guard.config import DataConfig
 from guard.data import (
     DataError,
@@ -146,6 +147,12 @@ def load_data(config: DataConfig) -> Splits:
             f"{spec.image_size} px arrays, got {config.image_size}"
         )
     return Splits(spec, raw.train.subset(rest), raw.train.subset(part), raw.test, sha256)
+
+
+def stage_data(stage: Stage) -> Splits:
+    """The data set that a stage names."""
+    config = DataConfig.from_dict(stage.config["data"])
+    return load_data(replace(config, path=stage.places.get("data", config.path)))
 
 
 def resolve(config: DataConfig) -> DataConfig:

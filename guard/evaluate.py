@@ -1,4 +1,4 @@
-"""Clean and robust accuracy. A sample that is wrong without an attack counts as wrong under each."""
+"""Clean and robust accuracy. A sample that is wrong clean counts as wrong under every attack."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from guard.artifacts import ArtifactStore, Stage
 from guard.attacks import ThreatModel, build_attacks, survivors
-from guard.config import DataConfig, EvaluationConfig
+from guard.config import EvaluationConfig
 from guard.data import ImageSet
-from guard.datasets import load_data
+from guard.datasets import stage_data
 from guard.device import setup
 from guard.saving import load_model
 from guard.seeding import generator
@@ -85,7 +85,7 @@ def chosen(images: ImageSet, config: EvaluationConfig) -> ImageSet:
 def evaluate_stage(stage: Stage, store: ArtifactStore, folder: Path) -> Mapping[str, Any]:
     """Evaluate a stored model on one split and keep the verdict on every sample."""
     device = setup(stage)
-    splits = load_data(DataConfig.from_dict(stage.config["data"]))
+    splits = stage_data(stage)
     config = EvaluationConfig.from_dict(stage.config["evaluation"])
     model = load_model(store.path(stage.inputs["model"]), device)
     images = splits.named(stage.config["split"])

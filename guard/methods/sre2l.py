@@ -19,9 +19,9 @@ from torch.nn import functional as F
 
 from guard.artifacts import ArtifactStore, Stage
 from guard.augment import crop_windows, flip, resized_crop, roll
-from guard.config import DataConfig, ModelConfig, RegularizerConfig, SRe2LConfig, TrainConfig
+from guard.config import ModelConfig, RegularizerConfig, SRe2LConfig, TrainConfig
 from guard.data import ImageSpec
-from guard.datasets import load_data
+from guard.datasets import stage_data
 from guard.device import setup
 from guard.distilled import DistilledSet, in_prefix_order
 from guard.models import BatchNorm, Classifier, batchnorms, build_model, frozen
@@ -37,7 +37,7 @@ MAX_CLASSES_AT_ONCE = 100
 def squeeze(stage: Stage, store: ArtifactStore, folder: Path) -> Mapping[str, Any]:
     """Train the teacher. Raises Diverged if it is not finite or no better than chance."""
     device = setup(stage)
-    splits = load_data(DataConfig.from_dict(stage.config["data"]))
+    splits = stage_data(stage)
     model_config = ModelConfig.from_dict(stage.config["model"])
     config = TrainConfig.from_dict(stage.config["train"])
     penalty = RegularizerConfig.from_dict(stage.config["regularizer"])
@@ -137,7 +137,7 @@ def augmented(u: Tensor, config: SRe2LConfig, draws: torch.Generator) -> Tensor:
 class BatchNormLoss:
     """Distance of the current batch's statistics to the running ones, summed over the layers.
 
-    While the block is open, each forward pass adds its terms, and `take` returns and resets the sum.
+    While the block is open, a forward pass adds its terms, and `take` returns and resets the sum.
     The first layer in module order counts `first_multiplier` times.
     """
 

@@ -1,0 +1,195 @@
+"""What every command shares: its flags, its checks before anything starts, its one-line errors."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from guard.config import TrialConfig
+from guard.schema import ConfigError, paths
+from studies.presets import PRESETS, Preset
+from tune.records import RESERVED, STUDY_NAME, StudyFolder
+from tune.space import SearchSpace, parse_value
+from tune.stages import EVERY_STAGE, Resources, StageResources
+
+STAGE_NAMES = ("squeeze", "recover", "distilled", "relabel", "student", "evaluate")
+
+
+class UsageError(ValueError):
+    """A flag that cannot be, in one line."""
+
+
+def run(main: Callable[[Sequence[str]], int]) -> None:
+    """Run a command: expected errors become one line on stderr and exit code 2."""
+    from guard.data import DataError
+    from tune.search import StudyError
+    from tune.tracking import TrackingError
+
+    expected = (ConfigError, DataError, StudyError, TrackingError, UsageError)
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except expected as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+def add_config_flags(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("what is studied")
+    about = "; ".join(f"{name}: {make().about}" for name, make in PRESETS.items())
+    group.add_argument(
+        "--preset",
+        default="digits",
+        metavar="NAME",
+        help=f"data set and hyper-parameters to start from (default: digits). {about}",
+    )
+    group.add_argument(
+        "--data",
+        metavar="PATH",
+        help="an .npz file (x_train, y_train, x_test, y_test), a folder with train/ and val/ or "
+        "test/, or where torchvision keeps or downloads the data set",
+    )
+    group.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="PATH=VALUE",
+        dest="settings",
+        help="fix a config field, or search over it: regularizer.h=0.3, method=sre2l, "
+        "regularizer=cure, 'sre2l.bn_weight=loguniform(0.001, 10)', 'ipc=choice(1, 10, 50)'. "
+        "Repeatable; --dry-run lists the fields",
+    )
+    group.add_argument(
+        "--device", default="auto", metavar="NAME", help="auto (default), cpu, cuda or mps"
+    )
+
+
+def add_output_flags(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("where results go")
+    group.add_argument("--output", default="runs", metavar="DIR", help="default: runs")
+    group.add_argument(
+        "--name", metavar="NAME", help="the study's folder in DIR (default: the preset's name)"
+    )
+
+
+def output_folder(output: str, name: str) -> StudyFolder:
+    """Raises UsageError for a name that is no plain file name."""
+    if not STUDY_NAME.fullmatch(name) or name in RESERVED:
+        raise UsageError(
+            "--name: must be letters, digits, '.', '_' or '-', start with a letter or digit, and "
+            f"not be {', '.join(RESERVED)}; got {name!r}"
+        )
+    return StudyFolder(Path(output).expanduser().absolute(), name)
+
+
+def load_preset(name: str) -> Preset:
+    if name not in PRESETS:
+        raise UsageError(f"--preset: no preset is named {name!r}; there are: {', '.join(PRESETS)}")
+    return PRESETS[name]()
+
+
+def parse_settings(settings: Sequence[str]) -> dict[str, Any]:
+    """`--set` values by path: distributions or plain values."""
+    parsed = {}
+    for text in settings:
+        path, equals, value = text.partition("=")
+        if not equals or not path.strip():
+            raise UsageError(f"--set: must be PATH=VALUE, got {text!r}")
+        try:
+            parsed[path.strip()] = parse_value(value)
+        except ConfigError as error:
+            raise error.under(path.strip()) from None
+    return parsed
+
+
+def search_space(preset: Preset, settings: Mapping[str, Any], data: str | None) -> SearchSpace:
+    """The preset with `--set` and `--data` applied. A fixed value takes a path out of the space."""
+    from optuna.distributions import BaseDistribution
+
+    searched = {k: v for k, v in settings.items() if isinstance(v, BaseDistribution)}
+    fixed = {k: v for k, v in settings.items() if not isinstance(v, BaseDistribution)}
+    if data is not None:
+        fixed["data.path"] = data
+    config = preset.config.override(
+        {path: listed(preset.config, path, value) for path, value in fixed.items()}
+    )
+    shadowed = tuple(f"{path}." for path in fixed)
+    space = {
+        path: distribution
+        for path, distribution in {**preset.space, **searched}.items()
+        if path not in fixed and not (path in preset.space and path.startswith(shadowed))
+    }
+    return SearchSpace(config, space)
+
+
+def listed(config: TrialConfig, path: str, value: Any) -> Any:
+    """Text for a field that holds a list, "a,b", as a list."""
+    is_list = isinstance(config.flat().get(path), list)
+    return value.split(",") if is_list and isinstance(value, str) else value
+
+
+def on_device(space: SearchSpace, device: str) -> SearchSpace:
+    """The space for a device that is there. Raises UsageError if it is not."""
+    from guard.device import available_device
+
+    try:
+        base = space.base.override({"compute.device": available_device(device)})
+    except ValueError as error:
+        raise UsageError(f"--device: {error}") from None
+    return dataclasses.replace(space, base=base)
+
+
+def checked(space: SearchSpace) -> SearchSpace:
+    """The space with its data read, checked and fingerprinted, and its sizes found possible.
+
+    Raises DataError or ConfigError; nothing has been started then.
+    """
+    from guard.datasets import load_data
+    from guard.methods import METHODS
+    from guard.models import build_model
+
+    splits = load_data(space.base.data)
+    base = space.base.override({"data.sha256": splits.sha256})
+    smallest = int(splits.train.y.bincount().min())
+    for group in space.groups():
+        config = base.override(group)
+        if METHODS[config.method].needs_real_images and config.ipc > smallest:
+            raise ConfigError(
+                "ipc", f"{config.method} starts from real images; the smallest class has {smallest}"
+            )
+    for model in (base.model, base.student_model):
+        try:
+            build_model(model, splits.spec)
+        except ValueError as error:
+            raise ConfigError("", str(error)) from None
+    return dataclasses.replace(space, base=base)
+
+
+def parse_resources(texts: Sequence[str], config: TrialConfig) -> StageResources:
+    """`--resources STAGE=CPUS[,GPUS]`; "all" is every stage that is not named."""
+    on_gpu = config.compute.device == "cuda"
+    default = Resources(config.compute.num_threads, 1.0 if on_gpu else 0.0)
+    named = {}
+    for text in texts:
+        stage, _, amounts = text.partition("=")
+        if stage not in (EVERY_STAGE, *STAGE_NAMES):
+            known = ", ".join((EVERY_STAGE, *STAGE_NAMES))
+            raise UsageError(f"--resources: no stage is named {stage!r}; there are: {known}")
+        try:
+            values = [float(part) for part in amounts.split(",")]
+            cpus, gpus = values if len(values) == 2 else (values[0], default.gpus)
+        except (ValueError, IndexError):
+            raise UsageError(f"--resources: must be STAGE=CPUS[,GPUS], got {text!r}") from None
+        if not (cpus > 0 and gpus >= 0 and (gpus <= 1 or gpus == int(gpus))):
+            raise UsageError(
+                f"--resources: CPUs above 0, GPUs a fraction or a whole number; got {text!r}"
+            )
+        named[stage] = Resources(cpus, gpus)
+    return StageResources(named.pop(EVERY_STAGE, default), named)
+
+
+def field_list() -> list[str]:
+    return list(paths(TrialConfig))

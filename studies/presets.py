@@ -1,0 +1,218 @@
+"""Starting points: a full config and a search space for each data set.
+
+The papers' hyper-parameters are those of SRe2L (arXiv 2306.13092) and of GUARD's experiments
+(arXiv 2403.10045); `digits` and the `-small` presets are tuned here for a small CPU.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
+
+from guard.config import (
+    DataConfig,
+    EvaluationConfig,
+    ModelConfig,
+    RegularizerConfig,
+    SRe2LConfig,
+    StudentConfig,
+    TrainConfig,
+    TrialConfig,
+)
+
+
+@dataclass(frozen=True)
+class Preset:
+    """What `--preset` stands for."""
+
+    config: TrialConfig
+    space: Mapping[str, BaseDistribution]
+    num_trials: int
+    about: str
+
+
+def penalty_space(ipc: tuple[int, ...], h: tuple[float, float]) -> dict[str, BaseDistribution]:
+    """IPC, and λ and h on a log scale, wide enough to reach teachers that collapse."""
+    return {
+        "ipc": CategoricalDistribution(ipc),
+        "regularizer.weight": FloatDistribution(1e-3, 100, log=True),
+        "regularizer.h": FloatDistribution(*h, log=True),
+    }
+
+
+def digits() -> Preset:
+    config = TrialConfig(
+        data=DataConfig(name="digits", validation_fraction=0.2),
+        model=ModelConfig(name="bn-convnet", width=32, depth=4),
+        ipc=10,
+        regularizer=RegularizerConfig(weight=0.3, h=0.1, fraction=0.25, weight_warmup_epochs=5),
+        squeeze=TrainConfig(
+            epochs=20, batch_size=64, optimizer="adamw", lr=3e-3, weight_decay=0.01
+        ),
+        sre2l=SRe2LConfig(iterations=300, lr=0.25, bn_weight=0.01, chunk=10),
+        student=StudentConfig(
+            train=TrainConfig(
+                epochs=200, batch_size=50, optimizer="adamw", lr=1e-3, weight_decay=0.01
+            ),
+            temperature=20,
+            mix="cutmix",
+        ),
+        evaluation=EvaluationConfig(eps=0.1, attacks=("pgd20",)),
+    )
+    space = penalty_space(ipc=(1, 10), h=(0.01, 3))
+    return Preset(config, space, 20, "scikit-learn's 8x8 digits; 5 minutes on 2 cores")
+
+
+def fashion_mnist() -> Preset:
+    small = cifar10_small()
+    config = small.config.override(
+        {
+            "data": {"name": "fashion-mnist"},
+            "squeeze.augment": [],
+            "sre2l.flip": True,
+            "student.train.augment": ["flip"],
+            "evaluation.eps": 0.1,
+            "regularizer.h": 0.5,
+            "regularizer.weight": 0.3,
+        }
+    )
+    return Preset(config, small.space, 20, "Fashion-MNIST on a small BatchNorm ConvNet")
+
+
+def cifar10() -> Preset:
+    config = TrialConfig(
+        data=DataConfig(name="cifar10"),
+        model=ModelConfig(name="resnet18"),
+        ipc=10,
+        regularizer=RegularizerConfig(weight=1, h=0.25, fraction=0.25),
+        squeeze=TrainConfig(epochs=200, batch_size=128, lr=0.1, augment=("crop", "flip")),
+        sre2l=SRe2LConfig(iterations=1000, lr=0.25, bn_weight=0.01, jitter=4),
+        student=StudentConfig(
+            train=TrainConfig(
+                epochs=400,
+                batch_size=128,
+                optimizer="adamw",
+                lr=1e-3,
+                weight_decay=0.01,
+                augment=("crop", "flip"),
+            ),
+            temperature=30,
+            mix="mixup",
+            mix_alpha=0.8,
+        ),
+        evaluation=EvaluationConfig(eps=1 / 255),
+    )
+    return Preset(config, penalty_space((1, 10, 50), h=(0.03, 3)), 60, "the papers' CIFAR-10")
+
+
+def cifar100() -> Preset:
+    config = cifar10().config.override({"data.name": "cifar100"})
+    return Preset(config, penalty_space((1, 10, 50), h=(0.03, 3)), 60, "the papers' CIFAR-100")
+
+
+def cifar10_small() -> Preset:
+    config = cifar10().config.override(
+        {
+            "model": {"name": "bn-convnet", "width": 48, "depth": 5},
+            "squeeze": {
+                "epochs": 10,
+                "batch_size": 128,
+                "lr": 0.1,
+                "augment": ["crop", "flip"],
+                "warmup_epochs": 1,
+            },
+            "regularizer.weight_warmup_epochs": 3,
+            "sre2l": {"iterations": 300, "lr": 0.1, "bn_weight": 0.1, "jitter": 2, "chunk": 10},
+            "student.train.epochs": 200,
+            "student.train.batch_size": 50,
+            "student.temperature": 20,
+            "evaluation.max_samples": 1000,
+        }
+    )
+    space = penalty_space((1, 10), h=(0.03, 3))
+    return Preset(config, space, 12, "CIFAR-10 cut down for a CPU: a 5-layer ConvNet")
+
+
+def imagenette() -> Preset:
+    crop = ("resized-crop", "flip")
+    config = TrialConfig(
+        data=DataConfig(name="imagenette"),
+        model=ModelConfig(name="resnet18"),
+        ipc=10,
+        regularizer=RegularizerConfig(weight=1, h=1, units="eps", fraction=0.25),
+        squeeze=TrainConfig(epochs=50, batch_size=32, lr=0.025, weight_decay=1e-4, augment=crop),
+        sre2l=SRe2LConfig(
+            iterations=2000,
+            lr=0.25,
+            bn_weight=0.01,
+            jitter=32,
+            crop="batch",
+            crop_scale=0.08,
+            flip=True,
+        ),
+        student=StudentConfig(
+            train=TrainConfig(
+                epochs=300,
+                batch_size=100,
+                optimizer="adamw",
+                lr=1e-3,
+                weight_decay=0.01,
+                augment=crop,
+            ),
+            temperature=20,
+            mix="cutmix",
+        ),
+        evaluation=EvaluationConfig(eps=1 / 255, batch_size=100),
+    )
+    return Preset(config, penalty_space((1, 10, 50), h=(0.1, 10)), 40, "ImageNette at 224 px")
+
+
+def imagenet() -> Preset:
+    config = imagenette().config.override({"data.name": "imagenet"})
+    return Preset(config, penalty_space((10, 50), h=(0.1, 10)), 20, "ImageNet-1K at 224 px")
+
+
+def tiny_imagenet() -> Preset:
+    config = imagenette().config.override(
+        {
+            "data.name": "tiny-imagenet",
+            "model.stem": "64",
+            "squeeze": {
+                "epochs": 50,
+                "batch_size": 256,
+                "lr": 0.2,
+                "weight_decay": 1e-4,
+                "warmup_epochs": 5,
+                "augment": ["resized-crop", "flip"],
+            },
+            "sre2l.iterations": 4000,
+            "sre2l.lr": 0.1,
+            "sre2l.bn_weight": 1.0,
+            "sre2l.jitter": 4,
+            "student.train": {
+                "epochs": 100,
+                "batch_size": 256,
+                "lr": 0.2,
+                "weight_decay": 1e-4,
+                "warmup_epochs": 5,
+                "augment": ["resized-crop", "flip"],
+            },
+            "student.scale_by_t2": True,
+            "student.mix": "none",
+        }
+    )
+    return Preset(config, penalty_space((10, 50), h=(0.1, 10)), 40, "Tiny ImageNet at 64 px")
+
+
+PRESETS: Mapping[str, Callable[[], Preset]] = {
+    "digits": digits,
+    "fashion-mnist": fashion_mnist,
+    "cifar10": cifar10,
+    "cifar10-small": cifar10_small,
+    "cifar100": cifar100,
+    "imagenette": imagenette,
+    "tiny-imagenet": tiny_imagenet,
+    "imagenet": imagenet,
+}

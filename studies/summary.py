@@ -1,0 +1,98 @@
+"""What a study says at its end."""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.table import Table
+
+from studies.progress import describe
+from tune.records import Record, StudyFolder, choose, control_of, pareto_front
+
+COLUMNS = (
+    ("val clean", "validation/clean_accuracy"),
+    ("val robust", "validation/robust_accuracy"),
+    ("test clean", "test/clean_accuracy"),
+    ("test robust", "test/robust_accuracy"),
+)
+
+
+def print_summary(
+    console: Console, folder: StudyFolder, records: list[Record], max_clean_drop: float
+) -> None:
+    """The Pareto table, the chosen configuration against its control, and where things are."""
+    front, best = pareto_front(records), choose(records, max_clean_drop)
+    console.print()
+    if not front:
+        console.print("No trial is complete yet, so there is nothing to compare.")
+        return
+    controls = [record for record in records if record.control and record.status == "complete"]
+    console.print(pareto_table(front, controls))
+    counts = {status: sum(r.status == status for r in records) for status in ("diverged", "failed")}
+    ended = [f"{count} {status}" for status, count in counts.items() if count]
+    if ended:
+        console.print(f"{len(records)} trials, of which {', '.join(ended)} (see results.csv)")
+    if best is not None:
+        print_choice(console, best, control_of(best, records), max_clean_drop)
+
+
+def pareto_table(front: list[Record], controls: list[Record]) -> Table:
+    table = Table(title="Pareto front on validation, and the unregularized baselines")
+    table.add_column("trial", justify="right")
+    table.add_column("configuration")
+    for title, _ in COLUMNS:
+        table.add_column(title, justify="right")
+    for rows in (front, [control for control in controls if control not in front]):
+        for record in rows:
+            cells = [f"{record.metrics[name]:.3f}" for _, name in COLUMNS]
+            table.add_row(str(record.trial), describe(record), *cells)
+        table.add_section()
+    return table
+
+
+def print_choice(
+    console: Console, best: Record, control: Record | None, max_clean_drop: float
+) -> None:
+    console.print(
+        f"\nChosen on validation (most robust within {max_clean_drop:.3f} of its baseline's clean "
+        f"accuracy): trial {best.trial}, {describe(best)}",
+        soft_wrap=True,
+    )
+    if control is None:
+        return
+    samples = int(best.metrics["test/num_samples"])
+    for title, name in (
+        ("clean", "test/clean_accuracy"),
+        ("robust", "test/robust_accuracy"),
+    ):
+        new, old = best.metrics[name], control.metrics[name]
+        console.print(
+            f"  test {title:<7} {old:.3f} unregularized -> {new:.3f} chosen "
+            f"({100 * (new - old):+.1f} points; {samples} images, one seed)",
+            highlight=False,
+            soft_wrap=True,
+        )
+
+
+def print_places(console: Console, folder: StudyFolder, tracking_uri: str) -> None:
+    console.print("\nResults:", highlight=False)
+    places = {
+        "every trial": folder.path / "results.csv",
+        "Pareto front": folder.path / "pareto.csv",
+        "chosen config": folder.path / "best.json",
+        "Optuna storage": folder.path / "optuna.db",
+        "artifacts": folder.artifacts,
+    }
+    for what, place in places.items():
+        if place.exists():
+            console.print(f"  {what:<15} {place}", highlight=False, soft_wrap=True)
+    ui = f"mlflow ui --backend-store-uri {tracking_uri}"
+    if tracking_uri.startswith(("http://", "https://")):
+        console.print(f"  MLflow          {tracking_uri}", highlight=False, soft_wrap=True)
+    else:
+        console.print(f"\nCompare the runs:   uv run {ui}", highlight=False, soft_wrap=True)
+    if (folder.path / "best.json").exists():
+        console.print(
+            f"Run the choice again: uv run python -m studies.trial {folder.path / 'best.json'}",
+            highlight=False,
+            soft_wrap=True,
+        )

@@ -1,0 +1,112 @@
+"""Run one configuration in this process, without Ray, and print its figures.
+
+The configuration is a JSON file such as the best.json of a sweep. Stages that the output folder
+already holds are reused; --fresh computes them all again, to the same bytes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from guard.artifacts import ArtifactStore
+from guard.config import TrialConfig
+from guard.pipeline import TrialResult, local_runner, run_trial
+from guard.schema import ConfigError
+from studies import cli
+from studies.progress import duration
+from tune.space import SearchSpace
+from tune.tracking import run_name
+
+
+def parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m studies.trial", description=__doc__)
+    parser.add_argument("config", metavar="CONFIG.json", help="a trial's configuration")
+    parser.add_argument("--output", default="runs", metavar="DIR", help="default: runs")
+    parser.add_argument("--data", metavar="PATH", help="read the data from here instead")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="PATH=VALUE",
+        dest="settings",
+        help="change a field of the configuration; repeatable",
+    )
+    parser.add_argument("--device", metavar="NAME", help="default: the configuration's own")
+    parser.add_argument("--fresh", action="store_true", help="reuse no stage that is there")
+    parser.add_argument("--export", metavar="DIR", help="also write the images as an ImageFolder")
+    return parser
+
+
+def main(argv: Sequence[str]) -> int:
+    args = parser().parse_args(argv)
+    console = Console(highlight=False)
+    config = read_config(Path(args.config)).override(fixed_settings(args.settings))
+    if args.data is not None:
+        config = config.override({"data.path": args.data})
+    space = cli.on_device(SearchSpace(config, {}), args.device or config.compute.device)
+    config = cli.checked(space).base
+    console.print(f"{run_name(config)}, fingerprint {config.fingerprint()}")
+
+    def report(part: str, metrics: object) -> None:
+        console.print(f"  {part} done")
+
+    def execute(root: Path) -> TrialResult:
+        return run_trial(config, local_runner(ArtifactStore(root)), report)
+
+    if not args.fresh:
+        return show(console, execute(Path(args.output) / "artifacts"), args.export)
+    with tempfile.TemporaryDirectory() as scratch:
+        return show(console, execute(Path(scratch)), args.export)
+
+
+def read_config(path: Path) -> TrialConfig:
+    """Raises UsageError or ConfigError, naming the file."""
+    try:
+        return TrialConfig.from_dict(json.loads(path.read_text()))
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise cli.UsageError(f"{path}: cannot be read ({reason})") from None
+    except json.JSONDecodeError as error:
+        raise cli.UsageError(f"{path}: is not JSON ({error})") from None
+    except ConfigError as error:
+        raise cli.UsageError(f"{path}: {error}") from None
+
+
+def fixed_settings(settings: Sequence[str]) -> dict[str, object]:
+    from optuna.distributions import BaseDistribution
+
+    values = cli.parse_settings(settings)
+    for path, value in values.items():
+        if isinstance(value, BaseDistribution):
+            raise cli.UsageError(f"--set: a single trial takes plain values, got one for {path}")
+    return values
+
+
+def show(console: Console, result: TrialResult, export: str | None) -> int:
+    """Print the figures; exit code 1 if the trial diverged."""
+    computed = sum(stage.built for stage in result.stages)
+    console.print(
+        f"{result.status} in {duration(result.seconds)}; {computed} of {len(result.stages)} stages "
+        "computed, the others were there"
+    )
+    for name, value in result.metrics.items():
+        console.print(f"  {name:<36} {value!r}", markup=False)
+    if result.status != "complete":
+        console.print(f"  {result.reason}", markup=False)
+        return 1
+    if export is not None:
+        from guard.distilled import DistilledSet
+
+        DistilledSet.load(result.paths["distilled"]).export(export)
+        console.print(f"images written to {export}", soft_wrap=True)
+    return 0
+
+
+if __name__ == "__main__":
+    cli.run(main)

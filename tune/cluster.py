@@ -1,0 +1,76 @@
+"""Starting Ray or joining one, quietly and with a bounded wait."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import ray
+
+from tune.search import StudyError
+from tune.stages import NAMESPACE
+
+ANSWER_TIMEOUT_S = 5.0
+PACKAGES = ("guard", "tune", "studies")
+
+
+def check_address(address: str) -> None:
+    """Raises StudyError if nothing answers at host:port within 5 seconds."""
+    if address == "auto":
+        return
+    host, _, port = address.rpartition(":")
+    if "://" in address or not host or not port.isdigit():
+        raise StudyError(
+            "--address: must be host:port of the head node, or auto, run on a machine of the "
+            f"cluster; got {address!r}"
+        )
+    try:
+        socket.create_connection((host, int(port)), timeout=ANSWER_TIMEOUT_S).close()
+    except (OSError, OverflowError) as error:
+        raise StudyError(f"--address: no Ray answers at {address} ({error})") from None
+
+
+@contextlib.contextmanager
+def started(address: str | None, *, verbose: bool = False) -> Iterator[None]:
+    """A local Ray on all cores, or the cluster at `address`; left again at the end.
+
+    Raises StudyError if the cluster cannot be joined.
+    """
+    environment = {
+        "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # no CSV, JSON and TensorBoard files a trial
+        "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # parts report before the objectives exist
+        "RAY_AIR_NEW_OUTPUT": "0",
+        "RAY_CHDIR_TO_TRIAL_DIR": "0",
+        "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",  # or each worker would start by `uv run`
+    }
+    os.environ.update(environment)
+    ray._private.ray_constants.RAY_ENABLE_UV_RUN_RUNTIME_ENV = False
+    level = logging.INFO if verbose else logging.CRITICAL
+    try:
+        ray.init(
+            address=address or "local",
+            namespace=NAMESPACE,
+            include_dashboard=False if address is None else None,
+            log_to_driver=verbose,
+            logging_level=level,
+            runtime_env=None if address is None else shipped_code(),
+        )
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise StudyError(f"--address: cannot join Ray at {address} ({reason})") from None
+    for name in ("ray", "ray.tune", "ray.train", "ray.data"):
+        logging.getLogger(name).setLevel(level)
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def shipped_code() -> dict[str, list[str]]:
+    """A runtime environment that brings this project's packages to every node."""
+    root = Path(__file__).resolve().parents[1]
+    return {"py_modules": [str(root / name) for name in PACKAGES]}

@@ -1,0 +1,237 @@
+"""What a study keeps of its trials: a JSON record each, and the tables made from them."""
+
+from __future__ import annotations
+
+import csv
+import io
+import itertools
+import json
+import os
+import re
+import tempfile
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from guard.config import TrialConfig
+from guard.pipeline import TrialResult
+
+OBJECTIVES = ("validation/clean_accuracy", "validation/robust_accuracy")
+FIXED_COLUMNS = (
+    "trial",
+    "status",
+    "dataset",
+    "method",
+    "regularizer",
+    "weight",
+    "h",
+    "ipc",
+    "seed",
+)
+STUDY_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+RESERVED = ("artifacts", "mlflow", "mlflow.db")
+
+
+@dataclass(frozen=True)
+class Record:
+    """One finished trial. Metrics are named "<split or part>/<metric>", accuracies in [0, 1]."""
+
+    trial: int
+    status: str
+    """complete; diverged: ended early; failed: a stage raised."""
+    reason: str
+    control: bool
+    """Whether it is the unregularized baseline of its method and IPC."""
+    params: Mapping[str, Any]
+    config: Mapping[str, Any]
+    fingerprint: str
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    seconds: float = 0.0
+    stages: tuple[Mapping[str, Any], ...] = ()
+    paths: Mapping[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def of(
+        cls,
+        trial: int,
+        config: TrialConfig,
+        params: Mapping[str, Any],
+        control: bool,
+        result: TrialResult,
+    ) -> Record:
+        return cls(
+            trial,
+            result.status,
+            result.reason,
+            control,
+            params,
+            config.to_dict(),
+            config.fingerprint(),
+            dict(result.metrics),
+            result.seconds,
+            tuple(asdict(stage) for stage in result.stages),
+            {name: str(path) for name, path in result.paths.items()},
+        )
+
+    @property
+    def finished(self) -> bool:
+        return self.status in ("complete", "diverged")
+
+    @property
+    def objectives(self) -> tuple[float, float]:
+        """Clean and robust validation accuracy; a trial that diverged scores 0, 0."""
+        clean, robust = (self.metrics.get(name, 0.0) for name in OBJECTIVES)
+        return (clean, robust) if self.status == "complete" else (0.0, 0.0)
+
+    @property
+    def group(self) -> tuple[str, int]:
+        """Method and IPC, which a control is shared by."""
+        return self.config["method"], self.config["ipc"]
+
+    @property
+    def stage_seconds(self) -> float:
+        """Time of the stages that this trial waited for itself."""
+        return sum(stage["seconds"] for stage in self.stages if stage["built"])
+
+    def row(self) -> dict[str, Any]:
+        """A row of results.csv."""
+        penalty = self.config["regularizer"]
+        steps = penalty["kind"] in ("curvature", "loss-difference")
+        values = (
+            self.trial,
+            self.status,
+            self.config["data"]["name"],
+            self.config["method"],
+            penalty["kind"],
+            penalty["weight"],
+            penalty["h"] if steps else None,
+            self.config["ipc"],
+            self.config["seed"],
+        )
+        return {
+            **dict(zip(FIXED_COLUMNS, values, strict=True)),
+            **self.metrics,
+            **{f"param/{path}": value for path, value in self.params.items()},
+            "seconds": self.seconds,
+            "stage_seconds": self.stage_seconds,
+            "fingerprint": self.fingerprint,
+            "reason": self.reason,
+        }
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Replace a file so that a reader never sees half of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
+    with os.fdopen(descriptor, "w") as file:
+        file.write(text)
+    os.chmod(name, 0o644)
+    os.replace(name, path)
+
+
+@dataclass(frozen=True)
+class StudyFolder:
+    """DIR/NAME and what lies in it. Several studies share one artifact store and one MLflow."""
+
+    output: Path
+    name: str
+
+    @property
+    def path(self) -> Path:
+        return self.output / self.name
+
+    @property
+    def artifacts(self) -> Path:
+        return self.output / "artifacts"
+
+    @property
+    def storage_uri(self) -> str:
+        return f"sqlite:///{self.path / 'optuna.db'}"
+
+    @property
+    def tracking_uri(self) -> str:
+        return f"sqlite:///{self.output / 'mlflow.db'}"
+
+    def write(self, record: Record) -> None:
+        text = json.dumps(asdict(record), indent=1)
+        write_atomically(self.path / "trials" / f"{record.trial:05d}.json", text)
+
+    def read(self, trial: int) -> Record | None:
+        try:
+            text = (self.path / "trials" / f"{trial:05d}.json").read_text()
+        except FileNotFoundError:
+            return None
+        values = json.loads(text)
+        return Record(**{**values, "stages": tuple(values["stages"])})
+
+    def records(self) -> list[Record]:
+        """Every record, by trial number."""
+        numbers = sorted(int(path.stem) for path in (self.path / "trials").glob("[0-9]*.json"))
+        return [record for number in numbers if (record := self.read(number)) is not None]
+
+    def write_tables(self, records: Iterable[Record], best: Record | None) -> None:
+        """results.csv, pareto.csv and, if there is a choice, best.json: what `records` say now."""
+        records = list(records)
+        write_atomically(self.path / "results.csv", to_csv(record.row() for record in records))
+        front = [record.row() for record in pareto_front(records)]
+        write_atomically(self.path / "pareto.csv", to_csv(front))
+        if best is not None:
+            text = TrialConfig.from_dict(best.config).to_json()
+            write_atomically(self.path / "best.json", text)
+
+
+def to_csv(rows: Iterable[Mapping[str, Any]]) -> str:
+    """CSV with the columns of all rows: the fixed ones, parameters, metrics, the rest."""
+    rows = list(rows)
+    columns = list(dict.fromkeys(itertools.chain.from_iterable(rows)))
+    ranks = {name: rank for rank, name in enumerate(FIXED_COLUMNS)}
+
+    def rank(name: str) -> tuple[int, int]:
+        parts = ("validation/", "test/", "teacher/", "distilled/", "student/", "param/")
+        part = next((i for i, prefix in enumerate(parts) if name.startswith(prefix)), len(parts))
+        return (ranks.get(name, len(ranks)), part)
+
+    columns.sort(key=rank)
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def pareto_front(records: Iterable[Record]) -> list[Record]:
+    """Complete trials that no other one beats in both objectives, the cleanest first."""
+    complete = [record for record in records if record.status == "complete"]
+    front = [
+        record
+        for record in complete
+        if not any(dominates(other.objectives, record.objectives) for other in complete)
+    ]
+    return sorted(front, key=lambda record: (*(-v for v in record.objectives), record.trial))
+
+
+def dominates(a: tuple[float, float], b: tuple[float, float]) -> bool:
+    return a[0] >= b[0] and a[1] >= b[1] and a != b
+
+
+def control_of(record: Record, records: Iterable[Record]) -> Record | None:
+    """The unregularized trial of the same method and IPC."""
+    return next(
+        (r for r in records if r.control and r.status == "complete" and r.group == record.group),
+        None,
+    )
+
+
+def choose(records: Iterable[Record], max_clean_drop: float) -> Record | None:
+    """The most robust trial, on validation, whose clean accuracy is within `max_clean_drop` of its
+    control's. The cleaner, then the earlier one wins a tie. None before a control is complete."""
+    records = list(records)
+    allowed = [
+        record
+        for record in records
+        if record.status == "complete"
+        and (control := control_of(record, records)) is not None
+        and record.objectives[0] >= control.objectives[0] - max_clean_drop
+    ]
+    return max(allowed, key=lambda r: (r.objectives[1], r.objectives[0], -r.trial), default=None)

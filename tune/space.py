@@ -1,0 +1,209 @@
+"""Search space: dotted config paths with distributions, conditional on method and penalty."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
+
+from guard.config import TrialConfig
+from guard.methods import METHODS
+from guard.schema import ConfigError
+
+Params = dict[str, Any]
+CONTROL = "control"
+"""Optuna user attribute of the trials without a penalty that every study starts with."""
+FIRST = ("method", "regularizer", "regularizer.kind")
+"""What other paths depend on, so it is drawn first."""
+NUMERIC = {
+    "uniform": lambda low, high: FloatDistribution(low, high),
+    "loguniform": lambda low, high: FloatDistribution(low, high, log=True),
+    "int": lambda low, high: IntDistribution(int(low), int(high)),
+    "logint": lambda low, high: IntDistribution(int(low), int(high), log=True),
+}
+KINDS = (
+    "choice(a, b, …), uniform(low, high), loguniform(low, high), int(low, high), logint(low, high)"
+)
+
+
+class Suggests(Protocol):
+    """The part of an Optuna trial that a space draws from."""
+
+    @property
+    def user_attrs(self) -> dict[str, Any]: ...
+    def suggest_categorical(self, name: str, choices: Any) -> Any: ...
+    def suggest_float(self, name: str, low: float, high: float, *, log: bool) -> float: ...
+    def suggest_int(self, name: str, low: int, high: int, *, log: bool) -> int: ...
+
+
+def parse_value(text: str) -> Any:
+    """A distribution, or a plain value: JSON where the text is JSON, the text itself otherwise.
+
+    Raises ConfigError for a distribution that cannot be.
+    """
+    call = re.fullmatch(r"\s*([a-z]+)\s*\((.*)\)\s*", text)
+    if call is None:
+        return _plain(text)
+    name, arguments = call[1], [_plain(part.strip()) for part in call[2].split(",")]
+    try:
+        if name == "choice":
+            return CategoricalDistribution(arguments)
+        low, high = arguments
+        if not all(isinstance(end, (int, float)) and math.isfinite(end) for end in (low, high)):
+            raise ValueError("both ends must be numbers")
+        return NUMERIC[name](low, high)
+    except KeyError:
+        raise ConfigError("", f"no distribution is named {name!r}; there are: {KINDS}") from None
+    except (ValueError, TypeError) as error:
+        raise ConfigError("", f"{text} is no distribution ({error}); there are: {KINDS}") from None
+
+
+def _plain(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+@dataclass(frozen=True)
+class SearchSpace:
+    """What a study varies, and the config that holds for the rest.
+
+    Raises ConfigError, when it is made, for a path that does not exist or a value that a trial
+    could not have.
+    """
+
+    base: TrialConfig
+    distributions: Mapping[str, BaseDistribution]
+
+    def __post_init__(self) -> None:
+        for path, distribution in self.distributions.items():
+            for value in extremes(distribution):
+                self.base.override({path: value})
+
+    @property
+    def paths(self) -> list[str]:
+        """In the order in which they are drawn."""
+        first = [path for path in FIRST if path in self.distributions]
+        return first + [path for path in self.distributions if path not in FIRST]
+
+    def active(self, path: str, drawn: Params) -> bool:
+        """Whether a trial that has drawn `drawn` so far reads `path`."""
+        config = self.base.override({key: drawn[key] for key in FIRST if key in drawn})
+        section, _, name = path.partition(".")
+        others = {name for method in METHODS.values() for name in method.sections}
+        if section in others and section not in METHODS[config.method].sections:
+            return False
+        return not (section == "regularizer" and name) or name in config.regularizer.fields_used()
+
+    def suggest(self, trial: Suggests) -> Params:
+        """Draw what the trial reads (define-by-run). A control draws method and IPC only."""
+        params: Params = {}
+        control = bool(trial.user_attrs.get(CONTROL))
+        for path in self.paths:
+            if (path in ("method", "ipc")) if control else self.active(path, params):
+                params[path] = _suggest(trial, path, self.distributions[path])
+        return params
+
+    def config(self, params: Params, *, control: bool = False) -> TrialConfig:
+        """The whole config of a trial."""
+        config = self.base.override(params)
+        return config.unregularized() if control else config
+
+    def groups(self) -> list[Params]:
+        """Every combination of method and IPC that is compared with its own control."""
+        names = [path for path in ("method", "ipc") if self._choices(path)]
+        values = itertools.product(*(self._choices(name) for name in names))
+        return [dict(zip(names, combination, strict=True)) for combination in values]
+
+    def defaults(self) -> list[Params]:
+        """The base config's own values for each group, where the space holds them all."""
+        flat = self.base.flat()
+        found = []
+        for group in self.groups():
+            params: Params = {}
+            for path in self.paths:
+                if self.active(path, {**group, **params}):
+                    params[path] = group.get(path, flat.get(path))
+            if all(contains(self.distributions[path], value) for path, value in params.items()):
+                found.append(params)
+        return found
+
+    def grid(self, points: int) -> list[Params]:
+        """Every combination of choices, and of `points` values of each numeric distribution."""
+        combinations: list[Params] = [{}]
+        for path in self.paths:
+            values = spread(self.distributions[path], points)
+            combinations = [
+                {**params, path: value} if self.active(path, params) else params
+                for params in combinations
+                for value in (values if self.active(path, params) else values[:1])
+            ]
+        return combinations
+
+    def _choices(self, path: str) -> tuple[Any, ...]:
+        distribution = self.distributions.get(path)
+        is_choice = isinstance(distribution, CategoricalDistribution)
+        return tuple(distribution.choices) if is_choice else ()
+
+
+def _suggest(trial: Suggests, path: str, distribution: BaseDistribution) -> Any:
+    if isinstance(distribution, CategoricalDistribution):
+        return trial.suggest_categorical(path, distribution.choices)
+    if isinstance(distribution, FloatDistribution):
+        return trial.suggest_float(path, distribution.low, distribution.high, log=distribution.log)
+    assert isinstance(distribution, IntDistribution)
+    return trial.suggest_int(path, distribution.low, distribution.high, log=distribution.log)
+
+
+def extremes(distribution: BaseDistribution) -> tuple[Any, ...]:
+    """Values that must be valid for the whole distribution to be."""
+    if isinstance(distribution, CategoricalDistribution):
+        return tuple(distribution.choices)
+    assert isinstance(distribution, FloatDistribution | IntDistribution)
+    return (distribution.low, distribution.high)
+
+
+def contains(distribution: BaseDistribution, value: Any) -> bool:
+    if isinstance(distribution, CategoricalDistribution):
+        return value in distribution.choices
+    assert isinstance(distribution, FloatDistribution | IntDistribution)
+    return isinstance(value, (int, float)) and distribution.low <= value <= distribution.high
+
+
+def spread(distribution: BaseDistribution, points: int) -> list[Any]:
+    """`points` values from end to end, evenly on the distribution's own scale; or all choices."""
+    if isinstance(distribution, CategoricalDistribution):
+        return list(distribution.choices)
+    assert isinstance(distribution, FloatDistribution | IntDistribution)
+    low, high = float(distribution.low), float(distribution.high)
+    if points < 2 or low == high:
+        return [distribution.low]
+    steps = [step / (points - 1) for step in range(points)]
+    if distribution.log:
+        values = [low ** (1 - step) * high**step for step in steps]
+    else:
+        values = [low + (high - low) * step for step in steps]
+    if isinstance(distribution, IntDistribution):
+        return sorted({round(value) for value in values})
+    return [distribution.low, *values[1:-1], distribution.high]
+
+
+def describe(distribution: BaseDistribution) -> str:
+    if isinstance(distribution, CategoricalDistribution):
+        return f"choice({', '.join(map(str, distribution.choices))})"
+    assert isinstance(distribution, FloatDistribution | IntDistribution)
+    kind = "uniform" if isinstance(distribution, FloatDistribution) else "int"
+    kind = "log" + kind if distribution.log else kind
+    return f"{kind}({distribution.low:g}, {distribution.high:g})"

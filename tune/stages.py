@@ -1,0 +1,152 @@
+"""Stages as Ray tasks, each computed once however many trials need it.
+
+One named actor, the desk, maps a stage's address to the task that computes it. A trial asks the
+desk and waits; waiting holds no CPU and no GPU. If the desk dies, Ray restarts it, and the worst
+case is a stage computed twice: publishing is atomic.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import ray
+
+from guard.artifacts import Artifact, ArtifactStore, Stage
+
+NAMESPACE = "robust-distillation-lab"
+EVERY_STAGE = "all"
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What one stage holds while it is computed."""
+
+    cpus: float = 1.0
+    gpus: float = 0.0
+    """May be a fraction: Ray puts as many stages on a GPU as fit."""
+
+
+@dataclass(frozen=True)
+class StageResources:
+    """Resources by stage name, with a default for the rest."""
+
+    default: Resources = Resources()
+    named: Mapping[str, Resources] = field(default_factory=dict)
+
+    def of(self, stage: str) -> Resources:
+        return self.named.get(stage, self.default)
+
+    @property
+    def largest(self) -> Resources:
+        every = [self.default, *self.named.values()]
+        return Resources(max(r.cpus for r in every), max(r.gpus for r in every))
+
+
+@dataclass(frozen=True)
+class DeskStatus:
+    """What the desk has done and is doing now."""
+
+    running: Mapping[str, int]
+    """Stage name -> how many are being computed."""
+    waiting: int
+    """Stages that wait for resources."""
+    computed: int
+    shared: int
+    """Requests answered from the store, or by a computation that another trial had asked for."""
+    saved_seconds: float
+    """Computation that sharing made unnecessary."""
+
+
+@ray.remote(max_retries=2)
+def compute(root: str, stage: Stage, desk_name: str) -> Artifact:
+    """Compute one stage in a worker process, unless it has been published meanwhile."""
+    from guard.stages import build
+
+    ray.get_actor(desk_name, namespace=NAMESPACE).started.remote(stage.address)
+    return ArtifactStore(Path(root)).get_or_build(stage, build)
+
+
+class Desk:
+    """Gives each stage to one task and its result to everyone who asked."""
+
+    def __init__(self, root: str, resources: StageResources, name: str) -> None:
+        self._root, self._resources, self._name = root, resources, name
+        self._store = ArtifactStore(Path(root))
+        self._tasks: dict[str, asyncio.Task[Artifact]] = {}
+        self._started: dict[str, str] = {}
+        self._computed = self._shared = 0
+        self._saved_seconds = 0.0
+
+    async def run(self, stage: Stage) -> Artifact:
+        """The stage's artifact. Raises what its computation raised."""
+        found = self._store.get(stage)
+        task = self._tasks.get(stage.address)
+        if found is None and task is None:
+            return await self._compute(stage)
+        artifact = found if found is not None or task is None else await asyncio.shield(task)
+        assert artifact is not None
+        self._shared += 1
+        self._saved_seconds += artifact.seconds
+        return replace(artifact, built=False)
+
+    async def _compute(self, stage: Stage) -> Artifact:
+        task = asyncio.ensure_future(self._submit(stage))
+        self._tasks[stage.address] = task
+        try:
+            artifact = await asyncio.shield(task)
+        finally:
+            del self._tasks[stage.address]
+            self._started.pop(stage.address, None)
+        self._computed += 1
+        return artifact
+
+    async def _submit(self, stage: Stage) -> Artifact:
+        wanted = self._resources.of(stage.name)
+        task = compute.options(
+            num_cpus=wanted.cpus,
+            num_gpus=wanted.gpus,
+            scheduling_strategy="DEFAULT",
+            name=f"stage:{stage.name}",
+        )
+        artifact: Artifact = await task.remote(self._root, stage, self._name)
+        return artifact
+
+    def started(self, address: str) -> None:
+        """Called by a task when it starts."""
+        if address in self._tasks:
+            self._started[address] = address.split("/")[0]
+
+    def status(self) -> DeskStatus:
+        running = Counter(self._started.values())
+        waiting = len(self._tasks) - len(self._started)
+        return DeskStatus(running, waiting, self._computed, self._shared, self._saved_seconds)
+
+
+def open_desk(name: str, artifacts: Path, resources: StageResources) -> Any:
+    """The handle of a new desk actor; it lives as long as the handle does."""
+    options = {"name": name, "namespace": NAMESPACE, "num_cpus": 0}
+    actor = ray.remote(max_restarts=-1, max_task_retries=-1)(Desk)
+    return actor.options(**options).remote(str(artifacts), resources, name)
+
+
+class RayRunner:
+    """The `run_stage` of a trial on Ray: ask the desk for all the stages at once, and wait."""
+
+    def __init__(self, desk_name: str) -> None:
+        self._desk = ray.get_actor(desk_name, namespace=NAMESPACE)
+
+    def __call__(self, *stages: Stage) -> Sequence[Artifact]:
+        artifacts: list[Artifact] = ray.get([self._desk.run.remote(stage) for stage in stages])
+        return artifacts
+
+
+def wait_for_desk(desk: Any, timeout: float) -> None:
+    """Block until the desk answers. Raises ray's GetTimeoutError after `timeout` seconds."""
+    deadline = time.monotonic() + timeout
+    ray.get(desk.status.remote(), timeout=max(deadline - time.monotonic(), 0.1))

@@ -1,0 +1,250 @@
+"""MLflow, on the driver only: one parent run a study, one child run a trial.
+
+Every call goes through one background thread, so one writer touches the database, a slow server
+does not slow a study, and an error never reaches a trial. Runs are found by tag, so a study that
+goes on writes no second run for a trial.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import subprocess
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+
+from guard.config import TrialConfig
+from tune.records import Record, StudyFolder, pareto_front
+
+EXPERIMENT = "robust-distillation"
+STUDY, TRIAL, FINGERPRINT = "guard.study", "guard.trial", "guard.fingerprint"
+PARENT = "mlflow.parentRunId"
+SERVER_TIMEOUT_S = 5.0
+CLOSE_TIMEOUT_S = 60.0
+MAX_PARAM_LENGTH = 500
+PACKAGES = ("torch", "torchvision", "torchattacks", "ray", "optuna", "mlflow", "numpy")
+
+
+class TrackingError(RuntimeError):
+    """A tracking server that cannot be used, in one line."""
+
+
+def check_server(uri: str) -> None:
+    """Raises TrackingError if an http(s) tracking server does not answer within 5 seconds."""
+    if not uri.startswith(("http://", "https://")):
+        if "://" not in uri:
+            raise TrackingError(
+                f"--tracking-uri: must be sqlite:///FILE, http(s)://… or the like, got {uri!r}"
+            )
+        return
+    try:
+        with urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=SERVER_TIMEOUT_S):
+            return
+    except (urllib.error.URLError, TimeoutError, OSError, ValueError) as error:
+        reason = getattr(error, "reason", error)
+        raise TrackingError(f"--tracking-uri: {uri} does not answer ({reason})") from None
+
+
+def git_commit(folder: Path) -> str:
+    """The commit that `folder` is at, with "+" if tracked files differ; "" outside a repository."""
+    try:
+        text = subprocess.run(
+            ["git", "describe", "--always", "--abbrev=40", "--dirty=+", "--exclude=*"],
+            cwd=folder,
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return text.stdout.strip()
+
+
+def run_name(config: TrialConfig) -> str:
+    """What a person reads in the runs table, e.g. "sre2l ipc 10 curvature λ=0.1 h=0.1"."""
+    penalty = config.regularizer
+    name = f"{config.method} ipc {config.ipc} "
+    if not penalty.active:
+        return name + "unregularized"
+    step = f" h={penalty.h:.3g}" if "h" in penalty.fields_used() else ""
+    return name + f"{penalty.kind} λ={penalty.weight:.3g}{step}"
+
+
+@dataclass
+class Tracker:
+    """Writes a study to MLflow. `close` it to wait for what is queued."""
+
+    folder: StudyFolder
+    uri: str
+    note: str = ""
+    errors: list[str] = field(default_factory=list)
+    """One line for each call that failed."""
+
+    def __post_init__(self) -> None:
+        self._queue: queue.Queue[Callable[[], None] | None] = queue.Queue()
+        self._runs: dict[int, str] = {}
+        self._tags = {f"version.{name}": version(name) for name in PACKAGES}
+        self._tags["guard.commit"] = git_commit(Path(__file__).parent)
+        self._thread = threading.Thread(target=self._work, daemon=True, name="mlflow")
+        self._thread.start()
+        self._queue.put(self._open)
+
+    def stage(self, number: int, config: TrialConfig, metrics: Mapping[str, float]) -> None:
+        """Metrics of one part of a running trial."""
+        self._queue.put(lambda: self._log_metrics(self._run(number, config), metrics))
+
+    def finish(self, record: Record) -> None:
+        """Everything about a finished trial."""
+        self._queue.put(lambda: self._finish(record))
+
+    def close(self, records: list[Record], status: str = "FINISHED") -> None:
+        """Complete the parent run, add runs that are missing, and wait (a bounded time)."""
+        self._queue.put(lambda: self._close(records, status))
+        self._queue.put(None)
+        self._thread.join(CLOSE_TIMEOUT_S)
+        if self._thread.is_alive():
+            self.errors.append(f"gave up after {CLOSE_TIMEOUT_S:g} s with calls still queued")
+
+    def _work(self) -> None:
+        while (call := self._queue.get()) is not None:
+            try:
+                call()
+            except Exception as error:  # a tracking failure never fails a trial
+                self.errors.append(f"{type(error).__name__}: {str(error).strip().splitlines()[0]}")
+
+    def _open(self) -> None:
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+        os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
+        from mlflow.tracking import MlflowClient
+
+        self._client = MlflowClient(tracking_uri=self.uri)
+        experiment = self._client.get_experiment_by_name(EXPERIMENT)
+        local = self.uri == self.folder.tracking_uri
+        place = (self.folder.output / "mlflow").as_uri() if local else None
+        self._experiment = (
+            experiment.experiment_id
+            if experiment
+            else self._client.create_experiment(EXPERIMENT, artifact_location=place)
+        )
+        self._parent = self._find({STUDY: self.folder.name, TRIAL: "parent"}) or self._create(
+            f"study {self.folder.name}", {TRIAL: "parent", "mlflow.note.content": self.note}
+        )
+        self._client.update_run(self._parent, status="RUNNING")
+
+    def _find(self, tags: Mapping[str, str]) -> str | None:
+        query = " and ".join(f"tags.`{name}` = '{value}'" for name, value in tags.items())
+        found = self._client.search_runs([self._experiment], query, max_results=1)
+        return found[0].info.run_id if found else None
+
+    def _create(self, name: str, tags: Mapping[str, str]) -> str:
+        every = {**self._tags, STUDY: self.folder.name, **tags}
+        run = self._client.create_run(self._experiment, run_name=name, tags=every)
+        run_id: str = run.info.run_id
+        return run_id
+
+    def _run(self, number: int, config: TrialConfig) -> str:
+        """The child run of a trial: known, found by tag, or new."""
+        if number not in self._runs:
+            fingerprint = config.fingerprint()
+            self._runs[number] = (
+                self._find({STUDY: self.folder.name, TRIAL: str(number)})
+                or self._interrupted(fingerprint)
+                or self._create_child(config)
+            )
+            self._client.set_tag(self._runs[number], TRIAL, str(number))
+        return self._runs[number]
+
+    def _interrupted(self, fingerprint: str) -> str | None:
+        """An unfinished run of the same config, which the study left when it was stopped."""
+        query = f"tags.`{STUDY}` = '{self.folder.name}' and tags.`{FINGERPRINT}` = '{fingerprint}'"
+        for run in self._client.search_runs([self._experiment], query):
+            run_id: str = run.info.run_id
+            if run.info.status != "FINISHED" and run_id not in self._runs.values():
+                return run_id
+        return None
+
+    def _create_child(self, config: TrialConfig) -> str:
+        from mlflow.entities import Param
+
+        tags = {PARENT: self._parent, FINGERPRINT: config.fingerprint(), "seed": str(config.seed)}
+        run_id = self._create(run_name(config), tags)
+        params = [Param(k, str(v)[:MAX_PARAM_LENGTH]) for k, v in config.flat().items()]
+        self._client.log_batch(run_id, params=params)
+        return run_id
+
+    def _log_metrics(self, run_id: str, metrics: Mapping[str, float], step: int = 0) -> None:
+        from mlflow.entities import Metric
+
+        now = _milliseconds()
+        rows = [Metric(name, value, now, step) for name, value in metrics.items()]
+        self._client.log_batch(run_id, metrics=rows)
+
+    def _finish(self, record: Record) -> None:
+        config = TrialConfig.from_dict(record.config)
+        run_id = self._run(record.trial, config)
+        done = self._client.get_run(run_id)
+        if done.data.tags.get("guard.status") in ("complete", "diverged"):
+            return
+        seconds = {"seconds": record.seconds, "stage_seconds": record.stage_seconds}
+        self._log_metrics(run_id, {**record.metrics, **seconds} if record.finished else {})
+        for part in ("teacher", "student"):
+            self._log_history(run_id, part, record.paths.get(part))
+        self._client.log_text(run_id, config.to_json(), "config.json")
+        if "distilled" in record.paths:
+            for name in ("images.png", "images.safetensors", "card.json"):
+                self._client.log_artifact(
+                    run_id, str(Path(record.paths["distilled"]) / name), "distilled"
+                )
+        for tag, value in (("guard.status", record.status), ("guard.reason", record.reason)):
+            self._client.set_tag(run_id, tag, value[:MAX_PARAM_LENGTH])
+        self._client.set_terminated(run_id, "FINISHED" if record.finished else "FAILED")
+
+    def _log_history(self, run_id: str, part: str, path: str | None) -> None:
+        """Curves over epochs of a stage that trained."""
+        from mlflow.entities import Metric
+
+        if path is None:
+            return
+        history = json.loads((Path(path) / "stage.json").read_text())["summary"]["history"]
+        now = _milliseconds()
+        names = ("loss", "accuracy", "lr")
+        rows = [
+            Metric(f"{part}/epoch_{name}", float(epoch[name]), now, epoch["epoch"])
+            for epoch in history
+            for name in names
+        ]
+        for first in range(0, len(rows), 1000):
+            self._client.log_batch(run_id, metrics=rows[first : first + 1000])
+
+    def _close(self, records: list[Record], status: str) -> None:
+        for record in records:
+            self._finish(record)
+        for name in ("results.csv", "pareto.csv", "best.json"):
+            if (self.folder.path / name).is_file():
+                self._client.log_artifact(self._parent, str(self.folder.path / name))
+        front = pareto_front(records)
+        best = {f"best/{name}": max(r.metrics[name] for r in front) for name in _shared(front)}
+        self._log_metrics(self._parent, {**best, "num_trials": float(len(records))})
+        query = f"tags.`{STUDY}` = '{self.folder.name}' and attributes.status = 'RUNNING'"
+        for run in self._client.search_runs([self._experiment], query):
+            if run.info.run_id != self._parent:
+                self._client.set_terminated(run.info.run_id, "KILLED")
+        self._client.set_terminated(self._parent, status)
+
+
+def _shared(records: list[Record]) -> list[str]:
+    names = [name for record in records for name in record.metrics if name.startswith("validation")]
+    return sorted({name for name in names if name.endswith("_accuracy")})
+
+
+def _milliseconds() -> int:
+    return int(time.time() * 1000)

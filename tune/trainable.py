@@ -1,0 +1,81 @@
+"""The Tune trainable: a trial that only coordinates.
+
+It holds next to no resources and imports no torch; its stages do the work (`tune.stages`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ray import tune as ray_tune
+
+from guard.config import TrialConfig
+from guard.pipeline import run_trial
+from tune.records import Record, StudyFolder
+from tune.stages import RayRunner
+
+NUMBER, IS_CONTROL = "trial_number", "is_control"
+"""Keys that the search adds to the parameters of a trial."""
+COORDINATOR_CPUS = 0.001  # zero is refused
+
+
+@dataclass(frozen=True)
+class StudyContext:
+    """What every trial of a study shares."""
+
+    base: Mapping[str, Any]
+    """The config as a dict."""
+    output: str
+    name: str
+    desk: str
+
+    @property
+    def folder(self) -> StudyFolder:
+        return StudyFolder(Path(self.output), self.name)
+
+    def config(self, params: Mapping[str, Any], control: bool) -> TrialConfig:
+        config = TrialConfig.from_dict(self.base).override(params)
+        return config.unregularized() if control else config
+
+
+def coordinate(sampled: Mapping[str, Any], context: StudyContext) -> None:
+    """Run one trial, write its record, and report after every part.
+
+    A trial whose stage raises is recorded as failed, with the reason, and raises.
+    """
+    number = sampled[NUMBER]
+    params, control = split_sample(sampled)
+    config = context.config(params, control)
+
+    def report(part: str, metrics: Mapping[str, float]) -> None:
+        ray_tune.report({NUMBER: number, "part": part, "metrics": dict(metrics)})
+
+    try:
+        result = run_trial(config, RayRunner(context.desk), report)
+    except Exception as error:
+        reason = one_line(error)
+        failed = Record(
+            number, "failed", reason, control, params, config.to_dict(), config.fingerprint()
+        )
+        context.folder.write(failed)
+        raise
+    record = Record.of(number, config, params, control, result)
+    context.folder.write(record)
+    clean, robust = record.objectives
+    ray_tune.report({NUMBER: number, "part": "done", "clean": clean, "robust": robust})
+
+
+def split_sample(sampled: Mapping[str, Any]) -> tuple[dict[str, Any], bool]:
+    """Parameters of a trial, and whether it is a control, from what the search proposed."""
+    params = {k: v for k, v in sampled.items() if k not in (NUMBER, IS_CONTROL)}
+    return params, bool(sampled[IS_CONTROL])
+
+
+def one_line(error: Exception) -> str:
+    """The cause of an error that Ray wrapped, without its trace."""
+    cause = getattr(error, "cause", None) or error
+    lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
+    return f"{type(cause).__name__}: {lines[-1] if lines else ''}"
