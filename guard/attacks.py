@@ -118,11 +118,9 @@ def build_attacks(name: str, model: nn.Module, threat: ThreatModel) -> list[Atta
         return [_pgd(model, threat, int(name.removeprefix("pgd")))]
     if name == "autoattack":
         return _autoattack(model, threat)
-    return {
-        "mim": lambda: [_mim(model, threat)],
-        "square": lambda: [_square(model, threat)],
-        "cw": lambda: [CarliniWagner(model, CW_C, CW_STEPS, CW_LR)],
-    }[name]()
+    if name == "cw":
+        return [CarliniWagner(model, CW_C, CW_STEPS, CW_LR)]
+    return [{"mim": _mim, "square": _square}[name](model, threat)]
 
 
 def survivors(attack: Attack, model: nn.Module, x: Tensor, y: Tensor, seed: int) -> Tensor:

@@ -24,6 +24,7 @@ DatasetName = Literal[
     "npz",
 ]
 MethodName = Literal["sre2l"]
+Augmentation = Literal["crop", "flip", "resized-crop"]
 Seed = Annotated[int, at_least(0)]
 
 
@@ -158,7 +159,7 @@ class TrainConfig(Config):
     """Learning rate by epoch; cosine falls to 0 after the last one."""
     warmup_epochs: Annotated[int, at_least(0)] = 0
     """Epochs of linear rise, from lr/100."""
-    augment: tuple[Literal["crop", "flip", "resized-crop"], ...] = ()
+    augment: tuple[Augmentation, ...] = ()
     """crop: shifts by up to size/8 with zero padding; resized-crop: `crop_scale` of the area."""
     crop_scale: Annotated[float, above(0, at_most=1)] = 0.08
     """Smallest share of the area that resized-crop keeps."""

@@ -172,11 +172,13 @@ def open_image(path: Path, channels: int) -> Image.Image:
 def to_square(image: Image.Image, size: int) -> Tensor:
     """uint8 (C, size, size): the short side resized to `size`, the middle kept."""
     if image.size == (size, size):
-        return v2.functional.pil_to_tensor(image)
+        pixels: Tensor = v2.functional.pil_to_tensor(image)
+        return pixels
     scale = size / min(image.size)
     shape = (max(round(image.width * scale), size), max(round(image.height * scale), size))
     resized = image.resize(shape, Image.Resampling.BILINEAR)
-    return v2.functional.center_crop(v2.functional.pil_to_tensor(resized), [size, size])
+    pixels = v2.functional.center_crop(v2.functional.pil_to_tensor(resized), [size, size])
+    return pixels
 
 
 @dataclass(frozen=True)

@@ -67,9 +67,8 @@ def _digits(root: Path) -> Raw:
 
     bunch = load_digits()
     x = torch.from_numpy(np.rint(bunch.images * (255 / 16)).astype(np.uint8))[:, None]
-    y = torch.from_numpy(bunch.target).long()
-    train, test = split_off(y, DIGITS_TEST_FRACTION, 0, "digits-test")
-    images = TensorImages(x, y)
+    images = TensorImages(x, torch.from_numpy(bunch.target).long())
+    train, test = split_off(images.y, DIGITS_TEST_FRACTION, 0, "digits-test")
     return Raw(images.subset(train), images.subset(test), tuple("0123456789"))
 
 
@@ -139,14 +138,15 @@ def load_data(config: DataConfig) -> Splits:
             f"data.sha256: {config.path or config.name} holds {sha256[:12]}…, "
             f"the configuration was made with {config.sha256[:12]}…"
         )
-    rest, part = split_off(raw.train.y, config.validation_fraction, config.split_seed, "validation")
+    fraction, seed = config.validation_fraction, config.split_seed
+    rest, held_out = split_off(raw.train.y, fraction, seed, "validation")
     spec = _spec(info, raw)
     if config.image_size not in (0, spec.image_size):
         raise DataError(
             f"data.image_size: only image files are resized; {config.path or config.name} holds "
             f"{spec.image_size} px arrays, got {config.image_size}"
         )
-    return Splits(spec, raw.train.subset(rest), raw.train.subset(part), raw.test, sha256)
+    return Splits(spec, raw.train.subset(rest), raw.train.subset(held_out), raw.test, sha256)
 
 
 def stage_data(stage: Stage) -> Splits:
@@ -300,14 +300,13 @@ def _content(raw: Raw) -> list[bytes]:
 
 
 def _spec(info: DatasetInfo, raw: Raw) -> ImageSpec:
-    train = raw.train
+    train, mean, std = raw.train, info.mean, info.std
     if isinstance(train, TensorImages):
         channels, size = int(train.x.shape[1]), int(train.x.shape[2])
+        if len(mean) != channels:
+            mean, std = channel_statistics(train.x)
     else:
         assert isinstance(train, FileImages)
         channels, size = train.channels, train.image_size
-    mean, std = info.mean, info.std
-    if len(mean) != channels:
-        known = isinstance(train, TensorImages)
-        mean, std = channel_statistics(train.x) if known else (IMAGENET_MEAN, IMAGENET_STD)
+        mean, std = mean or IMAGENET_MEAN, std or IMAGENET_STD
     return ImageSpec(channels, size, len(raw.class_names), mean, std, raw.class_names)

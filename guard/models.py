@@ -43,13 +43,12 @@ class Classifier(nn.Module):
 
 
 def _norm(kind: str, channels: int) -> nn.Module:
-    return {
-        "instance": lambda: nn.GroupNorm(channels, channels),
-        "batch": lambda: nn.BatchNorm2d(channels),
-        "group": lambda: nn.GroupNorm(max(channels // 32, 1), channels),
-        "layer": lambda: nn.GroupNorm(1, channels),
-        "none": nn.Identity,
-    }[kind]()
+    if kind == "none":
+        return nn.Identity()
+    if kind == "batch":
+        return nn.BatchNorm2d(channels)
+    groups = {"instance": channels, "group": max(channels // 32, 1), "layer": 1}
+    return nn.GroupNorm(groups[kind], channels)
 
 
 def _convnet(config: ModelConfig, spec: ImageSpec) -> nn.Module:

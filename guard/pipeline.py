@@ -42,6 +42,9 @@ class TrialResult:
     metrics: Mapping[str, float]
     seconds: float
     """Wall-clock time, waiting included."""
+    waiting_seconds: float
+    """Of `seconds`, the part in which no stage was being computed for this trial: queueing for
+    resources or for another trial's stage, and orchestration."""
     stages: tuple[StageRecord, ...]
     paths: Mapping[str, Path]
     """Where the teacher, the distilled set and the student are."""
@@ -63,8 +66,12 @@ def run_trial(
     records: list[StageRecord] = []
     paths: dict[str, Path] = {}
 
+    computing = 0.0
+
     def run(*stages: Stage) -> Sequence[Artifact]:
+        nonlocal computing
         artifacts = run_stage(*stages)
+        computing += max(artifact.seconds if artifact.built else 0.0 for artifact in artifacts)
         for stage, artifact in zip(stages, artifacts, strict=True):
             records.append(StageRecord(stage.name, stage.key, artifact.seconds, artifact.built))
             if "diverged" in artifact.summary:
@@ -78,7 +85,8 @@ def run_trial(
 
     def result(status: str, reason: str = "") -> TrialResult:
         seconds = time.perf_counter() - start
-        return TrialResult(status, reason, metrics, seconds, tuple(records), paths)
+        waiting = seconds - computing
+        return TrialResult(status, reason, metrics, seconds, waiting, tuple(records), paths)
 
     try:
         method = METHODS[config.method]

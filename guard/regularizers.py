@@ -76,7 +76,7 @@ def input_gradient(model: nn.Module, x: Tensor, y: Tensor, *, differentiable: bo
     """∇ℓ_i(x_i) of each sample's own loss, (B, C, H, W)."""
     x = x.detach().requires_grad_()
     loss = sample_losses(model, x, y).sum()
-    (gradient,) = torch.autograd.grad(loss, x, create_graph=differentiable)
+    gradient: Tensor = torch.autograd.grad(loss, x, create_graph=differentiable)[0]
     return gradient
 
 
@@ -95,8 +95,8 @@ def direction(gradient: Tensor, config: RegularizerConfig) -> Tensor:
         return unit(gradient.sign())
     if config.direction == "released":
         flat = gradient.flatten(1)
-        norm = flat.norm(dim=1, keepdim=True)
-        return ((flat + RELEASED_OFFSET) / (norm + RELEASED_OFFSET)).view_as(gradient)
+        z: Tensor = (flat + RELEASED_OFFSET) / (flat.norm(dim=1, keepdim=True) + RELEASED_OFFSET)
+        return z.view_as(gradient)
     return unit(gradient)
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import functools
 import hashlib
 import json
 import math
@@ -56,7 +55,6 @@ def above(low: float, at_most: float = math.inf) -> Bounds:
     return Bounds(low, at_most, open_low=True)
 
 
-@functools.cache
 def type_hints(cls: type) -> dict[str, Any]:
     return _get_type_hints(cls, include_extras=True)
 

@@ -78,7 +78,7 @@ def train(
         for x, target in batches(epoch):
             loss, logits = objective(model, x, target, epoch)
             optimizer.zero_grad(set_to_none=True)
-            loss.backward(inputs=parameters)  # type: ignore[no-untyped-call]
+            loss.backward(inputs=parameters)
             optimizer.step()
             labels = target if target.ndim == 1 else target.argmax(dim=1)
             loss_sum = loss_sum.to(x.device) + loss.detach() * len(x)

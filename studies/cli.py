@@ -113,9 +113,7 @@ def search_space(preset: Preset, settings: Mapping[str, Any], data: str | None) 
     fixed = {k: v for k, v in settings.items() if not isinstance(v, BaseDistribution)}
     if data is not None:
         fixed["data.path"] = data
-    config = preset.config.override(
-        {path: listed(preset.config, path, value) for path, value in fixed.items()}
-    )
+    config = overridden(preset.config, fixed)
     shadowed = tuple(f"{path}." for path in fixed)
     space = {
         path: distribution
@@ -125,10 +123,15 @@ def search_space(preset: Preset, settings: Mapping[str, Any], data: str | None) 
     return SearchSpace(config, space)
 
 
-def listed(config: TrialConfig, path: str, value: Any) -> Any:
-    """Text for a field that holds a list, "a,b", as a list."""
-    is_list = isinstance(config.flat().get(path), list)
-    return value.split(",") if is_list and isinstance(value, str) else value
+def overridden(config: TrialConfig, values: Mapping[str, Any]) -> TrialConfig:
+    """The config with the values; text for a field that holds a list, "a,b", is a list."""
+    flat = config.flat()
+
+    def listed(path: str, value: Any) -> Any:
+        is_text_list = isinstance(flat.get(path), list) and isinstance(value, str)
+        return [part.strip() for part in value.split(",")] if is_text_list else value
+
+    return config.override({path: listed(path, value) for path, value in values.items()})
 
 
 def on_device(space: SearchSpace, device: str) -> SearchSpace:

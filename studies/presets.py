@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 
 from guard.config import (
+    Augmentation,
     DataConfig,
     EvaluationConfig,
     ModelConfig,
@@ -136,7 +137,7 @@ def cifar10_small() -> Preset:
 
 
 def imagenette() -> Preset:
-    crop = ("resized-crop", "flip")
+    crop: tuple[Augmentation, ...] = ("resized-crop", "flip")
     config = TrialConfig(
         data=DataConfig(name="imagenette"),
         model=ModelConfig(name="resnet18"),

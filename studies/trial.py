@@ -46,9 +46,10 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str]) -> int:
     args = parser().parse_args(argv)
     console = Console(highlight=False)
-    config = read_config(Path(args.config)).override(fixed_settings(args.settings))
+    values = fixed_settings(args.settings)
     if args.data is not None:
-        config = config.override({"data.path": args.data})
+        values["data.path"] = args.data
+    config = cli.overridden(read_config(Path(args.config)), values)
     space = cli.on_device(SearchSpace(config, {}), args.device or config.compute.device)
     config = cli.checked(space).base
     console.print(f"{run_name(config)}, fingerprint {config.fingerprint()}")

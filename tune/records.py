@@ -48,6 +48,7 @@ class Record:
     fingerprint: str
     metrics: Mapping[str, float] = field(default_factory=dict)
     seconds: float = 0.0
+    waiting_seconds: float = 0.0
     stages: tuple[Mapping[str, Any], ...] = ()
     paths: Mapping[str, str] = field(default_factory=dict)
 
@@ -70,6 +71,7 @@ class Record:
             config.fingerprint(),
             dict(result.metrics),
             result.seconds,
+            result.waiting_seconds,
             tuple(asdict(stage) for stage in result.stages),
             {name: str(path) for name, path in result.paths.items()},
         )
@@ -92,7 +94,7 @@ class Record:
     @property
     def stage_seconds(self) -> float:
         """Time of the stages that this trial waited for itself."""
-        return sum(stage["seconds"] for stage in self.stages if stage["built"])
+        return sum(float(stage["seconds"]) for stage in self.stages if stage["built"])
 
     def row(self) -> dict[str, Any]:
         """A row of results.csv."""
@@ -115,6 +117,7 @@ class Record:
             **{f"param/{path}": value for path, value in self.params.items()},
             "seconds": self.seconds,
             "stage_seconds": self.stage_seconds,
+            "waiting_seconds": self.waiting_seconds,
             "fingerprint": self.fingerprint,
             "reason": self.reason,
         }

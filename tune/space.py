@@ -6,7 +6,7 @@ import itertools
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -26,7 +26,7 @@ CONTROL = "control"
 """Optuna user attribute of the trials without a penalty that every study starts with."""
 FIRST = ("method", "regularizer", "regularizer.kind")
 """What other paths depend on, so it is drawn first."""
-NUMERIC = {
+NUMERIC: dict[str, Callable[[Any, Any], BaseDistribution]] = {
     "uniform": lambda low, high: FloatDistribution(low, high),
     "loguniform": lambda low, high: FloatDistribution(low, high, log=True),
     "int": lambda low, high: IntDistribution(int(low), int(high)),
@@ -154,8 +154,9 @@ class SearchSpace:
 
     def _choices(self, path: str) -> tuple[Any, ...]:
         distribution = self.distributions.get(path)
-        is_choice = isinstance(distribution, CategoricalDistribution)
-        return tuple(distribution.choices) if is_choice else ()
+        if not isinstance(distribution, CategoricalDistribution):
+            return ()
+        return tuple(distribution.choices)
 
 
 def _suggest(trial: Suggests, path: str, distribution: BaseDistribution) -> Any:

@@ -15,10 +15,15 @@ from guard.config import RegularizerConfig, TrialConfig
 class Method(Protocol):
     """How a base method distils. Its stages are planned here without doing any work."""
 
-    sections: tuple[str, ...]
-    """Sections of TrialConfig that only some methods read, and this one does."""
-    needs_real_images: bool
-    """Whether synthetic images start as real ones, so that IPC is bounded by the class size."""
+    @property
+    def sections(self) -> tuple[str, ...]:
+        """Sections of TrialConfig that only some methods read, and this one does."""
+        ...
+
+    @property
+    def needs_real_images(self) -> bool:
+        """Whether synthetic images start as real ones, so that IPC is bounded by the class size."""
+        ...
 
     def teach(self, config: TrialConfig) -> Stage:
         """What the set is distilled from. Its summary has `metrics`."""

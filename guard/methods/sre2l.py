@@ -114,7 +114,7 @@ def recover_images(
             loss_ce, loss_bn = F.cross_entropy(logits, y), bn_loss.take()
             loss = loss_ce + config.bn_weight * loss_bn
             optimizer.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             optimizer.step()
             with torch.no_grad():
                 u.copy_(torch.clamp(u, low, high))
