@@ -10,11 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from guard.artifacts import Artifact, ArtifactStore, Stage
 from guard.config import TrialConfig
+from guard.errors import ConfigError, DataError, UserError
 from guard.pipeline import TrialResult, local_runner, run_trial
-from guard.schema import ConfigError
 
 if TYPE_CHECKING:
-    from guard.data import DataError
     from guard.datasets import load_data, resolve
     from guard.distilled import DistilledSet
     from guard.evaluate import evaluate
@@ -23,7 +22,6 @@ if TYPE_CHECKING:
     from guard.saving import load_model
 
 _NEEDS_TORCH = {
-    "DataError": "guard.data",
     "DistilledSet": "guard.distilled",
     "Regularizer": "guard.regularizers",
     "build_model": "guard.models",
@@ -43,6 +41,7 @@ __all__ = [
     "Stage",
     "TrialConfig",
     "TrialResult",
+    "UserError",
     "build_model",
     "evaluate",
     "load_data",

@@ -10,7 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, Literal
 
-from guard.schema import Config, ConfigError, above, at_least, digest
+from guard.errors import ConfigError
+from guard.schema import Config, above, at_least, digest
 
 DatasetName = Literal[
     "digits",

@@ -11,18 +11,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+import numpy as np
 import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
-from torchvision.transforms import v2
 
 from guard.augment import crop_windows, resized_crop
+from guard.errors import DataError
 from guard.seeding import derive, generator
-
-
-class DataError(ValueError):
-    """Data that cannot be used: names the file or folder and what is wrong with it."""
 
 
 @dataclass(frozen=True)
@@ -148,7 +145,7 @@ class _Decode(Dataset[tuple[Tensor, Tensor]]):
             window = crop_windows(1, self.crop_scale, generator(derive(self.seed, position)))[0]
             image = _cut(image, window)
             image = image.resize((self.images.image_size,) * 2, Image.Resampling.BILINEAR)
-            return v2.functional.pil_to_tensor(image), self.images.y[index]
+            return to_tensor(image), self.images.y[index]
         return to_square(image, self.images.image_size), self.images.y[index]
 
 
@@ -169,16 +166,19 @@ def open_image(path: Path, channels: int) -> Image.Image:
         raise DataError(f"{path}: not a readable image ({error})") from None
 
 
+def to_tensor(image: Image.Image) -> Tensor:
+    """uint8 (C, H, W)."""
+    pixels = torch.from_numpy(np.array(image))
+    return pixels[None] if pixels.ndim == 2 else pixels.permute(2, 0, 1).contiguous()
+
+
 def to_square(image: Image.Image, size: int) -> Tensor:
     """uint8 (C, size, size): the short side resized to `size`, the middle kept."""
-    if image.size == (size, size):
-        pixels: Tensor = v2.functional.pil_to_tensor(image)
-        return pixels
     scale = size / min(image.size)
-    shape = (max(round(image.width * scale), size), max(round(image.height * scale), size))
-    resized = image.resize(shape, Image.Resampling.BILINEAR)
-    pixels = v2.functional.center_crop(v2.functional.pil_to_tensor(resized), [size, size])
-    return pixels
+    width, height = (max(round(side * scale), size) for side in image.size)
+    resized = image.resize((width, height), Image.Resampling.BILINEAR)
+    left, top = (width - size) // 2, (height - size) // 2
+    return to_tensor(resized.crop((left, top, left + size, top + size)))
 
 
 @dataclass(frozen=True)

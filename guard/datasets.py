@@ -15,13 +15,11 @@ from typing import Any
 
 import numpy as np
 import torch
-import torchvision.datasets as tv
 from torch import Tensor
 
 from guard.artifacts import Stage
 from guard.config import DataConfig
 from guard.data import (
-    DataError,
     FileImages,
     ImageSet,
     ImageSpec,
@@ -33,6 +31,7 @@ from guard.data import (
     split_off,
     to_square,
 )
+from guard.errors import DataError
 
 IMAGE_SUFFIXES = frozenset({".jpeg", ".jpg", ".png", ".bmp", ".webp", ".ppm", ".tif", ".tiff"})
 DEFAULT_ROOT = Path.home() / ".cache" / "robust-distillation-lab"
@@ -72,8 +71,11 @@ def _digits(root: Path) -> Raw:
     return Raw(images.subset(train), images.subset(test), tuple("0123456789"))
 
 
-def _from_torchvision(dataset: Any) -> Callable[[Path], Raw]:
+def _from_torchvision(name: str) -> Callable[[Path], Raw]:
+    """A reader of the torchvision class of that name, which downloads what is missing."""
+
     def fetch(root: Path) -> Raw:
+        dataset = getattr(torchvision_datasets(), name)
         parts = [dataset(root, train=train, download=True) for train in (True, False)]
         sets = [
             TensorImages(_channels_first(np.asarray(part.data)), torch.as_tensor(part.targets))
@@ -84,16 +86,26 @@ def _from_torchvision(dataset: Any) -> Callable[[Path], Raw]:
     return fetch
 
 
+def torchvision_datasets() -> Any:
+    import torchvision.datasets  # doubles the start-up time of a process
+
+    return torchvision.datasets
+
+
 def _imagenette(root: Path) -> Path:
     for split in ("train", "val"):
         folder = root / "imagenette2"
-        tv.Imagenette(root, split=split, size="full", download=not (folder / split).is_dir())
+        torchvision_datasets().Imagenette(
+            root, split=split, size="full", download=not (folder / split).is_dir()
+        )
     return folder
 
 
 def _imagenet(root: Path) -> Path:
     for split in ("train", "val"):
-        tv.ImageNet(root, split=split)  # unpacks the official archives, which it cannot download
+        torchvision_datasets().ImageNet(
+            root, split=split
+        )  # unpacks the official archives, which it cannot download
     return root
 
 
@@ -103,13 +115,13 @@ CIFAR_STD = (0.2023, 0.1994, 0.2010)
 DATASETS: dict[str, DatasetInfo] = {
     "digits": DatasetInfo(_digits, channels=1),
     "fashion-mnist": DatasetInfo(
-        _from_torchvision(tv.FashionMNIST), mean=(0.2861,), std=(0.3530,), channels=1
+        _from_torchvision("FashionMNIST"), mean=(0.2861,), std=(0.3530,), channels=1
     ),
     "cifar10": DatasetInfo(
-        _from_torchvision(tv.CIFAR10), mean=(0.4914, 0.4822, 0.4465), std=CIFAR_STD
+        _from_torchvision("CIFAR10"), mean=(0.4914, 0.4822, 0.4465), std=CIFAR_STD
     ),
     "cifar100": DatasetInfo(
-        _from_torchvision(tv.CIFAR100), mean=(0.5071, 0.4866, 0.4409), std=(0.2673, 0.2564, 0.2762)
+        _from_torchvision("CIFAR100"), mean=(0.5071, 0.4866, 0.4409), std=(0.2673, 0.2564, 0.2762)
     ),
     "imagenette": DatasetInfo(_imagenette, 224, IMAGENET_MEAN, IMAGENET_STD),
     "tiny-imagenet": DatasetInfo(
@@ -185,6 +197,8 @@ def _read(config: DataConfig, info: DatasetInfo) -> Raw:
 
 def _npz(path: Path) -> Raw:
     names = ("x_train", "y_train", "x_test", "y_test")
+    if not zipfile.is_zipfile(path):
+        raise DataError(f"{path}: not an .npz file")
     try:
         with np.load(path, allow_pickle=False) as file:
             missing = [name for name in names if name not in file]
@@ -194,7 +208,7 @@ def _npz(path: Path) -> Raw:
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         if isinstance(error, DataError):
             raise
-        raise DataError(f"{path}: not a readable .npz file ({error})") from None
+        raise DataError(f"{path}: damaged .npz file ({error})") from None
     sets = []
     for part in ("train", "test"):
         x, y = arrays[f"x_{part}"], arrays[f"y_{part}"]

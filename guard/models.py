@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor, nn
-from torchvision.models import resnet18
 
 from guard.config import ModelConfig
 from guard.data import ImageSpec
@@ -88,6 +87,8 @@ def _bn_convnet(config: ModelConfig, spec: ImageSpec) -> nn.Module:
 def _resnet18(config: ModelConfig, spec: ImageSpec) -> nn.Module:
     """torchvision's ResNet-18 with the first layers of SRe2L for 32 and 64 px (3x3, no pooling),
     of ImageNet for 224 px, or of GUARD for Tiny ImageNet upsampled to 224 px."""
+    from torchvision.models import resnet18  # doubles the start-up time of a process
+
     network: nn.Module = resnet18(num_classes=spec.num_classes)
     stem = config.stem
     if stem == "auto":

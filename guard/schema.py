@@ -17,16 +17,7 @@ from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, ClassVar, Literal, Self, Union, get_args, get_origin
 from typing import get_type_hints as _get_type_hints
 
-
-class ConfigError(ValueError):
-    """A configuration value that breaks a rule: says which path, which rule and what it got."""
-
-    def __init__(self, path: str, rule: str) -> None:
-        super().__init__(f"{path}: {rule}" if path else rule)
-        self.path, self.rule = path, rule
-
-    def under(self, prefix: str) -> ConfigError:
-        return ConfigError(f"{prefix}.{self.path}" if self.path else prefix, self.rule)
+from guard.errors import ConfigError
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,29 +10,21 @@ from pathlib import Path
 from typing import Any
 
 from guard.config import TrialConfig
-from guard.schema import ConfigError, paths
+from guard.errors import ConfigError, StudyError, UserError
+from guard.schema import paths
 from studies.presets import PRESETS, Preset
 from tune.records import RESERVED, STUDY_NAME, StudyFolder
+from tune.resources import EVERY_STAGE, Resources, StageResources
 from tune.space import SearchSpace, parse_value
-from tune.stages import EVERY_STAGE, Resources, StageResources
 
 STAGE_NAMES = ("squeeze", "recover", "distilled", "relabel", "student", "evaluate")
 
 
-class UsageError(ValueError):
-    """A flag that cannot be, in one line."""
-
-
 def run(main: Callable[[Sequence[str]], int]) -> None:
     """Run a command: expected errors become one line on stderr and exit code 2."""
-    from guard.data import DataError
-    from tune.search import StudyError
-    from tune.tracking import TrackingError
-
-    expected = (ConfigError, DataError, StudyError, TrackingError, UsageError)
     try:
         sys.exit(main(sys.argv[1:]))
-    except expected as error:
+    except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
 
@@ -76,9 +68,9 @@ def add_output_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def output_folder(output: str, name: str) -> StudyFolder:
-    """Raises UsageError for a name that is no plain file name."""
+    """Raises StudyError for a name that is no plain file name."""
     if not STUDY_NAME.fullmatch(name) or name in RESERVED:
-        raise UsageError(
+        raise StudyError(
             "--name: must be letters, digits, '.', '_' or '-', start with a letter or digit, and "
             f"not be {', '.join(RESERVED)}; got {name!r}"
         )
@@ -87,7 +79,7 @@ def output_folder(output: str, name: str) -> StudyFolder:
 
 def load_preset(name: str) -> Preset:
     if name not in PRESETS:
-        raise UsageError(f"--preset: no preset is named {name!r}; there are: {', '.join(PRESETS)}")
+        raise StudyError(f"--preset: no preset is named {name!r}; there are: {', '.join(PRESETS)}")
     return PRESETS[name]()
 
 
@@ -97,7 +89,7 @@ def parse_settings(settings: Sequence[str]) -> dict[str, Any]:
     for text in settings:
         path, equals, value = text.partition("=")
         if not equals or not path.strip():
-            raise UsageError(f"--set: must be PATH=VALUE, got {text!r}")
+            raise StudyError(f"--set: must be PATH=VALUE, got {text!r}")
         try:
             parsed[path.strip()] = parse_value(value)
         except ConfigError as error:
@@ -135,13 +127,13 @@ def overridden(config: TrialConfig, values: Mapping[str, Any]) -> TrialConfig:
 
 
 def on_device(space: SearchSpace, device: str) -> SearchSpace:
-    """The space for a device that is there. Raises UsageError if it is not."""
+    """The space for a device that is there. Raises StudyError if it is not."""
     from guard.device import available_device
 
     try:
         base = space.base.override({"compute.device": available_device(device)})
     except ValueError as error:
-        raise UsageError(f"--device: {error}") from None
+        raise StudyError(f"--device: {error}") from None
     return dataclasses.replace(space, base=base)
 
 
@@ -180,14 +172,14 @@ def parse_resources(texts: Sequence[str], config: TrialConfig) -> StageResources
         stage, _, amounts = text.partition("=")
         if stage not in (EVERY_STAGE, *STAGE_NAMES):
             known = ", ".join((EVERY_STAGE, *STAGE_NAMES))
-            raise UsageError(f"--resources: no stage is named {stage!r}; there are: {known}")
+            raise StudyError(f"--resources: no stage is named {stage!r}; there are: {known}")
         try:
             values = [float(part) for part in amounts.split(",")]
             cpus, gpus = values if len(values) == 2 else (values[0], default.gpus)
         except (ValueError, IndexError):
-            raise UsageError(f"--resources: must be STAGE=CPUS[,GPUS], got {text!r}") from None
+            raise StudyError(f"--resources: must be STAGE=CPUS[,GPUS], got {text!r}") from None
         if not (cpus > 0 and gpus >= 0 and (gpus <= 1 or gpus == int(gpus))):
-            raise UsageError(
+            raise StudyError(
                 f"--resources: CPUs above 0, GPUs a fraction or a whole number; got {text!r}"
             )
         named[stage] = Resources(cpus, gpus)

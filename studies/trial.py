@@ -16,8 +16,8 @@ from rich.console import Console
 
 from guard.artifacts import ArtifactStore
 from guard.config import TrialConfig
+from guard.errors import ConfigError, StudyError
 from guard.pipeline import TrialResult, local_runner, run_trial
-from guard.schema import ConfigError
 from studies import cli
 from studies.progress import duration
 from tune.space import SearchSpace
@@ -67,16 +67,16 @@ def main(argv: Sequence[str]) -> int:
 
 
 def read_config(path: Path) -> TrialConfig:
-    """Raises UsageError or ConfigError, naming the file."""
+    """Raises StudyError or ConfigError, naming the file."""
     try:
         return TrialConfig.from_dict(json.loads(path.read_text()))
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise cli.UsageError(f"{path}: cannot be read ({reason})") from None
+        raise StudyError(f"{path}: cannot be read ({reason})") from None
     except json.JSONDecodeError as error:
-        raise cli.UsageError(f"{path}: is not JSON ({error})") from None
+        raise StudyError(f"{path}: is not JSON ({error})") from None
     except ConfigError as error:
-        raise cli.UsageError(f"{path}: {error}") from None
+        raise StudyError(f"{path}: {error}") from None
 
 
 def fixed_settings(settings: Sequence[str]) -> dict[str, object]:
@@ -85,7 +85,7 @@ def fixed_settings(settings: Sequence[str]) -> dict[str, object]:
     values = cli.parse_settings(settings)
     for path, value in values.items():
         if isinstance(value, BaseDistribution):
-            raise cli.UsageError(f"--set: a single trial takes plain values, got one for {path}")
+            raise StudyError(f"--set: a single trial takes plain values, got one for {path}")
     return values
 
 

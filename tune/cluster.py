@@ -11,7 +11,7 @@ from pathlib import Path
 
 import ray
 
-from tune.search import StudyError
+from guard.errors import StudyError
 from tune.stages import NAMESPACE
 
 ANSWER_TIMEOUT_S = 5.0
@@ -47,6 +47,8 @@ def started(address: str | None, *, verbose: bool = False) -> Iterator[None]:
         "RAY_CHDIR_TO_TRIAL_DIR": "0",
         "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",  # or each worker would start by `uv run`
     }
+    if not verbose:
+        environment["RAY_BACKEND_LOG_LEVEL"] = "fatal"
     os.environ.update(environment)
     ray._private.ray_constants.RAY_ENABLE_UV_RUN_RUNTIME_ENV = False
     level = logging.INFO if verbose else logging.CRITICAL
@@ -68,6 +70,12 @@ def started(address: str | None, *, verbose: bool = False) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def nodes() -> list[tuple[float, float]]:
+    """CPUs and GPUs of each machine of the running cluster."""
+    alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    return [(node.get("CPU", 0.0), node.get("GPU", 0.0)) for node in alive]
 
 
 def shipped_code() -> dict[str, list[str]]:

@@ -21,9 +21,11 @@ from optuna.trial import TrialState
 from ray import tune as ray_tune
 from ray.tune.search.optuna import OptunaSearch
 
+from guard.errors import StudyError
 from tune.records import StudyFolder
+from tune.resources import StageResources
 from tune.space import CONTROL, Params, SearchSpace
-from tune.stages import StageResources, wait_for_desk
+from tune.stages import wait_for_desk
 from tune.trainable import COORDINATOR_CPUS, IS_CONTROL, NUMBER, StudyContext, coordinate
 
 SamplerName = Literal["tpe", "nsga2", "random", "grid"]
@@ -36,10 +38,6 @@ SAMPLERS: dict[SamplerName, Callable[[int], BaseSampler]] = {
 GRID_POINTS = 3
 RETRY_OF = "retry_of"
 DESK_TIMEOUT_S = 120.0
-
-
-class StudyError(RuntimeError):
-    """A study that cannot start, in one line."""
 
 
 @dataclass(frozen=True)
@@ -202,20 +200,3 @@ def num_slots(resources: StageResources) -> int:
     if wanted.gpus:
         slots = min(slots, total.get("GPU", 0) // wanted.gpus)
     return max(int(slots), 1)
-
-
-def check_fits(resources: StageResources) -> None:
-    """Raises StudyError if the running cluster could never hold the largest stage."""
-    import ray
-
-    wanted = resources.largest
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    if not any(
-        node.get("CPU", 0) >= wanted.cpus + COORDINATOR_CPUS and node.get("GPU", 0) >= wanted.gpus
-        for node in nodes
-    ):
-        most = ", ".join(f"{n.get('CPU', 0):g} CPUs and {n.get('GPU', 0):g} GPUs" for n in nodes)
-        raise StudyError(
-            f"--resources: a stage wants {wanted.cpus:g} CPUs and {wanted.gpus:g} GPUs; "
-            f"the nodes have {most}"
-        )

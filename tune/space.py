@@ -18,8 +18,8 @@ from optuna.distributions import (
 )
 
 from guard.config import TrialConfig
+from guard.errors import ConfigError
 from guard.methods import METHODS
-from guard.schema import ConfigError
 
 Params = dict[str, Any]
 CONTROL = "control"

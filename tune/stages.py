@@ -11,44 +11,19 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import ray
 
 from guard.artifacts import Artifact, ArtifactStore, Stage
+from tune.resources import StageResources
 
 NAMESPACE = "robust-distillation-lab"
-EVERY_STAGE = "all"
 STAGE_SHARE = 0.99
 """Of the CPUs that a stage asks for, so that coordinators, which hold a thousandth each, take no
 stage's place on a full machine."""
-
-
-@dataclass(frozen=True)
-class Resources:
-    """What one stage holds while it is computed."""
-
-    cpus: float = 1.0
-    gpus: float = 0.0
-    """May be a fraction: Ray puts as many stages on a GPU as fit."""
-
-
-@dataclass(frozen=True)
-class StageResources:
-    """Resources by stage name, with a default for the rest."""
-
-    default: Resources = Resources()
-    named: Mapping[str, Resources] = field(default_factory=dict)
-
-    def of(self, stage: str) -> Resources:
-        return self.named.get(stage, self.default)
-
-    @property
-    def largest(self) -> Resources:
-        every = [self.default, *self.named.values()]
-        return Resources(max(r.cpus for r in every), max(r.gpus for r in every))
 
 
 @dataclass(frozen=True)

@@ -7,13 +7,13 @@ goes on writes no second run for a trial.
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
 import queue
 import subprocess
 import threading
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -21,9 +21,12 @@ from importlib.metadata import version
 from pathlib import Path
 
 from guard.config import TrialConfig
+from guard.errors import StudyError
 from tune.records import Record, StudyFolder, pareto_front
 
 EXPERIMENT = "robust-distillation"
+EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
+"""The UI opens on the table of training runs."""
 STUDY, TRIAL, FINGERPRINT = "guard.study", "guard.trial", "guard.fingerprint"
 PARENT = "mlflow.parentRunId"
 SERVER_TIMEOUT_S = 5.0
@@ -32,24 +35,22 @@ MAX_PARAM_LENGTH = 500
 PACKAGES = ("torch", "torchvision", "torchattacks", "ray", "optuna", "mlflow", "numpy")
 
 
-class TrackingError(RuntimeError):
-    """A tracking server that cannot be used, in one line."""
-
-
-def check_server(uri: str) -> None:
-    """Raises TrackingError if an http(s) tracking server does not answer within 5 seconds."""
-    if not uri.startswith(("http://", "https://")):
-        if "://" not in uri:
-            raise TrackingError(
-                f"--tracking-uri: must be sqlite:///FILE, http(s)://… or the like, got {uri!r}"
-            )
-        return
-    try:
-        with urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=SERVER_TIMEOUT_S):
-            return
-    except (urllib.error.URLError, TimeoutError, OSError, ValueError) as error:
-        reason = getattr(error, "reason", error)
-        raise TrackingError(f"--tracking-uri: {uri} does not answer ({reason})") from None
+def check_tracking(uri: str) -> None:
+    """Raises StudyError if a tracking URI is none, if its http(s) server does not answer within 5
+    seconds, or if its SQLite file cannot be written."""
+    if uri.startswith(("http://", "https://")):
+        try:
+            urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=SERVER_TIMEOUT_S).close()
+        except (OSError, ValueError, http.client.HTTPException) as error:
+            reason = getattr(error, "reason", error)
+            raise StudyError(f"--tracking-uri: {uri} does not answer ({reason})") from None
+    elif uri.startswith("sqlite:///"):
+        file = Path(uri.removeprefix("sqlite:///"))
+        place = file if file.exists() else file.parent
+        if not os.access(place, os.W_OK):
+            raise StudyError(f"--tracking-uri: cannot write {file}")
+    elif "://" not in uri:
+        raise StudyError(f"--tracking-uri: must be sqlite:///FILE or http(s)://…, got {uri!r}")
 
 
 def git_commit(folder: Path) -> str:
@@ -133,7 +134,7 @@ class Tracker:
         self._experiment = (
             experiment.experiment_id
             if experiment
-            else self._client.create_experiment(EXPERIMENT, artifact_location=place)
+            else self._client.create_experiment(EXPERIMENT, place, EXPERIMENT_TAGS)
         )
         self._parent = self._find({STUDY: self.folder.name, TRIAL: "parent"}) or self._create(
             f"study {self.folder.name}", {TRIAL: "parent", "mlflow.note.content": self.note}

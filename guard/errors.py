@@ -1,0 +1,26 @@
+"""Mistakes of the caller's: each is one line that names the thing, the rule and the value."""
+
+from __future__ import annotations
+
+
+class UserError(ValueError):
+    """Base of all of them; the commands print it and exit with 2."""
+
+
+class ConfigError(UserError):
+    """A configuration value that breaks a rule; `path` is its dotted path."""
+
+    def __init__(self, path: str, rule: str) -> None:
+        super().__init__(f"{path}: {rule}" if path else rule)
+        self.path, self.rule = path, rule
+
+    def under(self, prefix: str) -> ConfigError:
+        return ConfigError(f"{prefix}.{self.path}" if self.path else prefix, self.rule)
+
+
+class DataError(UserError):
+    """Data that cannot be used: names the file or folder and what is wrong with it."""
+
+
+class StudyError(UserError):
+    """A study that cannot start: a flag, a folder, a server or a cluster is not as it must be."""

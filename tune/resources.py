@@ -1,0 +1,45 @@
+"""What a stage holds of a machine while it is computed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from guard.errors import StudyError
+
+EVERY_STAGE = "all"
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What one stage holds while it is computed."""
+
+    cpus: float = 1.0
+    gpus: float = 0.0
+    """May be a fraction: Ray puts as many stages on a GPU as fit."""
+
+
+@dataclass(frozen=True)
+class StageResources:
+    """Resources by stage name, with a default for the rest."""
+
+    default: Resources = Resources()
+    named: Mapping[str, Resources] = field(default_factory=dict)
+
+    def of(self, stage: str) -> Resources:
+        return self.named.get(stage, self.default)
+
+    @property
+    def largest(self) -> Resources:
+        every = [self.default, *self.named.values()]
+        return Resources(max(r.cpus for r in every), max(r.gpus for r in every))
+
+    def check(self, nodes: Iterable[tuple[float, float]]) -> None:
+        """Raises StudyError unless one of the nodes, (CPUs, GPUs), holds the largest stage."""
+        wanted, nodes = self.largest, list(nodes)
+        if not any(cpus >= wanted.cpus and gpus >= wanted.gpus for cpus, gpus in nodes):
+            most = ", ".join(f"{cpus:g} CPUs and {gpus:g} GPUs" for cpus, gpus in nodes)
+            raise StudyError(
+                f"--resources: a stage wants {wanted.cpus:g} CPUs and {wanted.gpus:g} GPUs; "
+                f"there are nodes with {most}"
+            )
