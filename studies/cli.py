@@ -106,12 +106,9 @@ def search_space(preset: Preset, settings: Mapping[str, Any], data: str | None) 
     if data is not None:
         fixed["data.path"] = data
     config = overridden(preset.config, fixed)
-    shadowed = tuple(f"{path}." for path in fixed)
-    space = {
-        path: distribution
-        for path, distribution in {**preset.space, **searched}.items()
-        if path not in fixed and not (path in preset.space and path.startswith(shadowed))
-    }
+    inside_fixed = tuple(f"{path}." for path in fixed)
+    kept = {k: v for k, v in preset.space.items() if not k.startswith(inside_fixed)}
+    space = {path: d for path, d in {**kept, **searched}.items() if path not in fixed}
     return SearchSpace(config, space)
 
 

@@ -57,7 +57,9 @@ def print_choice(
         f"accuracy): trial {best.trial}, {describe(best)}",
         soft_wrap=True,
     )
-    if control is None:
+    if best.control:
+        console.print("  That is the baseline itself: no penalty has been found to help.")
+    if control is None or best.control:
         return
     samples = int(best.metrics["test/num_samples"])
     for title, name in (

@@ -6,6 +6,7 @@ import contextlib
 import logging
 import os
 import socket
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -47,20 +48,19 @@ def started(address: str | None, *, verbose: bool = False) -> Iterator[None]:
         "RAY_CHDIR_TO_TRIAL_DIR": "0",
         "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",  # or each worker would start by `uv run`
     }
-    if not verbose:
-        environment["RAY_BACKEND_LOG_LEVEL"] = "fatal"
     os.environ.update(environment)
     ray._private.ray_constants.RAY_ENABLE_UV_RUN_RUNTIME_ENV = False
     level = logging.INFO if verbose else logging.CRITICAL
     try:
-        ray.init(
-            address=address or "local",
-            namespace=NAMESPACE,
-            include_dashboard=False if address is None else None,
-            log_to_driver=verbose,
-            logging_level=level,
-            runtime_env=None if address is None else shipped_code(),
-        )
+        with contextlib.nullcontext() if verbose else silent_stderr():
+            ray.init(
+                address=address or "local",
+                namespace=NAMESPACE,
+                include_dashboard=False if address is None else None,
+                log_to_driver=verbose,
+                logging_level=level,
+                runtime_env=None if address is None else shipped_code(),
+            )
     except (ConnectionError, RuntimeError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise StudyError(f"--address: cannot join Ray at {address} ({reason})") from None
@@ -70,6 +70,21 @@ def started(address: str | None, *, verbose: bool = False) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+@contextlib.contextmanager
+def silent_stderr() -> Iterator[None]:
+    """Send what native code writes to stderr, which no Python logger sees, to nowhere."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
 
 
 def nodes() -> list[tuple[float, float]]:

@@ -78,10 +78,12 @@ def open_study(plan: Plan) -> optuna.Study:
     study = optuna.create_study(
         storage=plan.folder.storage_uri,
         study_name=plan.folder.name,
-        sampler=SAMPLERS[plan.sampler](plan.sampler_seed),
         directions=["maximize", "maximize"],
         load_if_exists=True,
     )
+    # A sampler that started from the same state again would propose the same trials again.
+    seed = plan.sampler_seed + 1000 * len(study.get_trials(deepcopy=False))
+    study.sampler = SAMPLERS[plan.sampler](seed)
     study.set_metric_names(["clean accuracy (validation)", "robust accuracy (validation)"])
     _settle(study, plan.folder)
     for params in plan.space.groups():

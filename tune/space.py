@@ -57,7 +57,7 @@ def parse_value(text: str) -> Any:
         return _plain(text)
     name, arguments = call[1], [_plain(part.strip()) for part in call[2].split(",")]
     try:
-        if name == "choice":
+        if name == "choice" and call[2].strip():
             return CategoricalDistribution(arguments)
         low, high = arguments
         if not all(isinstance(end, (int, float)) and math.isfinite(end) for end in (low, high)):

@@ -53,8 +53,8 @@ def compute(root: str, stage: Stage, desk_name: str) -> Artifact:
 class Desk:
     """Gives each stage to one task and its result to everyone who asked."""
 
-    def __init__(self, root: str, resources: StageResources, name: str) -> None:
-        self._root, self._resources, self._name = root, resources, name
+    def __init__(self, root: str, resources: StageResources, name: str, task: Any) -> None:
+        self._root, self._resources, self._name, self._task = root, resources, name, task
         self._store = ArtifactStore(Path(root))
         self._tasks: dict[str, asyncio.Task[Artifact]] = {}
         self._started: dict[str, str] = {}
@@ -86,12 +86,13 @@ class Desk:
 
     async def _submit(self, stage: Stage) -> Artifact:
         wanted = self._resources.of(stage.name)
-        task = compute.options(
-            num_cpus=wanted.cpus * STAGE_SHARE,
-            num_gpus=wanted.gpus,
-            scheduling_strategy="DEFAULT",
-            name=f"stage:{stage.name}",
-        )
+        options = {
+            "num_cpus": wanted.cpus * STAGE_SHARE,
+            "num_gpus": wanted.gpus,
+            "scheduling_strategy": "DEFAULT",
+            "name": f"stage:{stage.name}",
+        }
+        task = self._task.options(**options)
         artifact: Artifact = await task.remote(self._root, stage, self._name)
         return artifact
 
@@ -106,11 +107,12 @@ class Desk:
         return DeskStatus(running, waiting, self._computed, self._shared, self._saved_seconds)
 
 
-def open_desk(name: str, artifacts: Path, resources: StageResources) -> Any:
-    """The handle of a new desk actor; it lives as long as the handle does."""
+def open_desk(name: str, artifacts: Path, resources: StageResources, task: Any = compute) -> Any:
+    """The handle of a new desk actor, which lives as long as the handle does. `task` is the remote
+    function that computes a stage."""
     options = {"name": name, "namespace": NAMESPACE, "num_cpus": 0}
     actor = ray.remote(max_restarts=-1, max_task_retries=-1)(Desk)
-    return actor.options(**options).remote(str(artifacts), resources, name)
+    return actor.options(**options).remote(str(artifacts), resources, name, task)
 
 
 class RayRunner:

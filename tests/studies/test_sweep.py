@@ -1,0 +1,209 @@
+"""One small study on a real Ray, looked at from all sides."""
+
+from __future__ import annotations
+
+import csv
+import json
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import optuna
+import pytest
+from mlflow.tracking import MlflowClient
+
+from guard.artifacts import ArtifactStore
+from guard.config import TrialConfig
+from guard.distilled import DistilledSet
+from guard.pipeline import plan
+from tune.records import StudyFolder, choose
+from tune.tracking import EXPERIMENT, TRIAL
+
+SMALL = [
+    "model.width=8",
+    "squeeze.epochs=4",
+    "sre2l.iterations=30",
+    "student.train.epochs=40",
+    "evaluation.attacks=pgd3",
+    "regularizer.weight=choice(0.1, 1e6)",
+    "regularizer.h=0.1",
+]
+METRICS = ("clean_accuracy", "robust_accuracy", "robust_accuracy/pgd3")
+
+
+def command(output: Path, num_trials: int) -> list[str]:
+    settings = [part for setting in SMALL for part in ("--set", setting)]
+    where = ["--output", str(output), "--num-trials", str(num_trials), "--name", "small"]
+    return [sys.executable, "-m", "studies.sweep", "--sampler", "grid", *where, *settings]
+
+
+@dataclass(frozen=True)
+class Study:
+    folder: StudyFolder
+    killed: str
+    """What the first sitting printed before it was interrupted."""
+    text: str
+
+    @property
+    def rows(self) -> list[dict[str, str]]:
+        with (self.folder.path / "results.csv").open(newline="") as file:
+            return list(csv.DictReader(file))
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
+    """A grid of 2 controls and 4 trials, interrupted by Ctrl-C after the first, then finished."""
+    output = tmp_path_factory.mktemp("sweep")
+    first = subprocess.Popen(
+        command(output, 6), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    assert first.stdout is not None
+    killed = ""
+    for line in first.stdout:
+        killed += line
+        if "[  1/6]" in line:
+            first.send_signal(signal.SIGINT)
+    assert first.wait(60) == 1, killed
+    done = subprocess.run(command(output, 6), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr + done.stdout
+    assert done.stderr == ""
+    return Study(StudyFolder(output, "small"), killed, done.stdout)
+
+
+def test_an_interrupted_study_says_what_is_kept_and_how_to_go_on(study: Study) -> None:
+    assert "what is done is kept. Go on:" in study.killed
+    assert "python -m studies.sweep --sampler grid" in study.killed
+    assert "Traceback" not in study.killed
+    assert "study" in study.text and ": 0 of 6 trials" not in study.text
+
+
+def test_the_table_has_every_trial_once_and_its_controls(study: Study) -> None:
+    kinds = sorted((row["regularizer"], row["ipc"], row["weight"]) for row in study.rows)
+    assert kinds == [
+        ("curvature", "1", "0.1"),
+        ("curvature", "1", "1000000.0"),
+        ("curvature", "10", "0.1"),
+        ("curvature", "10", "1000000.0"),
+        ("none", "1", "0.0"),
+        ("none", "10", "0.0"),
+    ]
+    assert len({row["fingerprint"] for row in study.rows}) == 6
+
+
+def test_a_collapsed_teacher_ends_its_trials_early_and_says_so(study: Study) -> None:
+    collapsed = [row for row in study.rows if row["weight"] == "1000000.0"]
+    assert [row["status"] for row in collapsed] == ["diverged", "diverged"]
+    assert all(row["reason"].startswith("squeeze: ") for row in collapsed)
+    assert all(row["test/clean_accuracy"] == "" for row in collapsed)
+    assert "diverged" in study.text
+
+
+def test_accuracies_are_shares_and_robust_is_at_most_clean(study: Study) -> None:
+    for row in study.rows:
+        if row["status"] == "complete":
+            for split in ("validation", "test"):
+                clean, robust, _ = (float(row[f"{split}/{name}"]) for name in METRICS)
+                assert 0 <= robust <= clean <= 1
+
+
+def test_trials_share_their_teacher(study: Study) -> None:
+    squeezed = list((study.folder.artifacts / "squeeze").glob("[!.]*"))
+    assert len(squeezed) == 3
+    built = [
+        stage["key"]
+        for record in study.folder.records()
+        for stage in record.stages
+        if stage["name"] == "squeeze" and stage["built"]
+    ]
+    assert len(built) == len(set(built)) <= 3
+
+
+def test_nothing_half_made_is_left(study: Study) -> None:
+    published = [path for path in study.folder.artifacts.glob("*/[!.]*")]
+    assert published and all((path / "stage.json").is_file() for path in published)
+
+
+def test_optuna_holds_what_the_table_says(study: Study) -> None:
+    (name,) = optuna.get_all_study_names(study.folder.storage_uri)
+    stored = optuna.load_study(study_name=name, storage=study.folder.storage_uri)
+    told = {t.number: tuple(t.values) for t in stored.trials if t.values is not None}
+    assert told == {record.trial: record.objectives for record in study.folder.records()}
+
+
+def test_mlflow_has_one_run_a_trial_with_the_tables_values(study: Study) -> None:
+    client = MlflowClient(study.folder.tracking_uri)
+    experiment = client.get_experiment_by_name(EXPERIMENT)
+    assert experiment is not None
+    runs = {r.data.tags[TRIAL]: r for r in client.search_runs([experiment.experiment_id])}
+    assert sorted(runs) == sorted(["parent", *(row["trial"] for row in study.rows)])
+    assert all(run.info.status == "FINISHED" for run in runs.values())
+    for row in study.rows:
+        for name in METRICS if row["status"] == "complete" else ():
+            logged = runs[row["trial"]].data.metrics[f"test/{name}"]
+            assert logged == float(row[f"test/{name}"])
+
+
+def test_a_trial_alone_gives_the_same_figures_to_the_last_digit(
+    study: Study, tmp_path: Path
+) -> None:
+    best = study.folder.path / "best.json"
+    chosen = choose(study.folder.records(), 0.03)
+    assert chosen is not None
+    row = next(row for row in study.rows if row["trial"] == str(chosen.trial))
+    alone = [sys.executable, "-m", "studies.trial", str(best), "--fresh", "--export"]
+    done = subprocess.run([*alone, str(tmp_path / "out")], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    printed = dict(line.split() for line in done.stdout.splitlines() if "accuracy" in line)
+    for split in ("validation", "test"):
+        for name in METRICS:
+            assert printed[f"{split}/{name}"] == row[f"{split}/{name}"]
+    assert len(list((tmp_path / "out").rglob("*.png"))) == 10 * int(row["ipc"])
+
+
+def test_a_stage_has_the_same_bytes_with_and_without_ray(study: Study, tmp_path: Path) -> None:
+    from guard.stages import build
+
+    best = TrialConfig.from_json((study.folder.path / "best.json").read_text())
+    fresh, ray_store = ArtifactStore(tmp_path), ArtifactStore(study.folder.artifacts)
+    for stage in plan(best):
+        alone, shared = fresh.get_or_build(stage, build), ray_store.get(stage)
+        assert shared is not None
+        files = sorted(path.name for path in alone.path.iterdir() if path.name != "stage.json")
+        assert files == sorted(p.name for p in shared.path.iterdir() if p.name != "stage.json")
+        for name in files:
+            assert (alone.path / name).read_bytes() == (shared.path / name).read_bytes()
+        assert alone.summary == shared.summary
+
+
+def test_the_product_loads_in_one_line(study: Study) -> None:
+    chosen = choose(study.folder.records(), 0.03)
+    assert chosen is not None
+    dataset = DistilledSet.load(chosen.paths["distilled"]).dataset()
+    assert len(dataset) == 10 * chosen.config["ipc"]
+
+
+def test_a_finished_study_runs_nothing_again(study: Study) -> None:
+    start = time.monotonic()
+    done = subprocess.run(command(study.folder.output, 6), capture_output=True, text=True)
+    assert done.returncode == 0
+    assert "6 of 6 trials are finished" in done.stdout
+    assert "starting Ray" not in done.stdout
+    assert "mlflow ui --backend-store-uri sqlite:///" in done.stdout
+    assert time.monotonic() - start < 60
+
+
+def test_a_study_with_other_settings_needs_another_name(study: Study) -> None:
+    changed = [*command(study.folder.output, 6), "--set", "squeeze.epochs=5"]
+    done = subprocess.run(changed, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "was made with squeeze.epochs = 4, not 5; choose another --name" in done.stderr
+
+
+def test_the_record_says_how_long_the_trial_waited(study: Study) -> None:
+    for record in study.folder.records():
+        assert 0 <= record.waiting_seconds <= record.seconds
+    settings = json.loads((study.folder.path / "study.json").read_text())
+    assert settings["search regularizer.weight"] == "choice(0.1, 1000000.0)"

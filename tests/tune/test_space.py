@@ -1,0 +1,141 @@
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import optuna
+import pytest
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+
+from guard.config import TrialConfig
+from guard.errors import ConfigError
+from tune.space import CONTROL, SearchSpace, describe, parse_value, spread
+
+SPACE = {
+    "regularizer.h": FloatDistribution(0.01, 3, log=True),
+    "ipc": CategoricalDistribution((1, 10)),
+    "regularizer.kind": CategoricalDistribution(("curvature", "gradient-norm", "none")),
+    "regularizer.weight": FloatDistribution(1e-3, 10, log=True),
+}
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("0.3", 0.3),
+        ("true", True),
+        ("cure", "cure"),
+        ('["pgd20", "mim"]', ["pgd20", "mim"]),
+        ("choice(1, 10)", CategoricalDistribution((1, 10))),
+        ("choice(none, cure)", CategoricalDistribution(("none", "cure"))),
+        ("uniform(0, 1)", FloatDistribution(0, 1)),
+        ("loguniform(1e-3, 1)", FloatDistribution(1e-3, 1, log=True)),
+        ("int(1, 5)", IntDistribution(1, 5)),
+        ("logint(1, 50)", IntDistribution(1, 50, log=True)),
+    ],
+)
+def test_values_and_distributions_are_read(text: str, value: Any) -> None:
+    assert parse_value(text) == value
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "normal(0, 1)",
+        "uniform(1)",
+        "uniform(a, b)",
+        "loguniform(0, 1)",
+        "uniform(2, 1)",
+        "choice()",
+    ],
+)
+def test_what_is_no_distribution_says_what_there_is(text: str) -> None:
+    with pytest.raises(ConfigError, match=r"choice\(a, b, …\), uniform\(low, high\)"):
+        parse_value(text)
+
+
+@pytest.mark.parametrize(
+    ("path", "distribution", "message"),
+    [
+        ("regularizer.hh", FloatDistribution(0, 1), "regularizer.hh: no such field.*there are"),
+        ("regularizer.h", FloatDistribution(0, 1), "regularizer.h: must be greater than 0"),
+        ("ipc", CategoricalDistribution((1, 0)), "ipc: must be at least 1, got 0"),
+        ("method", CategoricalDistribution(("sre2l", "x")), "method: must be one of"),
+    ],
+)
+def test_a_space_is_checked_against_the_config(path: str, distribution: Any, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        SearchSpace(TrialConfig(), {path: distribution})
+
+
+def draw(space: SearchSpace, **attributes: Any) -> dict[str, Any]:
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=3))
+    study.enqueue_trial({}, user_attrs=attributes)
+    trial = study.ask()
+    params = space.suggest(trial)
+    assert params == trial.params
+    return params
+
+
+def test_only_what_the_penalty_reads_is_drawn() -> None:
+    seen = {}
+    for kind in ("curvature", "gradient-norm", "none"):
+        fixed = {**SPACE, "regularizer.kind": CategoricalDistribution((kind,))}
+        seen[kind] = set(draw(SearchSpace(TrialConfig(), fixed))) - {"ipc", "regularizer.kind"}
+    assert seen == {
+        "curvature": {"regularizer.h", "regularizer.weight"},
+        "gradient-norm": {"regularizer.weight"},
+        "none": set(),
+    }
+
+
+def test_a_control_draws_its_group_and_has_no_penalty() -> None:
+    space = SearchSpace(TrialConfig(), SPACE)
+    params = draw(space, **{CONTROL: True})
+    assert set(params) == {"ipc"}
+    assert not space.config(params, control=True).regularizer.active
+    assert space.config(params, control=False).regularizer.active
+
+
+def test_every_method_and_ipc_is_a_group() -> None:
+    space = SearchSpace(TrialConfig(), {**SPACE, "method": CategoricalDistribution(("sre2l",))})
+    assert space.groups() == [{"method": "sre2l", "ipc": 1}, {"method": "sre2l", "ipc": 10}]
+    assert SearchSpace(TrialConfig(), {}).groups() == [{}]
+
+
+def test_the_base_configs_own_values_are_a_default_for_each_group() -> None:
+    space = SearchSpace(TrialConfig(), {k: v for k, v in SPACE.items() if "kind" not in k})
+    assert space.defaults() == [
+        {"ipc": ipc, "regularizer.h": 0.1, "regularizer.weight": 0.1} for ipc in (1, 10)
+    ]
+    outside = {"regularizer.h": FloatDistribution(1, 3)}
+    assert SearchSpace(TrialConfig(), outside).defaults() == []
+
+
+def test_a_grid_has_each_combination_once_and_respects_conditions() -> None:
+    grid = SearchSpace(TrialConfig(), SPACE).grid(3)
+    keys = [tuple(sorted(params.items(), key=str)) for params in grid]
+    assert len(set(keys)) == len(keys) == 2 * (3 * 3 + 3 + 1)
+    assert all("regularizer.h" not in p for p in grid if p["regularizer.kind"] != "curvature")
+
+
+def test_spread_is_even_on_the_distributions_own_scale() -> None:
+    assert spread(FloatDistribution(0, 1), 3) == [0, 0.5, 1]
+    assert spread(FloatDistribution(0.01, 1, log=True), 3) == pytest.approx([0.01, 0.1, 1])
+    assert spread(IntDistribution(1, 3), 5) == [1, 2, 3]
+    assert spread(CategoricalDistribution(("a", "b")), 9) == ["a", "b"]
+
+
+@pytest.mark.parametrize("text", ["choice(1, 10)", "loguniform(0.001, 100)", "int(1, 5)"])
+def test_a_description_reads_back_as_the_distribution(text: str) -> None:
+    assert describe(parse_value(text)) == text
+
+
+def test_a_method_section_is_drawn_only_for_its_methods(monkeypatch: pytest.MonkeyPatch) -> None:
+    other = SimpleNamespace(sections=("squeeze",))
+    space = SearchSpace(TrialConfig(), {"sre2l.bn_weight": FloatDistribution(0, 1)})
+    assert space.active("sre2l.bn_weight", {})
+    monkeypatch.setattr(
+        "tune.space.METHODS", {"sre2l": other, "x": SimpleNamespace(sections=("sre2l",))}
+    )
+    assert not space.active("sre2l.bn_weight", {})
