@@ -121,7 +121,7 @@ def student_stages(config: TrialConfig, teacher: Stage, distilled: Stage) -> tup
     student, train = config.student, config.student.train
     relabel = Stage.of(
         "relabel",
-        1,
+        2,
         {"teacher": teacher, "distilled": distilled},
         seed=student.seed,
         epochs=train.epochs,

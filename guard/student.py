@@ -6,6 +6,7 @@ so `relabel` and the student replay the same ones and only logits are stored.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,8 @@ from guard.models import build_model
 from guard.saving import load_model, save_model
 from guard.seeding import derive, generator
 from guard.training import train
+
+FILE_BYTES = 2**26
 
 
 @dataclass(frozen=True)
@@ -64,15 +67,44 @@ def relabel(stage: Stage, store: ArtifactStore, folder: Path) -> Mapping[str, An
     recipe = Recipe(**{**values, "augment": tuple(values["augment"])})
     teacher = load_model(store.path(stage.inputs["teacher"]), device)
     images = DistilledSet.load(store.path(stage.inputs["distilled"])).images.to(device)
-    with torch.no_grad():
-        logits = {
-            f"{epoch:05d}": torch.cat([teacher(x) for x in recipe.batches(images, epoch)])
-            .half()
-            .cpu()
-            for epoch in range(stage.config["epochs"])
-        }
-    save_file(logits, folder / "logits.safetensors")
-    return {"metrics": {}}
+    epochs, together = stage.config["epochs"], epochs_in_a_file(images, teacher)
+    for first in range(0, epochs, together):
+        with torch.no_grad():
+            logits = {
+                str(epoch): torch.cat([teacher(x) for x in recipe.batches(images, epoch)])
+                for epoch in range(first, min(first + together, epochs))
+            }
+        halves = {epoch: values.half().cpu() for epoch, values in logits.items()}
+        save_file(halves, folder / f"logits-{first:05d}.safetensors")
+    return {"metrics": {}, "epochs_in_a_file": together}
+
+
+@torch.no_grad()
+def epochs_in_a_file(images: Tensor, teacher: nn.Module) -> int:
+    """As many as keep a file of logits, and the memory that writing it takes, near 64 MiB."""
+    num_classes = int(teacher(images[:1]).shape[1])
+    return max(FILE_BYTES // (2 * len(images) * num_classes), 1)
+
+
+@dataclass(frozen=True)
+class SoftLabels:
+    """The logits that `relabel` wrote, read an epoch at a time."""
+
+    folder: Path
+    epochs_in_a_file: int
+
+    @classmethod
+    def open(cls, folder: Path) -> SoftLabels:
+        summary = json.loads((folder / "stage.json").read_text())["summary"]
+        return cls(folder, summary["epochs_in_a_file"])
+
+    def epoch(self, epoch: int) -> Tensor:
+        """float32 (N, K), in the order of the epoch's batches."""
+        first = epoch - epoch % self.epochs_in_a_file
+        path = self.folder / f"logits-{first:05d}.safetensors"
+        with safe_open(path, framework="pt") as file:
+            logits: Tensor = file.get_tensor(str(epoch)).float()
+        return logits
 
 
 def distillation_loss(logits: Tensor, target: Tensor, temperature: float) -> Tensor:
@@ -96,15 +128,13 @@ def train_student(stage: Stage, store: ArtifactStore, folder: Path) -> Mapping[s
         logits = model(x)
         return scale * distillation_loss(logits, target, config.temperature), logits
 
-    labels_path = store.path(stage.inputs["labels"]) / "logits.safetensors"
-    with safe_open(labels_path, framework="pt") as labels:
+    labels = SoftLabels.open(store.path(stage.inputs["labels"]))
 
-        def batches(epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
-            targets = labels.get_tensor(f"{epoch:05d}").to(device).float()
-            xs = Recipe.of(config).batches(images, epoch)
-            yield from zip(xs, targets.split(config.train.batch_size), strict=True)
+    def batches(epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+        targets = labels.epoch(epoch).to(device).split(config.train.batch_size)
+        yield from zip(Recipe.of(config).batches(images, epoch), targets, strict=True)
 
-        history = train(model, config.train, batches, objective)
+    history = train(model, config.train, batches, objective)
     save_model(model, model_config, distilled.spec, folder)
     return {
         "metrics": {"train_loss": history[-1].loss, "train_accuracy": history[-1].accuracy},

@@ -15,6 +15,7 @@ from guard.errors import StudyError
 from guard.pipeline import plan as plan_stages
 from studies import cli
 from studies.estimate import estimate, seconds_per_pass
+from studies.figures import pareto_figure, save_png
 from studies.presets import Preset
 from studies.progress import Progress, duration
 from studies.summary import print_places, print_summary
@@ -104,8 +105,11 @@ def run_on_ray(
     with Progress(console, plan.num_trials, finished(study)) as progress:
         callback = StudyCallback(context, desk, tracker, progress, max_clean_drop)
         run_study(plan, study, context, desk, [callback])
+    records = folder.records()
+    if records:
+        save_png(pareto_figure(records, max_clean_drop), folder.path / "pareto.png")
     done = finished(study) >= plan.num_trials
-    tracker.close(folder.records(), "FINISHED" if done else "KILLED")
+    tracker.close(records, "FINISHED" if done else "KILLED")
     if tracker.errors:
         count = len(tracker.errors)
         console.print(f"MLflow: {count} calls failed; first: {tracker.errors[0]}", style="yellow")

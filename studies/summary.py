@@ -80,6 +80,7 @@ def print_places(console: Console, folder: StudyFolder, tracking_uri: str) -> No
     places = {
         "every trial": folder.path / "results.csv",
         "Pareto front": folder.path / "pareto.csv",
+        "its picture": folder.path / "pareto.png",
         "chosen config": folder.path / "best.json",
         "Optuna storage": folder.path / "optuna.db",
         "artifacts": folder.artifacts,

@@ -41,15 +41,6 @@ def started(address: str | None, *, verbose: bool = False) -> Iterator[None]:
 
     Raises StudyError if the cluster cannot be joined.
     """
-    environment = {
-        "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # no CSV, JSON and TensorBoard files a trial
-        "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # parts report before the objectives exist
-        "RAY_AIR_NEW_OUTPUT": "0",
-        "RAY_CHDIR_TO_TRIAL_DIR": "0",
-        "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",  # or each worker would start by `uv run`
-    }
-    os.environ.update(environment)
-    ray._private.ray_constants.RAY_ENABLE_UV_RUN_RUNTIME_ENV = False
     level = logging.INFO if verbose else logging.CRITICAL
     try:
         with contextlib.nullcontext() if verbose else silent_stderr():

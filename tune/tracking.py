@@ -229,7 +229,7 @@ class Tracker:
     def _close(self, records: list[Record], status: str) -> None:
         for record in records:
             self._finish(record)
-        for name in ("results.csv", "pareto.csv", "best.json"):
+        for name in ("results.csv", "pareto.csv", "pareto.png", "best.json"):
             if (self.folder.path / name).is_file():
                 self._client.log_artifact(self._parent, str(self.folder.path / name))
         front = pareto_front(records)

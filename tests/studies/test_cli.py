@@ -147,3 +147,28 @@ def test_resources_have_a_default_by_device_and_exceptions_by_stage() -> None:
 def test_the_content_of_the_data_becomes_part_of_the_config() -> None:
     checked = cli.checked(space([]))
     assert len(checked.base.data.sha256) == 64
+
+
+def test_more_images_per_class_than_there_are_is_refused_where_real_ones_are_used(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from guard.methods import METHODS
+
+    made = space(["ipc=choice(1, 500)"])
+    cli.checked(made)
+    monkeypatch.setattr(type(METHODS["sre2l"]), "needs_real_images", True)
+    with pytest.raises(UserError, match=r"ipc: sre2l starts from real images; the smallest class"):
+        cli.checked(made)
+
+
+def test_a_dry_run_says_space_stages_and_work_and_starts_nothing(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ray.init", lambda *a, **k: pytest.fail("Ray was started"))
+    assert sweep.main(["--dry-run", "--output", str(tmp_path / "out")]) == 0
+    text = capsys.readouterr().out
+    assert "regularizer.weight ~ loguniform(0.001, 100)" in text
+    assert "squeeze.epochs = 20" in text
+    assert 'baselines, first: {"ipc": 1}, {"ipc": 10}' in text
+    assert "squeeze    " in text and "image passes" in text
+    assert not (tmp_path / "out").exists()
