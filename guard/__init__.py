@@ -16,7 +16,6 @@ from guard.pipeline import TrialResult, local_runner, run_trial
 if TYPE_CHECKING:
     from guard.datasets import load_data, resolve
     from guard.distilled import DistilledSet
-    from guard.evaluate import evaluate
     from guard.models import build_model
     from guard.regularizers import Regularizer
     from guard.saving import load_model
@@ -25,7 +24,6 @@ _NEEDS_TORCH = {
     "DistilledSet": "guard.distilled",
     "Regularizer": "guard.regularizers",
     "build_model": "guard.models",
-    "evaluate": "guard.evaluate",
     "load_data": "guard.datasets",
     "load_model": "guard.saving",
     "resolve": "guard.datasets",
@@ -43,7 +41,6 @@ __all__ = [
     "TrialResult",
     "UserError",
     "build_model",
-    "evaluate",
     "load_data",
     "load_model",
     "local_runner",

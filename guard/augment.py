@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-ASPECT_RATIOS = (3 / 4, 4 / 3)
+MAX_LOG_RATIO = math.log(4 / 3)
 
 
 def augment(
@@ -51,16 +51,14 @@ def roll(x: Tensor, jitter: int, generator: torch.Generator) -> Tensor:
 
 
 def crop_windows(count: int, min_scale: float, generator: torch.Generator) -> Tensor:
-    """Windows of torchvision's RandomResizedCrop in relative coordinates: (count, 4) as
-    top, left, height, width in [0, 1]. Area uniform in [min_scale, 1], log-uniform aspect ratio in
-    [3/4, 4/3]; a window that would not fit is shrunk to fit, keeping its ratio."""
+    """Windows as of torchvision's RandomResizedCrop in relative coordinates: (count, 4) as
+    top, left, height, width in [0, 1]. Area uniform in [min_scale, 1]; aspect ratio log-uniform in
+    [3/4, 4/3], as far as a window of that area and ratio fits into the image."""
     uniform = torch.rand(4, count, generator=generator)
     area = min_scale + (1 - min_scale) * uniform[0]
-    low, high = (math.log(ratio) for ratio in ASPECT_RATIOS)
-    ratio = torch.exp(low + (high - low) * uniform[1])
-    height, width = (area / ratio).sqrt(), (area * ratio).sqrt()
-    shrink = torch.maximum(height, width).clamp(min=1)
-    height, width = height / shrink, width / shrink
+    widest = (-area.log()).clamp(max=MAX_LOG_RATIO)
+    ratio = torch.exp(widest * (2 * uniform[1] - 1))
+    height, width = (area / ratio).sqrt().clamp(max=1), (area * ratio).sqrt().clamp(max=1)
     return torch.stack([uniform[2] * (1 - height), uniform[3] * (1 - width), height, width], dim=1)
 
 

@@ -6,8 +6,9 @@ Images leave a set as float in [0, 1], (B, C, H, W); labels as int64, (B,).
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
@@ -20,6 +21,14 @@ from torch.utils.data import DataLoader, Dataset
 from guard.augment import crop_windows, resized_crop
 from guard.errors import DataError
 from guard.seeding import derive, generator
+
+UNREADABLE = (
+    UnidentifiedImageError,
+    Image.DecompressionBombError,
+    OSError,
+    SyntaxError,
+    ValueError,
+)
 
 
 @dataclass(frozen=True)
@@ -103,7 +112,7 @@ class FileImages:
     y: Tensor
     channels: int
     image_size: int
-    num_workers: int = 4
+    num_workers: int = field(default_factory=lambda: min(4, os.cpu_count() or 1))
 
     def __len__(self) -> int:
         return len(self.y)
@@ -124,9 +133,11 @@ class FileImages:
         if shuffle is not None and crop_scale is not None:
             seed = int(torch.randint(2**62, (), generator=shuffle))
         decode = _Decode(self, order, crop_scale or 1.0, seed)
-        loader = DataLoader(decode, batch_size, num_workers=self.num_workers)
-        for x, y in loader:
-            yield x.to(device).float() / 255, y.to(device)
+        try:
+            for x, y in DataLoader(decode, batch_size, num_workers=self.num_workers):
+                yield x.to(device).float() / 255, y.to(device)
+        except DataError as error:  # from another process it brings that one's trace along
+            raise DataError(str(error).strip().splitlines()[-1].split("DataError: ")[-1]) from None
 
 
 class _Decode(Dataset[tuple[Tensor, Tensor]]):
@@ -162,7 +173,7 @@ def open_image(path: Path, channels: int) -> Image.Image:
     try:
         with Image.open(path) as image:
             return image.convert("L" if channels == 1 else "RGB")
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+    except UNREADABLE as error:
         raise DataError(f"{path}: not a readable image ({error})") from None
 
 

@@ -7,7 +7,6 @@ name; otherwise scikit-learn (digits) or torchvision's class for the data set su
 from __future__ import annotations
 
 import functools
-import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,30 +20,18 @@ from guard.artifacts import Stage
 from guard.config import DataConfig
 from guard.data import (
     FileImages,
-    ImageSet,
     ImageSpec,
     Splits,
     TensorImages,
     channel_statistics,
     content_digest,
-    open_image,
     split_off,
-    to_square,
 )
 from guard.errors import DataError
+from guard.readers import Raw, channels_first, read_npz, read_tree
 
-IMAGE_SUFFIXES = frozenset({".jpeg", ".jpg", ".png", ".bmp", ".webp", ".ppm", ".tif", ".tiff"})
 DEFAULT_ROOT = Path.home() / ".cache" / "robust-distillation-lab"
 DIGITS_TEST_FRACTION = 0.2
-
-
-@dataclass(frozen=True)
-class Raw:
-    """A data set as read: the official training and test sets, before the validation split."""
-
-    train: ImageSet
-    test: ImageSet
-    class_names: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -78,7 +65,7 @@ def _from_torchvision(name: str) -> Callable[[Path], Raw]:
         dataset = getattr(torchvision_datasets(), name)
         parts = [dataset(root, train=train, download=True) for train in (True, False)]
         sets = [
-            TensorImages(_channels_first(np.asarray(part.data)), torch.as_tensor(part.targets))
+            TensorImages(channels_first(np.asarray(part.data)), torch.as_tensor(part.targets))
             for part in parts
         ]
         return Raw(sets[0], sets[1], tuple(parts[0].classes))
@@ -177,7 +164,7 @@ def _read(config: DataConfig, info: DatasetInfo) -> Raw:
     if config.path and not path.exists():
         raise DataError(f"data.path: {path} does not exist")
     if path.suffix == ".npz":
-        return _npz(path)
+        return read_npz(path)
     if (path / "train").is_dir():
         return _tree(path, config, info)
     if info.fetch is None:
@@ -195,95 +182,9 @@ def _read(config: DataConfig, info: DatasetInfo) -> Raw:
     return fetched if isinstance(fetched, Raw) else _tree(fetched, config, info)
 
 
-def _npz(path: Path) -> Raw:
-    names = ("x_train", "y_train", "x_test", "y_test")
-    if not zipfile.is_zipfile(path):
-        raise DataError(f"{path}: not an .npz file")
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            missing = [name for name in names if name not in file]
-            if missing:
-                raise DataError(f"{path}: has no {missing[0]}; needs {', '.join(names)}")
-            arrays = {name: file[name] for name in names}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        if isinstance(error, DataError):
-            raise
-        raise DataError(f"{path}: damaged .npz file ({error})") from None
-    sets = []
-    for part in ("train", "test"):
-        x, y = arrays[f"x_{part}"], arrays[f"y_{part}"]
-        if x.dtype != np.uint8 or x.ndim not in (3, 4):
-            raise DataError(
-                f"{path}: x_{part} must be uint8 (N, H, W[, C]), got {x.dtype} {x.shape}"
-            )
-        if y.shape != x.shape[:1] or not np.issubdtype(y.dtype, np.integer):
-            raise DataError(f"{path}: y_{part} must be {len(x)} integers, got {y.dtype} {y.shape}")
-        sets.append(TensorImages(_channels_first(x), torch.from_numpy(y.astype(np.int64))))
-    if sets[0].x.shape[1:] != sets[1].x.shape[1:] or sets[0].x.shape[2] != sets[0].x.shape[3]:
-        shapes = [tuple(part.x.shape) for part in sets]
-        raise DataError(f"{path}: images must be square and of one size, got {shapes}")
-    num_classes = (
-        int(max((part.y.max() for part in sets if len(part)), default=torch.tensor(0))) + 1
-    )
-    return Raw(sets[0], sets[1], tuple(str(label) for label in range(num_classes)))
-
-
-def _channels_first(x: np.ndarray) -> Tensor:
-    """(N, H, W) or (N, H, W, C) to a contiguous (N, C, H, W) tensor."""
-    images = torch.from_numpy(x)
-    return images[:, None] if images.ndim == 3 else images.permute(0, 3, 1, 2).contiguous()
-
-
 def _tree(root: Path, config: DataConfig, info: DatasetInfo) -> Raw:
-    """An ImageFolder tree: train/<class>/…, and test/ or val/ likewise; Tiny ImageNet's flat val/
-    with val_annotations.txt too. The first of test/ and val/ that is there is the test set."""
     size = config.image_size or info.image_size
-    held_out = next((root / name for name in ("test", "val") if _has_labels(root / name)), None)
-    if held_out is None:
-        raise DataError(f"data.path: {root} needs val/ or test/ with a folder a class")
-    classes = sorted(folder.name for folder in (root / "train").iterdir() if folder.is_dir())
-    listings = [_listing(root / "train", classes), _listing(held_out, classes)]
-    if not all(listings):
-        empty = root / "train" if not listings[0] else held_out
-        raise DataError(f"{empty}: holds no images ({', '.join(sorted(IMAGE_SUFFIXES))})")
-    if size == 0:
-        size = min(open_image(listings[0][0][0], info.channels).size)
-    total = sum(map(len, listings)) * info.channels * size**2
-    in_memory = total <= config.max_tensor_gib * 2**30
-    sets: list[ImageSet] = []
-    for listing in listings:
-        y = torch.tensor([label for _, label in listing])
-        if in_memory:
-            x = torch.stack([to_square(open_image(f, info.channels), size) for f, _ in listing])
-            sets.append(TensorImages(x, y))
-        else:
-            files = tuple(str(file) for file, _ in listing)
-            sets.append(FileImages(files, y, info.channels, size))
-    return Raw(sets[0], sets[1], tuple(classes))
-
-
-def _has_labels(folder: Path) -> bool:
-    if (folder / "val_annotations.txt").is_file():
-        return True
-    children = folder.iterdir() if folder.is_dir() else ()
-    return any(child.is_dir() and child.name != "images" for child in children)
-
-
-def _listing(folder: Path, classes: list[str]) -> list[tuple[Path, int]]:
-    labels = {name: label for label, name in enumerate(classes)}
-    annotations = folder / "val_annotations.txt"
-    if annotations.is_file():
-        rows = [line.split("\t")[:2] for line in annotations.read_text().splitlines() if line]
-        return [(folder / "images" / file, labels[name]) for file, name in rows if name in labels]
-    unknown = [f.name for f in folder.iterdir() if f.is_dir() and f.name not in labels]
-    if unknown:
-        raise DataError(f"{folder}: has class {sorted(unknown)[0]!r}, which train/ has not")
-    return [
-        (file, labels[name])
-        for name in classes
-        for file in sorted((folder / name).rglob("*"))
-        if file.suffix.lower() in IMAGE_SUFFIXES
-    ]
+    return read_tree(root, size, info.channels, config.max_tensor_gib)
 
 
 def _check_labels(config: DataConfig, y: Tensor, num_classes: int) -> None:
@@ -309,8 +210,15 @@ def _content(raw: Raw) -> list[bytes]:
             parts.append(part.x.numpy().tobytes())
         elif isinstance(part, FileImages):
             parts.append(f"{part.channels}x{part.image_size}".encode())
-            parts += [f"{Path(f).name}:{Path(f).stat().st_size}".encode() for f in part.files]
+            parts += [f"{Path(f).name}:{_size(Path(f))}".encode() for f in part.files]
     return parts
+
+
+def _size(file: Path) -> int:
+    try:
+        return file.stat().st_size
+    except OSError as error:
+        raise DataError(f"{file}: cannot be read ({error.strerror})") from None
 
 
 def _spec(info: DatasetInfo, raw: Raw) -> ImageSpec:

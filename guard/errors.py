@@ -11,8 +11,11 @@ class ConfigError(UserError):
     """A configuration value that breaks a rule; `path` is its dotted path."""
 
     def __init__(self, path: str, rule: str) -> None:
-        super().__init__(f"{path}: {rule}" if path else rule)
+        super().__init__(path, rule)
         self.path, self.rule = path, rule
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.rule}" if self.path else self.rule
 
     def under(self, prefix: str) -> ConfigError:
         return ConfigError(f"{prefix}.{self.path}" if self.path else prefix, self.rule)

@@ -144,7 +144,7 @@ def batchnorm_mode(model: nn.Module, mode: str, x: Tensor) -> Iterator[None]:
     eval: running statistics. frozen-batch: those of batch `x`, as constants. train: those of each
     forward pass.
     """
-    was_training = model.training
+    modes = [module.training for module in model.modules()]
     originals = [dict(bn.named_buffers()) for bn in batchnorms(model)]
     try:
         if mode != "eval":
@@ -155,7 +155,8 @@ def batchnorm_mode(model: nn.Module, mode: str, x: Tensor) -> Iterator[None]:
         model.train(mode == "train")
         yield
     finally:
-        model.train(was_training)
+        for module, training in zip(model.modules(), modes, strict=True):
+            module.training = training
         for bn, buffers in zip(batchnorms(model), originals, strict=True):
             _set_buffers(bn, buffers)
 

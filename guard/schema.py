@@ -99,12 +99,13 @@ class Config:
         return dict(_leaves(self))
 
     def override(self, values: Mapping[str, Any]) -> Self:
-        """A copy with the dotted paths replaced. A section takes a dict or the name of a setting;
-        sections are set before the fields inside them. Raises ConfigError."""
-        config = self
+        """A copy with the dotted paths replaced; the rules judge the whole of it. A section takes a
+        dict or the name of a setting; sections are set before the fields inside them. Raises
+        ConfigError."""
+        tree = self.to_dict()
         for path in sorted(values, key=lambda path: path.count(".")):
-            config = _replace(config, path.split("."), values[path])
-        return config
+            _set(type(self), tree, path.split("."), values[path])
+        return self.from_dict(tree)
 
     def fingerprint(self) -> str:
         """First 16 hex digits of the SHA-256 of the canonical JSON of everything in this config."""
@@ -145,22 +146,23 @@ def _plain(value: Any) -> Any:
     return [_plain(item) for item in value] if isinstance(value, tuple) else value
 
 
-def _replace(config: Any, path: list[str], value: Any) -> Any:
+def _set(cls: type[Config], tree: dict[str, Any], path: list[str], value: Any) -> None:
+    """Set a path of the plain values of a `cls`."""
     name, *rest = path
+    _check_field(cls, name)
+    section = _section(type_hints(cls)[name])
     try:
-        _check_field(type(config), name)
-        if rest:
-            section = _section(type_hints(type(config))[name])
-            if section is None:
-                raise ConfigError(name, f"has no fields, so {'.'.join(path)!r} does not exist")
-            inner = getattr(config, name)
-            try:
-                value = _replace(section() if inner is None else inner, rest, value)
-            except ConfigError as error:
-                raise error.under(name) from None
-        return dataclasses.replace(config, **{name: value})
+        if not rest:
+            by_name = section is not None and isinstance(value, str)
+            tree[name] = section.named(value).to_dict() if section and by_name else _plain(value)
+            return
+        if section is None:
+            raise ConfigError("", f"has no fields, so {'.'.join(path)!r} does not exist")
+        if not isinstance(tree[name], dict):
+            tree[name] = section().to_dict() if tree[name] is None else tree[name]
+        _set(section, tree[name], rest, value)
     except ConfigError as error:
-        raise error from None
+        raise error.under(name) from None
 
 
 def _check_field(cls: type, name: str) -> None:
@@ -213,12 +215,20 @@ def _coerce_section(section: type[Config], value: Any) -> Config:
 
 
 def _coerce_scalar(kind: type, value: Any) -> Any:
-    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if kind is float and is_number and math.isfinite(value):
-        return float(value)
-    if kind is int and is_number and math.isfinite(value) and value == int(value):
+    is_whole = isinstance(value, int) and not isinstance(value, bool)
+    is_whole = is_whole or (isinstance(value, float) and value.is_integer())
+    if kind is int and is_whole:
         return int(value)
+    if kind is float and (is_whole or isinstance(value, float)) and _fits_a_float(value):
+        return float(value)
     if kind in (bool, str) and isinstance(value, kind):
         return value
     names = {float: "a finite number", int: "a whole number", bool: "true or false", str: "text"}
     raise ConfigError("", f"must be {names[kind]}, got {value!r}")
+
+
+def _fits_a_float(value: float) -> bool:
+    try:
+        return math.isfinite(float(value))
+    except OverflowError:
+        return False

@@ -1,0 +1,198 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+import threading
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from guard.artifacts import Artifact, ArtifactStore, Stage
+from guard.config import ComputeConfig, DataConfig
+
+STAGE = Stage("count", 1, {"a": 1, "b": [1, 2]}, {"model": "squeeze/abc"})
+
+
+def write(stage: Stage, store: ArtifactStore, folder: Path) -> Mapping[str, Any]:
+    (folder / "result.txt").write_text("42")
+    return {"metrics": {"n": 42}}
+
+
+def files(root: Path) -> list[str]:
+    return sorted(str(path.relative_to(root)) for path in root.rglob("*") if path.is_file())
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> ArtifactStore:
+    return ArtifactStore(tmp_path / "store")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"name": "other"},
+        {"version": 2},
+        {"config": {"a": 2, "b": [1, 2]}},
+        {"config": {"a": 1, "b": [2, 1]}},
+        {"config": {"a": 1, "b": [1, 2], "c": None}},
+        {"inputs": {"model": "squeeze/abd"}},
+        {"inputs": {"teacher": "squeeze/abc"}},
+        {"inputs": {}},
+    ],
+)
+def test_a_key_depends_on_name_version_config_and_inputs(change: dict[str, Any]) -> None:
+    assert dataclasses.replace(STAGE, **change).key != STAGE.key
+
+
+def test_a_key_does_not_depend_on_places_or_the_order_of_fields() -> None:
+    assert dataclasses.replace(STAGE, places={"data": "/x"}).key == STAGE.key
+    assert dataclasses.replace(STAGE, config={"b": [1, 2], "a": 1}).key == STAGE.key
+    assert STAGE.address == f"count/{STAGE.key}"
+
+
+def test_a_stage_of_sections_has_plain_values_and_addresses() -> None:
+    stage = Stage.of("next", 3, {"model": STAGE}, compute=ComputeConfig(num_threads=2), seed=5)
+    assert (stage.name, stage.version) == ("next", 3)
+    assert stage.config["seed"] == 5
+    assert stage.config["compute"] == {"device": "cpu", "num_threads": 2, "tf32": False}
+    assert stage.inputs == {"model": STAGE.address}
+    assert json.loads(json.dumps(dataclasses.asdict(stage))) == dataclasses.asdict(stage)
+
+
+def data_stage(path: str, sha256: str = "", **config: Any) -> Stage:
+    return Stage.of("any", 1, {}, data=DataConfig(path=path, sha256=sha256, **config))
+
+
+def test_data_of_known_content_is_named_by_it() -> None:
+    here, there = data_stage("/here", "ab"), data_stage("/there", "ab")
+    assert here.key == there.key
+    assert here.config["data"]["path"] == ""
+    assert (here.places, there.places) == ({"data": "/here"}, {"data": "/there"})
+    assert data_stage("/here", "cd").key != here.key
+    assert data_stage("/here", "ab", split_seed=1).key != here.key
+
+
+def test_data_of_unknown_content_is_named_by_its_path() -> None:
+    here, there = data_stage("/here"), data_stage("/there")
+    assert here.key != there.key
+    assert here.config["data"]["path"] == "/here"
+    assert here.places == {}
+
+
+def test_an_artifact_is_built_once(store: ArtifactStore) -> None:
+    calls = []
+
+    def build(stage: Stage, given: ArtifactStore, folder: Path) -> Mapping[str, Any]:
+        calls.append(stage)
+        assert given is store and stage is STAGE
+        assert folder.is_dir() and not list(folder.iterdir())
+        assert not store.path(STAGE.address).exists()
+        return write(stage, given, folder)
+
+    assert store.get(STAGE) is None
+    first, second = store.get_or_build(STAGE, build), store.get_or_build(STAGE, build)
+    assert len(calls) == 1
+    assert (first.built, second.built) == (True, False)
+    assert first == dataclasses.replace(second, built=True)
+    assert first.summary == {"metrics": {"n": 42}}
+    assert first.path == store.path(STAGE.address)
+    assert (first.path / "result.txt").read_text() == "42"
+    assert store.get(STAGE) == second
+
+
+def test_an_artifact_tells_its_stage(store: ArtifactStore) -> None:
+    artifact = store.get_or_build(STAGE, write)
+    record = json.loads((artifact.path / "stage.json").read_text())
+    assert Stage(**record["stage"]) == STAGE
+    assert record["summary"] == artifact.summary
+    assert record["seconds"] == artifact.seconds >= 0
+
+
+def test_another_store_of_the_same_folder_finds_it(store: ArtifactStore) -> None:
+    store.get_or_build(STAGE, write)
+    found = ArtifactStore(store.root).get_or_build(STAGE, fail)
+    assert not found.built
+    assert found.summary == {"metrics": {"n": 42}}
+
+
+def fail(stage: Stage, store: ArtifactStore, folder: Path) -> Mapping[str, Any]:
+    (folder / "half.txt").write_text("…")
+    raise RuntimeError("no disk")
+
+
+def interrupt(stage: Stage, store: ArtifactStore, folder: Path) -> Mapping[str, Any]:
+    (folder / "deep").mkdir()
+    (folder / "deep" / "half.txt").write_text("…")
+    raise KeyboardInterrupt
+
+
+def not_plain(stage: Stage, store: ArtifactStore, folder: Path) -> Mapping[str, Any]:
+    return {"metrics": {"loss": float("nan")}}
+
+
+@pytest.mark.parametrize(
+    ("build", "error"),
+    [(fail, RuntimeError), (interrupt, KeyboardInterrupt), (not_plain, ValueError)],
+)
+def test_a_failing_build_leaves_nothing_behind(
+    build: Any, error: type[BaseException], store: ArtifactStore
+) -> None:
+    with pytest.raises(error):
+        store.get_or_build(STAGE, build)
+    assert store.get(STAGE) is None
+    assert list((store.root / "count").iterdir()) == []
+    assert store.get_or_build(STAGE, write).built
+
+
+def test_a_folder_in_the_way_is_told(store: ArtifactStore) -> None:
+    blocked = store.path(STAGE.address)
+    blocked.mkdir(parents=True)
+    (blocked / "something").write_text("x")
+    with pytest.raises(OSError, match="could not publish"):
+        store.get_or_build(STAGE, write)
+    assert [path.name for path in blocked.parent.iterdir()] == [STAGE.key]
+
+
+def test_builds_at_the_same_time_end_with_one_artifact(store: ArtifactStore) -> None:
+    barrier, numbers = threading.Barrier(4, timeout=20), iter(range(4))
+
+    def build(stage: Stage, store: ArtifactStore, folder: Path) -> Mapping[str, Any]:
+        number = next(numbers)
+        (folder / f"{number}.txt").write_text(str(number))
+        barrier.wait()
+        return {"number": number}
+
+    with ThreadPoolExecutor(4) as pool:
+        jobs = [pool.submit(store.get_or_build, STAGE, build) for _ in range(4)]
+        artifacts: list[Artifact] = [job.result() for job in jobs]
+    winner = artifacts[0].summary["number"]
+    assert [artifact.summary for artifact in artifacts] == [{"number": winner}] * 4
+    folder = store.path(STAGE.address)
+    assert files(folder) == [f"{winner}.txt", "stage.json"]
+    assert list(folder.parent.iterdir()) == [folder]
+
+
+def test_stages_of_one_name_lie_beside_each_other(store: ArtifactStore) -> None:
+    other = dataclasses.replace(STAGE, version=2)
+    for stage in (STAGE, other):
+        store.get_or_build(stage, write)
+    assert {p.name for p in (store.root / "count").iterdir()} == {STAGE.key, other.key}
+
+
+def test_an_artifact_can_be_read_by_other_users(store: ArtifactStore) -> None:
+    artifact = store.get_or_build(STAGE, write)
+    assert artifact.path.stat().st_mode & 0o777 == 0o755
+
+
+def test_a_relative_root_is_kept_when_the_working_folder_changes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    store = ArtifactStore(Path("runs"))
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    store.get_or_build(STAGE, write)
+    assert (tmp_path / "runs" / STAGE.address / "result.txt").is_file()

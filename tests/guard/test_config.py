@@ -1,0 +1,234 @@
+from __future__ import annotations
+
+import dataclasses
+import types
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+import pytest
+
+from guard.config import (
+    ATTACKS,
+    DataConfig,
+    EvaluationConfig,
+    ModelConfig,
+    RegularizerConfig,
+    TrainConfig,
+    TrialConfig,
+    is_attack,
+)
+from guard.errors import ConfigError
+from guard.schema import Config, type_hints
+
+FULL = TrialConfig().override({"student.model": {}, "model.norm": "batch", "regularizer.power": 1})
+FIXED = {"method"}
+"""Leaves with one possible value."""
+
+
+def leaf_hint(path: str) -> Any:
+    hint: Any = TrialConfig
+    for name in path.split("."):
+        hint = type_hints(section_of(hint))[name]
+    return hint
+
+
+def section_of(hint: Any) -> type[Config]:
+    options = get_args(hint) or (hint,)
+    return next(o for o in options if isinstance(o, type) and issubclass(o, Config))
+
+
+def another(hint: Any, value: Any) -> Any:
+    """A valid value of the leaf that is not `value`."""
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin is Annotated:
+        return another(arguments[0], value)
+    if origin is Literal:
+        return next(option for option in arguments if option != value)
+    if origin in (Union, types.UnionType):
+        return 5 if value is None else another(arguments[0], value)
+    if origin is tuple:
+        return ["flip"] if get_origin(arguments[0]) is Literal else ["mim"]
+    changes = {bool: lambda: not value, int: lambda: value + 1, float: lambda: value * 0.5 + 0.01}
+    return changes[hint]() if hint in changes else value + "x"
+
+
+def changed(path: str, base: TrialConfig = FULL) -> TrialConfig:
+    return base.override({path: another(leaf_hint(path), base.flat()[path])})
+
+
+def test_a_trial_survives_json() -> None:
+    assert TrialConfig.from_json(FULL.to_json()) == FULL
+    assert TrialConfig.from_dict(TrialConfig().to_dict()) == TrialConfig()
+
+
+@pytest.mark.parametrize("path", sorted(set(FULL.flat()) - FIXED))
+def test_a_fingerprint_changes_with_any_leaf(path: str) -> None:
+    assert changed(path).flat()[path] != FULL.flat()[path]
+    assert changed(path).fingerprint() != FULL.fingerprint()
+
+
+@pytest.mark.parametrize("path", sorted(set(FULL.flat()) - FIXED))
+def test_any_changed_leaf_survives_json(path: str) -> None:
+    assert TrialConfig.from_json(changed(path).to_json()) == changed(path)
+
+
+def test_a_fingerprint_is_the_same_for_equal_configs() -> None:
+    assert TrialConfig().override({"ipc": 10}).fingerprint() == TrialConfig().fingerprint()
+    assert TrialConfig.from_json(FULL.to_json()).fingerprint() == FULL.fingerprint()
+
+
+def test_data_of_known_content_is_named_by_it_wherever_it_lies() -> None:
+    known = [
+        TrialConfig(data=DataConfig(path=path, sha256="ab")).fingerprint() for path in ("/a", "/b")
+    ]
+    unknown = [TrialConfig(data=DataConfig(path=path)).fingerprint() for path in ("/a", "/b")]
+    other = TrialConfig(data=DataConfig(path="/a", sha256="cd")).fingerprint()
+    assert known[0] == known[1]
+    assert len({known[0], *unknown, other}) == 4
+
+
+def test_the_students_model_is_the_teachers_unless_it_is_given() -> None:
+    config = TrialConfig(model=ModelConfig(width=7))
+    assert config.student_model == ModelConfig(width=7)
+    own = config.override({"student.model.width": 9})
+    assert own.student.model == ModelConfig(width=9)
+    assert own.student_model == ModelConfig(width=9)
+    assert own.model == ModelConfig(width=7)
+
+
+def test_a_named_setting_replaces_the_whole_section_before_its_fields() -> None:
+    config = TrialConfig().override({"regularizer.weight": 7, "regularizer": "cure"})
+    expected = RegularizerConfig(
+        weight=7, h=3, units="normalized", power=1, direction="sign", h_warmup_epochs=5
+    )
+    assert config.regularizer == expected
+
+
+@pytest.mark.parametrize("name", sorted(RegularizerConfig.NAMED))
+def test_every_named_regularizer_is_valid(name: str) -> None:
+    regularizer = RegularizerConfig.named(name)
+    for path, value in RegularizerConfig.NAMED[name].items():
+        assert regularizer.flat()[path] == value
+
+
+def test_the_control_differs_in_the_regularizer_only() -> None:
+    config = FULL.override({"ipc": 3, "regularizer": "cure"})
+    control = config.unregularized()
+    assert not control.regularizer.active
+    assert dataclasses.replace(control, regularizer=config.regularizer) == config
+
+
+@pytest.mark.parametrize(
+    ("values", "active"),
+    [
+        ({}, True),
+        ({"kind": "none"}, False),
+        ({"weight": 0}, False),
+        ({"kind": "gradient-norm", "weight": 1e-9}, True),
+    ],
+)
+def test_a_regularizer_is_active_with_a_kind_and_a_weight(
+    values: dict[str, Any], active: bool
+) -> None:
+    assert RegularizerConfig(**values).active is active
+
+
+@pytest.mark.parametrize(
+    ("model", "has_batchnorm"),
+    [
+        ({"name": "convnet"}, False),
+        ({"name": "convnet", "norm": "group"}, False),
+        ({"name": "convnet", "norm": "batch"}, True),
+        ({"name": "bn-convnet"}, True),
+        ({"name": "resnet18"}, True),
+    ],
+)
+def test_sre2l_needs_batch_norm(model: dict[str, Any], has_batchnorm: bool) -> None:
+    assert ModelConfig(**model).has_batchnorm is has_batchnorm
+    if has_batchnorm:
+        assert TrialConfig(model=model).model.name == model["name"]
+        return
+    with pytest.raises(ConfigError, match=r"^model\.norm: sre2l .*needs 'batch', got ") as caught:
+        TrialConfig().override({"model": model})
+    assert repr(model.get("norm", "instance")) in str(caught.value)
+
+
+@pytest.mark.parametrize("order", [("model.name", "model.norm"), ("model.norm", "model.name")])
+def test_an_override_is_judged_as_a_whole(order: tuple[str, ...]) -> None:
+    values = {"model.name": "convnet", "model.norm": "batch"}
+    config = TrialConfig().override({path: values[path] for path in order})
+    assert config.model == ModelConfig(name="convnet", norm="batch")
+
+
+def test_a_student_needs_no_batch_norm() -> None:
+    config = TrialConfig().override({"student.model": {"name": "convnet"}})
+    assert not config.student_model.has_batchnorm
+
+
+def test_warmup_must_end_before_the_run() -> None:
+    assert TrainConfig(epochs=5, warmup_epochs=4).warmup_epochs == 4
+    with pytest.raises(ConfigError, match=r"^squeeze\.warmup_epochs: must be below epochs = 20"):
+        TrialConfig().override({"squeeze.warmup_epochs": 20})
+
+
+def test_longer_warmup_and_longer_training_may_come_in_either_order() -> None:
+    values = {"squeeze.warmup_epochs": 30, "squeeze.epochs": 50}
+    train = TrialConfig().override(values).squeeze
+    assert (train.warmup_epochs, train.epochs) == (30, 50)
+
+
+@pytest.mark.parametrize("name", ["pgd1", "pgd20", "pgd100", *ATTACKS])
+def test_attack_names(name: str) -> None:
+    assert is_attack(name)
+    assert EvaluationConfig(attacks=(name,)).attacks == (name,)
+
+
+@pytest.mark.parametrize(
+    "name", ["", "pgd", "pgd0", "pgd-1", "pgd1.5", "PGD20", "pgd²", "pgd 2", "fgsm", "cw2", "20"]
+)
+def test_no_attack_names(name: str) -> None:
+    assert not is_attack(name)
+    with pytest.raises(ConfigError) as caught:
+        TrialConfig().override({"evaluation.attacks": ["pgd20", name]})
+    assert caught.value.path == "evaluation.attacks[1]"
+    assert repr(name) in str(caught.value)
+    assert "pgd<steps>, mim, cw, square, autoattack" in str(caught.value)
+
+
+@pytest.mark.parametrize(("attacks", "rule"), [([], "at least one"), (["mim", "mim"], "distinct")])
+def test_a_suite_names_distinct_attacks(attacks: list[str], rule: str) -> None:
+    with pytest.raises(ConfigError, match=rf"^evaluation\.attacks: must .*{rule}"):
+        TrialConfig().override({"evaluation.attacks": attacks})
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "rule"),
+    [
+        ("data.name", "mnist", "must be one of digits"),
+        ("data.validation_fraction", 0, "greater than 0 and at most 0.9"),
+        ("data.validation_fraction", 0.95, "greater than 0 and at most 0.9"),
+        ("data.image_size", -1, "at least 0"),
+        ("model.name", "vgg11", "must be one of convnet, bn-convnet, resnet18"),
+        ("student.model.stem", "16", "must be one of auto, 32, 64, 224, tiny-224"),
+        ("regularizer.weight", -0.1, "at least 0"),
+        ("regularizer.h", 0, "greater than 0"),
+        ("regularizer.power", 3, "at least 1 and at most 2"),
+        ("regularizer.fraction", 0, "greater than 0 and at most 1"),
+        ("squeeze.lr", float("nan"), "finite number"),
+        ("squeeze.augment", ["rotate"], "must be one of crop, flip, resized-crop"),
+        ("student.train.epochs", 0, "at least 1"),
+        ("sre2l.chunk", 0, "at least 1"),
+        ("ipc", 0, "at least 1"),
+        ("seed", -1, "at least 0"),
+        ("evaluation.eps", 1.5, "at least 0 and at most 1"),
+        ("evaluation.max_samples", 0, "at least 1"),
+        ("method", "dc", "must be one of sre2l"),
+        ("compute.device", "tpu", "must be one of cpu, cuda, mps"),
+    ],
+)
+def test_a_trial_refuses_bad_values(path: str, value: Any, rule: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        TrialConfig().override({path: value})
+    assert caught.value.path == path
+    assert rule in str(caught.value)
+    shown = value[0] if isinstance(value, list) else value
+    assert str(shown) in str(caught.value)

@@ -1,0 +1,157 @@
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torchvision.datasets import ImageFolder
+
+from guard.data import ImageSpec
+from guard.distilled import DistilledSet, class_folder, in_prefix_order, to_picture
+
+NAMES = ("cat", "../../etc", "a b/c", "..")
+
+
+def draws(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def distilled(channels: int = 3, ipc: int = 3, soft: bool = True, size: int = 6) -> DistilledSet:
+    classes = len(NAMES)
+    stats = (0.5,) * channels
+    spec = ImageSpec(channels, size, classes, stats, stats, NAMES)
+    images = torch.rand(ipc * classes, channels, size, size, generator=draws())
+    probabilities = torch.rand(ipc * classes, classes, generator=draws(1)).softmax(dim=1)
+    labels = torch.arange(classes).repeat(ipc)
+    return DistilledSet(images, labels, probabilities if soft else None, spec, {"format": 1})
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("soft", [True, False])
+def test_a_set_survives_the_disk(channels: int, soft: bool, tmp_path: Path) -> None:
+    made = distilled(channels, soft=soft)
+    made.save(tmp_path)
+    loaded = DistilledSet.load(str(tmp_path))
+    assert torch.equal(loaded.images, made.images) and loaded.images.dtype == torch.float32
+    assert torch.equal(loaded.labels, made.labels) and loaded.labels.dtype == torch.int64
+    if made.soft_labels is None:
+        assert loaded.soft_labels is None
+    else:
+        assert loaded.soft_labels is not None
+        assert torch.equal(loaded.soft_labels, made.soft_labels)
+    assert loaded.spec == made.spec
+    assert loaded.card["format"] == 1
+    assert loaded.ipc == made.ipc == 3
+
+
+def test_a_view_of_a_larger_tensor_is_saved_too(tmp_path: Path) -> None:
+    made = distilled()
+    strided = dataclasses.replace(made, images=made.images.transpose(2, 3))
+    strided.save(tmp_path)
+    assert torch.equal(DistilledSet.load(tmp_path).images, made.images.transpose(2, 3))
+
+
+def test_pairs_of_images_and_labels() -> None:
+    made = distilled()
+    hard, soft = made.dataset(), made.dataset(soft=True)
+    assert len(hard) == len(soft) == 12
+    for number in (0, 5, 11):
+        assert torch.equal(hard[number][0], made.images[number])
+        assert int(hard[number][1]) == number % 4
+        assert torch.equal(soft[number][0], made.images[number])
+        assert made.soft_labels is not None
+        assert torch.equal(soft[number][1], made.soft_labels[number])
+
+
+def test_a_set_without_soft_labels_says_so() -> None:
+    made = distilled(soft=False)
+    assert len(made.dataset()) == 12
+    with pytest.raises(ValueError, match="no soft labels"):
+        made.dataset(soft=True)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_an_export_is_an_image_folder(channels: int, tmp_path: Path) -> None:
+    made, root = distilled(channels), tmp_path / "out"
+    made.export(root)
+    read = ImageFolder(str(root))
+    assert len(read) == 12 and len(read.classes) == 4
+    assert torch.bincount(torch.tensor(read.targets)).tolist() == [3] * 4
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    for number, (file, label) in enumerate(read.samples):
+        which, index = divmod(number, 3)
+        assert label == which
+        image = made.images[index * 4 + which]
+        with Image.open(file) as picture:
+            pixels = torch.from_numpy(np.array(picture)).view(6, 6, channels).permute(2, 0, 1)
+        assert (pixels.float() / 255 - image).abs().max() <= 0.5 / 255 + 1e-6
+
+
+@pytest.mark.parametrize("label", range(4))
+def test_a_class_folder_cannot_leave_its_parent(label: int, tmp_path: Path) -> None:
+    name = class_folder(distilled().spec, label)
+    assert (tmp_path / name).resolve().parent == tmp_path.resolve()
+    assert name.startswith(f"{label:04d}_")
+
+
+def test_class_folders_are_distinct_and_sort_by_label() -> None:
+    names = ("z", "a/b", "a.b", "-") * 3
+    spec = ImageSpec(1, 4, 12, (0.5,), (0.5,), names)
+    folders = [class_folder(spec, label) for label in range(12)]
+    assert folders == sorted(set(folders))
+    assert folders[0] == "0000_z"
+
+
+def test_a_picture_is_rounded_to_the_nearest_level() -> None:
+    image = torch.tensor([0.0, 0.499 / 255, 0.501 / 255, 1.0, 1.2, -0.3]).view(1, 2, 3)
+    assert np.array(to_picture(image)).flatten().tolist() == [0, 0, 1, 255, 255, 0]
+    assert to_picture(image).mode == "L"
+    assert to_picture(image.expand(3, 2, 3)).mode == "RGB"
+
+
+@pytest.mark.parametrize(
+    ("size", "ipc", "cell", "columns"), [(6, 3, 48, 3), (6, 12, 48, 10), (60, 1, 60, 1)]
+)
+def test_a_contact_sheet_has_a_row_a_class(size: int, ipc: int, cell: int, columns: int) -> None:
+    made = distilled(ipc=ipc, size=size)
+    sheet = made.contact_sheet()
+    assert sheet.size == (90 + columns * (cell + 2), 4 * (cell + 2))
+    left, top = 90 + (columns - 1) * (cell + 2), 2 * (cell + 2)
+    shown = sheet.crop((left, top, left + cell, top + cell))
+    expected = to_picture(made.images[(columns - 1) * 4 + 2])
+    assert np.array_equal(shown, expected.resize((cell, cell), Image.Resampling.NEAREST))
+
+
+def test_a_contact_sheet_stops_at_its_limits() -> None:
+    assert distilled().contact_sheet(max_columns=2, max_rows=1).size == (190, 50)
+
+
+def test_a_contact_sheet_takes_any_class_name() -> None:
+    made = distilled(channels=1)
+    names = ("日本", "🙂", "a\nb", "")
+    spec = dataclasses.replace(made.spec, class_names=names)
+    assert dataclasses.replace(made, spec=spec).contact_sheet().size == (240, 200)
+
+
+def test_chunks_are_put_in_prefix_order() -> None:
+    chunks = [torch.rand(2, 3, 1, 4, 4, generator=draws(seed)) for seed in range(2)]
+    images, labels = in_prefix_order(chunks, 3)
+    assert images.shape == (9, 1, 4, 4)
+    assert labels.tolist() == [0, 1, 2] * 3
+    for index in range(3):
+        for label in range(3):
+            expected = chunks[index // 2][index % 2, label]
+            assert torch.equal(images[index * 3 + label], expected)
+
+
+@pytest.mark.parametrize("ipc", [1, 2, 3])
+def test_a_smaller_set_is_a_prefix(ipc: int) -> None:
+    chunks = [torch.rand(2, 3, 1, 4, 4, generator=draws(seed)) for seed in range(2)]
+    whole, all_labels = in_prefix_order(chunks, 4)
+    images, labels = in_prefix_order(chunks[: -(-ipc // 2)], ipc)
+    assert len(images) == ipc * 3
+    assert torch.equal(images, whole[: ipc * 3])
+    assert torch.equal(labels, all_labels[: ipc * 3])

@@ -1,0 +1,288 @@
+from __future__ import annotations
+
+import dataclasses
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+import guard
+from guard.artifacts import Artifact, ArtifactStore, Stage
+from guard.config import TrialConfig
+from guard.evaluate import evaluate
+from guard.pipeline import evaluate_stage, local_runner, plan, run_trial
+from guard.schema import digest
+from guard.stages import STAGES
+
+ORDER = [
+    "squeeze",
+    "evaluate",
+    "recover",
+    "distilled",
+    "relabel",
+    "student",
+    "evaluate",
+    "evaluate",
+]
+
+
+def tensor_files(root: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(root)): p.read_bytes() for p in root.rglob("*.safetensors")}
+
+
+def test_a_trial_completes_with_every_metric(trial: SimpleNamespace) -> None:
+    result = trial.result
+    assert (result.status, result.reason) == ("complete", "")
+    evaluated = ("clean_accuracy", "robust_accuracy", "robust_accuracy/pgd2", "num_samples")
+    assert set(result.metrics) == {
+        *(f"{part}/{name}" for part in ("teacher", "validation", "test") for name in evaluated),
+        *(
+            f"{part}/train_{name}"
+            for part in ("teacher", "student")
+            for name in ("loss", "accuracy")
+        ),
+        "distilled/label_loss",
+        "distilled/bn_loss",
+    }
+    for name, value in result.metrics.items():
+        if "accuracy" in name:
+            assert 0 <= value <= 1
+    for part in ("teacher", "validation", "test"):
+        assert result.metrics[f"{part}/num_samples"] == 50
+        assert result.metrics[f"{part}/robust_accuracy"] <= result.metrics[f"{part}/clean_accuracy"]
+    assert result.metrics["teacher/clean_accuracy"] > 0.4
+
+
+def test_a_trial_reports_each_part_when_it_is_done(trial: SimpleNamespace) -> None:
+    parts = [part for part, _ in trial.reports]
+    assert parts == ["teacher", "teacher", "distilled", "student", "validation", "test"]
+    merged: dict[str, float] = {}
+    for part, metrics in trial.reports:
+        assert metrics and all(name.startswith(f"{part}/") for name in metrics)
+        merged.update(metrics)
+    assert merged == trial.result.metrics
+
+
+def test_a_trial_leaves_the_global_random_state_alone(trial: SimpleNamespace) -> None:
+    assert torch.equal(*trial.random_states)
+
+
+def test_a_trial_runs_exactly_the_planned_stages(trial: SimpleNamespace) -> None:
+    planned = plan(trial.config)
+    assert [record.name for record in trial.result.stages] == ORDER
+    assert [r.key for r in trial.result.stages] == [stage.key for stage in planned]
+    assert all(record.built and record.seconds > 0 for record in trial.result.stages)
+    assert {stage.name for stage in planned} == set(STAGES)
+    for stage in planned:
+        assert trial.store.get(stage) is not None
+
+
+def test_a_result_says_where_things_are(trial: SimpleNamespace) -> None:
+    addresses = {stage.name: stage.address for stage in plan(trial.config)}
+    assert trial.result.paths == {
+        "teacher": trial.store.path(addresses["squeeze"]),
+        "distilled": trial.store.path(addresses["distilled"]),
+        "student": trial.store.path(addresses["student"]),
+    }
+    student = guard.load_model(trial.result.paths["student"])
+    assert student(torch.rand(2, 1, 8, 8)).shape == (2, 10)
+
+
+def test_the_reported_accuracy_is_that_of_the_saved_student(trial: SimpleNamespace) -> None:
+    splits = guard.load_data(trial.config.data)
+    student = guard.load_model(trial.result.paths["student"])
+    for split in ("validation", "test"):
+        verdicts = evaluate(
+            student, splits.named(split), trial.config.evaluation, 10, torch.device("cpu")
+        )
+        for name, value in verdicts.metrics().items():
+            assert trial.result.metrics[f"{split}/{name}"] == value
+
+
+def test_a_second_run_computes_nothing(trial: SimpleNamespace) -> None:
+    again = run_trial(trial.config, local_runner(trial.store))
+    assert [record.name for record in again.stages] == ORDER
+    assert not any(record.built for record in again.stages)
+    assert again.metrics == trial.result.metrics
+    assert again.paths == trial.result.paths
+    assert again.waiting_seconds == again.seconds
+
+
+def test_waiting_is_the_time_in_which_nothing_was_computed(trial: SimpleNamespace) -> None:
+    result = trial.result
+    computing = sum(record.seconds for record in result.stages)
+    assert 0 <= result.waiting_seconds < result.seconds
+    assert result.seconds - result.waiting_seconds <= computing + 1e-9
+    assert result.seconds - result.waiting_seconds > 0.5 * computing
+
+
+def test_a_fresh_store_gets_the_same_bytes(trial: SimpleNamespace, tmp_path: Path) -> None:
+    torch.manual_seed(12345)
+    fresh = ArtifactStore(tmp_path)
+    result = run_trial(trial.config, local_runner(fresh))
+    assert result.metrics == trial.result.metrics
+    made = tensor_files(tmp_path)
+    first = {name: (trial.store.root / name).read_bytes() for name in made}
+    assert len(made) == len(ORDER)
+    assert made == first
+
+
+def test_other_seeds_give_other_results(trial: SimpleNamespace) -> None:
+    result = run_trial(trial.config.override({"student.seed": 1}), local_runner(trial.store))
+    built = [record.name for record in result.stages if record.built]
+    assert built == ["relabel", "student", "evaluate", "evaluate"]
+    assert result.metrics["student/train_loss"] != trial.result.metrics["student/train_loss"]
+
+
+def stages_by_name(config: TrialConfig) -> dict[str, set[str]]:
+    found: dict[str, set[str]] = {}
+    for stage in plan(config):
+        found.setdefault(stage.name, set()).add(stage.key)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("change", "rebuilt"),
+    [
+        ({"ipc": 4}, {"recover", "distilled", "relabel", "student", "evaluate"}),
+        ({"seed": 1}, set(STAGES)),
+        ({"model.width": 9}, set(STAGES)),
+        ({"regularizer.weight": 9}, set(STAGES)),
+        ({"squeeze.lr": 9}, set(STAGES)),
+        ({"data.split_seed": 9}, set(STAGES)),
+        ({"compute.num_threads": 2}, set(STAGES)),
+        ({"sre2l.lr": 9}, {"recover", "distilled", "relabel", "student", "evaluate"}),
+        ({"student.seed": 1}, {"relabel", "student", "evaluate"}),
+        ({"student.temperature": 1}, {"student", "evaluate"}),
+        ({"evaluation.eps": 0.2}, {"evaluate"}),
+        ({"evaluation.attacks": ["mim"]}, {"evaluate"}),
+    ],
+)
+def test_a_change_rebuilds_what_depends_on_it(
+    change: dict[str, Any], rebuilt: set[str], tiny_config: TrialConfig
+) -> None:
+    before, after = (stages_by_name(c) for c in (tiny_config, tiny_config.override(change)))
+    assert {name for name in before if before[name] != after[name]} == rebuilt
+
+
+def test_another_ipc_shares_the_teacher(tiny_config: TrialConfig) -> None:
+    small, large = (plan(tiny_config.override({"ipc": ipc})) for ipc in (2, 6))
+    assert [stage.key for stage in small[:3]] == [stage.key for stage in large[:3]]
+    assert [stage.name for stage in large].count("recover") == 3
+
+
+def test_a_stage_reads_only_what_was_planned_before_it(tiny_config: TrialConfig) -> None:
+    known: set[str] = set()
+    for stage in plan(tiny_config.override({"ipc": 5})):
+        assert set(stage.inputs.values()) <= known
+        known.add(stage.address)
+    assert len(known) == 10
+
+
+def test_validation_and_test_are_attacked_alike(tiny_config: TrialConfig) -> None:
+    student = plan(tiny_config)[5]
+    stages = [evaluate_stage(tiny_config, student, split) for split in ("validation", "test")]
+    values = [{**stage.config, "split": ""} for stage in stages]
+    assert values[0] == values[1]
+    assert stages[0].key != stages[1].key
+    assert [stage.config["split"] for stage in stages] == ["validation", "test"]
+
+
+def pretend(diverging: str = "") -> tuple[list[list[str]], Any]:
+    """A runner that computes nothing, and the groups of stages that it was asked for."""
+    asked: list[list[str]] = []
+
+    def run_stage(*stages: Stage) -> list[Artifact]:
+        asked.append([stage.name for stage in stages])
+        made = []
+        for number, stage in enumerate(stages):
+            metrics = {"clean_accuracy": 0.5, "loss": float(number)}
+            summary = {"diverged": "too steep"} if stage.name == diverging else {"metrics": metrics}
+            made.append(Artifact(Path(stage.address), summary, 2.0, built=True))
+        return made
+
+    return asked, run_stage
+
+
+def test_independent_stages_are_asked_for_together(tiny_config: TrialConfig) -> None:
+    asked, run_stage = pretend()
+    result = run_trial(tiny_config.override({"ipc": 5}), run_stage)
+    assert asked == [
+        ["squeeze"],
+        ["evaluate", "recover", "recover", "recover"],
+        ["distilled"],
+        ["relabel"],
+        ["student"],
+        ["evaluate", "evaluate"],
+    ]
+    assert result.metrics["distilled/loss"] == 2.0
+    assert result.metrics["test/loss"] == 1.0
+    assert result.waiting_seconds == pytest.approx(result.seconds - 12.0)
+
+
+@pytest.mark.parametrize(
+    ("diverging", "paths", "metrics"),
+    [
+        ("squeeze", set(), set()),
+        ("recover", {"teacher"}, {"teacher"}),
+        ("student", {"teacher", "distilled"}, {"teacher", "distilled"}),
+        ("evaluate", {"teacher"}, {"teacher"}),
+    ],
+)
+def test_a_stage_that_diverges_ends_the_trial(
+    diverging: str, paths: set[str], metrics: set[str], tiny_config: TrialConfig
+) -> None:
+    asked, run_stage = pretend(diverging)
+    result = run_trial(tiny_config, run_stage)
+    assert (result.status, result.reason) == ("diverged", f"{diverging}: too steep")
+    assert asked[-1].count(diverging) == 1
+    assert set(result.paths) == paths
+    assert {name.split("/")[0] for name in result.metrics} == metrics
+    assert result.stages[-1].name == diverging
+
+
+def test_a_failure_is_not_swallowed(tiny_config: TrialConfig) -> None:
+    def run_stage(*stages: Stage) -> list[Artifact]:
+        raise OSError("no disk")
+
+    with pytest.raises(OSError, match="no disk"):
+        run_trial(tiny_config, run_stage)
+
+
+def test_results_and_records_are_frozen(trial: SimpleNamespace) -> None:
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        trial.result.status = "complete"
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        trial.result.stages[0].built = False
+
+
+def test_keys_are_the_digest_of_what_a_stage_depends_on(tiny_config: TrialConfig) -> None:
+    for stage in plan(tiny_config):
+        parts = [stage.name, stage.version, stage.config, stage.inputs]
+        assert stage.key == digest(parts)[:32]
+
+
+def run_python(code: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+
+
+def test_planning_imports_no_torch() -> None:
+    code = """
+import sys, guard, guard.pipeline, guard.config, guard.methods, guard.errors
+guard.pipeline.plan(guard.TrialConfig())
+assert "torch" not in sys.modules
+assert "numpy" not in sys.modules
+"""
+    done = run_python(code)
+    assert done.returncode == 0, done.stderr
+
+
+def test_every_public_name_is_there() -> None:
+    for name in guard.__all__:
+        assert getattr(guard, name).__name__ == name
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = guard.nothing
