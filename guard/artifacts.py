@@ -20,6 +20,8 @@ from typing import Any
 
 from guard.schema import Config, digest
 
+ABANDONED_AFTER_S = 24 * 3600.0
+
 
 @dataclass(frozen=True)
 class Stage:
@@ -86,6 +88,13 @@ class ArtifactStore:
         except FileNotFoundError:
             return None
         return Artifact(path, record["summary"], record["seconds"])
+
+    def remove_abandoned(self, older_than_s: float = ABANDONED_AFTER_S) -> None:
+        """Delete the half-made folders of processes that were killed."""
+        for folder in self.root.glob("*/.*"):
+            with contextlib.suppress(FileNotFoundError):
+                if time.time() - folder.stat().st_mtime > older_than_s:
+                    shutil.rmtree(folder, ignore_errors=True)
 
     def get_or_build(
         self, stage: Stage, build: Callable[[Stage, ArtifactStore, Path], Mapping[str, Any]]

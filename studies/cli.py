@@ -27,6 +27,9 @@ def run(main: Callable[[Sequence[str]], int]) -> None:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
+    except KeyboardInterrupt:
+        print("interrupted; what is done is kept: the same command goes on", file=sys.stderr)
+        sys.exit(130)
 
 
 def add_config_flags(parser: argparse.ArgumentParser) -> None:

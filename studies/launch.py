@@ -10,6 +10,7 @@ import optuna
 import torch
 from rich.console import Console
 
+from guard.artifacts import ArtifactStore
 from guard.datasets import load_data
 from guard.errors import StudyError
 from guard.pipeline import plan as plan_stages
@@ -69,6 +70,7 @@ def run_sweep(console: Console, plan: Plan, args: argparse.Namespace, command: s
         plan.resources.check([(os.cpu_count() or 1, torch.cuda.device_count())])
     with locked(folder):
         check_same_study(plan)
+        ArtifactStore(folder.artifacts).remove_abandoned()
         study = open_study(plan)
         already = finished(study)
         console.print(f"study {folder.path}: {already} of {plan.num_trials} trials are finished")
@@ -120,6 +122,7 @@ def check_same_study(plan: Plan) -> None:
     path = plan.folder.path / "study.json"
     space = {name: describe(d) for name, d in plan.space.distributions.items()}
     now = {**plan.space.base.flat(), **{f"search {name}": text for name, text in space.items()}}
+    del now["data.path"]  # data.sha256 says which data
     if path.is_file():
         before = json.loads(path.read_text())
         for name in sorted(before.keys() | now.keys()):

@@ -81,7 +81,7 @@ def main(argv: Sequence[str]) -> int:
     if args.dry_run:
         launch.print_plan(console, plan)
         return 0
-    command = "python -m studies.sweep " + shlex.join(argv)
+    command = "uv run python -m studies.sweep " + shlex.join(argv)
     return launch.run_sweep(console, plan, args, command)
 
 

@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import threading
+import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -90,6 +92,7 @@ def test_an_artifact_is_built_once(store: ArtifactStore) -> None:
         assert given is store and stage is STAGE
         assert folder.is_dir() and not list(folder.iterdir())
         assert not store.path(STAGE.address).exists()
+        assert folder.parent == store.path(STAGE.address).parent
         return write(stage, given, folder)
 
     assert store.get(STAGE) is None
@@ -196,3 +199,15 @@ def test_a_relative_root_is_kept_when_the_working_folder_changes(
     monkeypatch.chdir(tmp_path / "elsewhere")
     store.get_or_build(STAGE, write)
     assert (tmp_path / "runs" / STAGE.address / "result.txt").is_file()
+
+
+def test_what_a_killed_process_left_is_removed_after_a_day(tmp_path: Path) -> None:
+    store = ArtifactStore(tmp_path)
+    kept = store.get_or_build(Stage.of("s", 1, {}, a=1), lambda stage, store, folder: {})
+    for name, age_s in (("old", 2 * 24 * 3600), ("young", 60)):
+        folder = tmp_path / "s" / f".{name}"
+        folder.mkdir()
+        (folder / "half").write_text("made")
+        os.utime(folder, (time.time() - age_s,) * 2)
+    store.remove_abandoned()
+    assert sorted(p.name for p in (tmp_path / "s").iterdir()) == [".young", kept.path.name]

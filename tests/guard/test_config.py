@@ -103,6 +103,18 @@ def test_a_named_setting_replaces_the_whole_section_before_its_fields() -> None:
     assert config.regularizer == expected
 
 
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [("student.train.epochs", 3), ("student.model.width", 4), ("student.mix", "mixup")],
+)
+def test_a_section_and_a_path_inside_it_may_come_together(path: str, value: Any) -> None:
+    together = TrialConfig().override({"student": {"seed": 1}, path: value})
+    in_turn = TrialConfig().override({"student": {"seed": 1}}).override({path: value})
+    assert together == in_turn
+    assert together.student.seed == 1 and together.flat()[path] == value
+    assert together.student.train.optimizer == "adamw"
+
+
 @pytest.mark.parametrize("name", sorted(RegularizerConfig.NAMED))
 def test_every_named_regularizer_is_valid(name: str) -> None:
     regularizer = RegularizerConfig.named(name)

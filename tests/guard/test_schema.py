@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
 import math
+import types
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, Literal
@@ -116,6 +118,28 @@ def test_override_opens_an_optional_section() -> None:
     assert Outer().override({"extra.width": 6}).extra == Inner(width=6)
     assert CHANGED.override({"extra": None}).extra is None
     assert CHANGED.override({"extra.share": 1}).extra == Inner(width=4, share=1.0)
+
+
+def test_override_leaves_the_values_it_is_given_alone() -> None:
+    values = {"inner": {"width": 3}, "inner.share": 0.25, "extra": {}, "extra.width": 4}
+    given = copy.deepcopy(values)
+    changed = Outer().override(values)
+    assert (changed.inner, changed.extra) == (Inner(width=3, share=0.25), Inner(width=4))
+    assert values == given
+
+
+@pytest.mark.parametrize("section", [3, [1], True])
+def test_what_is_no_section_is_refused_beside_a_field_of_it_too(section: object) -> None:
+    with pytest.raises(ConfigError, match=r"^inner: must be an object with fields, got ") as caught:
+        Outer().override({"inner": section, "inner.width": 2})
+    assert repr(section) in str(caught.value)
+
+
+def test_override_takes_any_mapping_as_a_section() -> None:
+    section = types.MappingProxyType({"width": 3})
+    assert Outer().override({"inner": section}).inner == Inner(width=3)
+    changed = Outer().override({"inner": section, "inner.share": 0.25})
+    assert changed.inner == Inner(width=3, share=0.25)
 
 
 @pytest.mark.parametrize("order", [("inner.low", "inner.high"), ("inner.high", "inner.low")])
