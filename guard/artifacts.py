@@ -20,7 +20,7 @@ from typing import Any
 
 from guard.schema import Config, digest
 
-ABANDONED_AFTER_S = 24 * 3600.0
+ABANDONED_AFTER_S = 7 * 24 * 3600.0
 
 
 @dataclass(frozen=True)

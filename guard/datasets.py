@@ -202,7 +202,7 @@ def _check_labels(config: DataConfig, y: Tensor, num_classes: int) -> None:
 
 
 def _content(raw: Raw) -> list[bytes]:
-    """What tells two data sets apart: pixels and labels, or relative file names and sizes."""
+    """What tells two data sets apart: pixels and labels, or file names, labels and sizes."""
     parts = [",".join(raw.class_names).encode()]
     for part in (raw.train, raw.test):
         parts.append(part.y.numpy().tobytes())

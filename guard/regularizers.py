@@ -43,18 +43,23 @@ class Regularizer:
         config = self.config
         if not config.active:
             return x.new_zeros(())
+        batch_size, h = len(x), self.step_length(x, epoch)
         with batchnorm_mode(model, config.bn, x):
             if config.fraction < 1:
-                count = math.ceil(config.fraction * len(x))
-                chosen = torch.randperm(len(x), generator=generator)[:count].to(x.device)
+                count = math.ceil(config.fraction * batch_size)
+                chosen = torch.randperm(batch_size, generator=generator)[:count].to(x.device)
                 x, y = x[chosen], y[chosen]
-            penalty = PENALTIES[config.kind](self, model, x, y, self.step_length(x, epoch))
+            penalty = PENALTIES[config.kind](self, model, x, y, h, batch_size)
         return config.weight * ramp(epoch, config.weight_warmup_epochs) * penalty
 
     def step_length(self, x: Tensor, epoch: int) -> float:
         """L2 length of the step: in pixels, or in normalised units if `units` says so."""
         scale = self.eps * math.sqrt(x[0].numel()) if self.config.units == "eps" else 1.0
         return self.config.h * scale * ramp(epoch, self.config.h_warmup_epochs)
+
+    def gradient_scale(self, scale: Tensor, batch_size: int) -> Tensor:
+        """What turns a pixel gradient of a sample's own loss into the one that is penalised."""
+        return scale / batch_size if self.config.scale == "batch-mean" else scale
 
     def scale(self, model: nn.Module, x: Tensor) -> Tensor:
         """Pixels per unit of the space that steps and gradients are measured in, (1, C, 1, 1)."""
@@ -111,11 +116,13 @@ def sample_norms(values: Tensor, power: int) -> Tensor:
     return flat.square().sum(dim=1) if power == 2 else flat.norm(dim=1)
 
 
-def curvature(regularizer: Regularizer, model: nn.Module, x: Tensor, y: Tensor, h: float) -> Tensor:
+def curvature(
+    regularizer: Regularizer, model: nn.Module, x: Tensor, y: Tensor, h: float, batch_size: int
+) -> Tensor:
     """mean_i ‖∇ℓ_i(x_i + h z_i) − ∇ℓ_i(x_i)‖^power: GUARD Eq. 15 (arXiv 2403.10045) at power 2,
     CURE (arXiv 1811.09716). For small h it is h²‖Hz‖² with the input Hessian H."""
     config, scale = regularizer.config, regularizer.scale(model, x)
-    own = scale / len(x) if config.scale == "batch-mean" else scale
+    own = regularizer.gradient_scale(scale, batch_size)
     gradient = input_gradient(model, x, y, differentiable=True) * own
     z = direction(gradient.detach(), config)
     moved = input_gradient(model, x + h * scale * z, y, differentiable=True) * own
@@ -123,12 +130,12 @@ def curvature(regularizer: Regularizer, model: nn.Module, x: Tensor, y: Tensor, 
 
 
 def loss_difference(
-    regularizer: Regularizer, model: nn.Module, x: Tensor, y: Tensor, h: float
+    regularizer: Regularizer, model: nn.Module, x: Tensor, y: Tensor, h: float, batch_size: int
 ) -> Tensor:
     """mean_i |ℓ_i(x_i + h z_i) − ℓ_i(x_i)|^power, to first order h‖∇ℓ‖; with scale = "batch-mean"
     the difference of the batch's mean losses, as in GUARD's released ImageNet-type code."""
     config, scale = regularizer.config, regularizer.scale(model, x)
-    own = scale / len(x) if config.scale == "batch-mean" else scale
+    own = regularizer.gradient_scale(scale, batch_size)
     gradient = input_gradient(model, x, y, differentiable=False) * own
     moved = x + h * scale * direction(gradient, config)
     difference = sample_losses(model, moved, y) - sample_losses(model, x, y)
@@ -138,16 +145,18 @@ def loss_difference(
 
 
 def gradient_norm(
-    regularizer: Regularizer, model: nn.Module, x: Tensor, y: Tensor, h: float
+    regularizer: Regularizer, model: nn.Module, x: Tensor, y: Tensor, h: float, batch_size: int
 ) -> Tensor:
     """mean_i ‖∇ℓ_i(x_i)‖^power, differentiable (the released ablation detached it: no gradient)."""
-    scale = regularizer.scale(model, x)
-    own = scale / len(x) if regularizer.config.scale == "batch-mean" else scale
+    own = regularizer.gradient_scale(regularizer.scale(model, x), batch_size)
     gradient = input_gradient(model, x, y, differentiable=True) * own
     return sample_norms(gradient, regularizer.config.power).mean()
 
 
-PENALTIES: dict[str, Callable[[Regularizer, nn.Module, Tensor, Tensor, float], Tensor]] = {
+Penalty = Callable[[Regularizer, nn.Module, Tensor, Tensor, float, int], Tensor]
+"""(regularizer, model, x, y, step length, size of the batch that x was drawn from)."""
+
+PENALTIES: dict[str, Penalty] = {
     "curvature": curvature,
     "loss-difference": loss_difference,
     "gradient-norm": gradient_norm,

@@ -154,12 +154,18 @@ def _set(cls: type[Config], tree: dict[str, Any], path: list[str], value: Any) -
     try:
         if not rest:
             by_name = section is not None and isinstance(value, str)
-            tree[name] = section.named(value).to_dict() if section and by_name else _plain(value)
+            value = section.named(value).to_dict() if section and by_name else _plain(value)
+            tree[name] = dict(value) if section and isinstance(value, Mapping) else value
             return
         if section is None:
             raise ConfigError("", f"has no fields, so {'.'.join(path)!r} does not exist")
-        if not isinstance(tree[name], dict):
-            tree[name] = section().to_dict() if tree[name] is None else tree[name]
+        if name not in tree:
+            tree[name] = cls().to_dict()[name]
+        if tree[name] is None:
+            tree[name] = section().to_dict()
+        if not isinstance(tree[name], Mapping):
+            raise ConfigError("", f"must be an object with fields, got {tree[name]!r}")
+        tree[name] = dict(tree[name])
         _set(section, tree[name], rest, value)
     except ConfigError as error:
         raise error.under(name) from None

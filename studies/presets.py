@@ -72,11 +72,14 @@ def fashion_mnist() -> Preset:
         {
             "data": {"name": "fashion-mnist"},
             "squeeze.augment": [],
+            "squeeze.optimizer": "adamw",
+            "squeeze.lr": 3e-3,
+            "squeeze.weight_decay": 0.01,
             "sre2l.flip": True,
             "student.train.augment": ["flip"],
             "evaluation.eps": 0.1,
-            "regularizer.h": 0.5,
-            "regularizer.weight": 0.3,
+            "regularizer.h": 0.1,
+            "regularizer.weight": 0.1,
         }
     )
     return Preset(config, small.space, 20, "Fashion-MNIST on a small BatchNorm ConvNet")

@@ -602,3 +602,21 @@ def test_a_kind_reads_the_fields_that_it_says_it_uses(kind: str, field: str) -> 
     )
     used = field in RegularizerConfig(kind=kind).fields_used()
     assert (not math.isclose(before, after, rel_tol=1e-9)) is used
+
+
+@pytest.mark.parametrize("kind", ["curvature", "gradient-norm"])
+@pytest.mark.parametrize("power", [1, 2])
+def test_gradients_of_the_batch_mean_are_of_the_whole_batch_whatever_the_fraction(
+    kind: str, power: int
+) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(12, 8), nn.Softplus(), nn.Linear(8, 3)).double()
+    x = torch.rand(1, 3, 2, 2, dtype=torch.float64).repeat(8, 1, 1, 1)
+    y = torch.ones(8, dtype=torch.long)
+    values = [
+        Regularizer(
+            RegularizerConfig(kind=kind, power=power, scale="batch-mean", fraction=fraction)
+        )(model, x, y, 0, torch.Generator().manual_seed(0))
+        for fraction in (0.25, 1.0)
+    ]
+    torch.testing.assert_close(values[0], values[1])

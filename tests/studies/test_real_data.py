@@ -29,6 +29,13 @@ SHORT = {
     "evaluation.attacks": ["pgd5"],
     "evaluation.max_samples": 200,
 }
+RESNET = {
+    "model": {"name": "resnet18"},
+    "squeeze.epochs": 2,
+    "squeeze.lr": 0.02,
+    "regularizer.weight": 0.01,
+    "evaluation.max_samples": 100,
+}
 
 
 def place(name: str) -> Path:
@@ -57,8 +64,8 @@ def test_the_penalty_buys_digits_15_points_for_at_most_3(seed: int, tmp_path: Pa
     ("preset", "name", "changes"),
     [
         ("cifar10", "cifar10.npz", {}),
-        ("cifar10", "cifar10.npz", {"model": {"name": "resnet18"}, "squeeze.epochs": 1}),
-        ("fashion-mnist", "fashion-mnist", {}),
+        ("cifar10", "cifar10.npz", RESNET),
+        ("fashion-mnist", "fashion-mnist", {"squeeze.epochs": 2}),
         ("imagenette", "imagenette", {"data.image_size": 64}),
         ("imagenette", "imagenette", {"data.image_size": 32, "data.max_tensor_gib": 0}),
         ("tiny-imagenet", "tiny-imagenet", {}),
