@@ -8,7 +8,6 @@ case is a stage computed twice: publishing is atomic.
 from __future__ import annotations
 
 import asyncio
-import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -64,14 +63,14 @@ class Desk:
     async def run(self, stage: Stage) -> Artifact:
         """The stage's artifact. Raises what its computation raised."""
         found = self._store.get(stage)
-        task = self._tasks.get(stage.address)
-        if found is None and task is None:
-            return await self._compute(stage)
-        artifact = found if found is not None or task is None else await asyncio.shield(task)
-        assert artifact is not None
+        if found is None:
+            task = self._tasks.get(stage.address)
+            if task is None:
+                return await self._compute(stage)
+            found = await asyncio.shield(task)
         self._shared += 1
-        self._saved_seconds += artifact.seconds
-        return replace(artifact, built=False)
+        self._saved_seconds += found.seconds
+        return replace(found, built=False)
 
     async def _compute(self, stage: Stage) -> Artifact:
         task = asyncio.ensure_future(self._submit(stage))
@@ -128,5 +127,4 @@ class RayRunner:
 
 def wait_for_desk(desk: Any, timeout: float) -> None:
     """Block until the desk answers. Raises ray's GetTimeoutError after `timeout` seconds."""
-    deadline = time.monotonic() + timeout
-    ray.get(desk.status.remote(), timeout=max(deadline - time.monotonic(), 0.1))
+    ray.get(desk.status.remote(), timeout=timeout)
