@@ -105,11 +105,6 @@ def direction(gradient: Tensor, config: RegularizerConfig) -> Tensor:
     return unit(gradient)
 
 
-def power_mean(values: Tensor, power: int) -> Tensor:
-    """mean_i of values^power; (B,) -> ()."""
-    return values.pow(power).mean()
-
-
 def sample_norms(values: Tensor, power: int) -> Tensor:
     """‖v_i‖^power, (B,), with gradient 0 at 0."""
     flat = values.flatten(1)
@@ -141,7 +136,7 @@ def loss_difference(
     difference = sample_losses(model, moved, y) - sample_losses(model, x, y)
     if config.scale == "batch-mean":
         difference = difference.mean(dim=0, keepdim=True)
-    return power_mean(difference.abs(), config.power)
+    return difference.abs().pow(config.power).mean()
 
 
 def gradient_norm(

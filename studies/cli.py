@@ -155,7 +155,7 @@ def checked(space: SearchSpace) -> SearchSpace:
             raise ConfigError(
                 "ipc", f"{config.method} starts from real images; the smallest class has {smallest}"
             )
-    for model in (base.model, base.student_model):
+    for model in {base.model, base.student_model}:
         try:
             build_model(model, splits.spec)
         except ValueError as error:

@@ -69,7 +69,7 @@ def main(argv: Sequence[str]) -> int:
 def read_config(path: Path) -> TrialConfig:
     """Raises StudyError or ConfigError, naming the file."""
     try:
-        return TrialConfig.from_dict(json.loads(path.read_text()))
+        return TrialConfig.from_json(path.read_text())
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or error
         raise StudyError(f"{path}: cannot be read ({reason})") from None

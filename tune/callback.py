@@ -69,8 +69,7 @@ class StudyCallback(ray_tune.Callback):
             params, control = split_sample(trial.config)
             config = self._context.config(params, control)
             reason = "the trial's process died"
-            plain = (config.to_dict(), config.fingerprint())
-            record = Record(number, "failed", reason, control, params, *plain)
+            record = Record.failed(number, config, params, control, reason)
             self._folder.write(record)
         self._settle(record)
 

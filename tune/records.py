@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from guard.config import TrialConfig
+from guard.config import RegularizerConfig, TrialConfig
 from guard.pipeline import TrialResult
 
 OBJECTIVES = ("validation/clean_accuracy", "validation/robust_accuracy")
@@ -76,6 +76,13 @@ class Record:
             {name: str(path) for name, path in result.paths.items()},
         )
 
+    @classmethod
+    def failed(
+        cls, trial: int, config: TrialConfig, params: Mapping[str, Any], control: bool, reason: str
+    ) -> Record:
+        plain = (config.to_dict(), config.fingerprint())
+        return cls(trial, "failed", reason, control, params, *plain)
+
     @property
     def finished(self) -> bool:
         return self.status in ("complete", "diverged")
@@ -98,16 +105,15 @@ class Record:
 
     def row(self) -> dict[str, Any]:
         """A row of results.csv."""
-        penalty = self.config["regularizer"]
-        steps = penalty["kind"] in ("curvature", "loss-difference")
+        penalty = RegularizerConfig.from_dict(self.config["regularizer"])
         values = (
             self.trial,
             self.status,
             self.config["data"]["name"],
             self.config["method"],
-            penalty["kind"],
-            penalty["weight"],
-            penalty["h"] if steps else None,
+            penalty.kind,
+            penalty.weight,
+            penalty.h if "h" in penalty.fields_used() else None,
             self.config["ipc"],
             self.config["seed"],
         )
@@ -180,8 +186,7 @@ class StudyFolder:
         front = [record.row() for record in pareto_front(records)]
         write_atomically(self.path / "pareto.csv", to_csv(front))
         if best is not None:
-            text = TrialConfig.from_dict(best.config).to_json()
-            write_atomically(self.path / "best.json", text)
+            write_atomically(self.path / "best.json", json.dumps(best.config, indent=2))
 
 
 def to_csv(rows: Iterable[Mapping[str, Any]]) -> str:

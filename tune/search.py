@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import optuna
+import ray
 from optuna.samplers import BaseSampler, NSGAIISampler, RandomSampler, TPESampler
 from optuna.trial import TrialState
 from ray import tune as ray_tune
@@ -86,10 +87,10 @@ def open_study(plan: Plan) -> optuna.Study:
     study.sampler = SAMPLERS[plan.sampler](seed)
     study.set_metric_names(["clean accuracy (validation)", "robust accuracy (validation)"])
     _settle(study, plan.folder)
-    for params in plan.space.groups():
+    controls, others = planned(plan.space, plan.sampler)
+    for params in controls:
         _enqueue_once(study, params, control=True)
-    extra = plan.space.grid(GRID_POINTS) if plan.sampler == "grid" else plan.space.defaults()
-    for params in extra:
+    for params in others:
         _enqueue_once(study, params, control=False)
     return study
 
@@ -119,10 +120,14 @@ def _enqueue_once(study: optuna.Study, params: Params, *, control: bool) -> None
     study.enqueue_trial(params, user_attrs={CONTROL: True} if control else {})
 
 
+def planned(space: SearchSpace, sampler: SamplerName) -> tuple[list[Params], list[Params]]:
+    """What is queued before any trial is sampled: controls, and the grid or the base's values."""
+    others = space.grid(GRID_POINTS) if sampler == "grid" else space.defaults()
+    return space.groups(), others
+
+
 def num_planned(space: SearchSpace, sampler: SamplerName) -> int:
-    """Trials that are queued before any is sampled."""
-    extra = space.grid(GRID_POINTS) if sampler == "grid" else space.defaults()
-    return len(space.groups()) + len(extra)
+    return sum(map(len, planned(space, sampler)))
 
 
 def finished(study: optuna.Study) -> int:
@@ -194,8 +199,6 @@ def study_context(plan: Plan) -> StudyContext:
 
 def num_slots(resources: StageResources) -> int:
     """Stages of the default size that the running cluster holds at once."""
-    import ray
-
     total = ray.cluster_resources()
     wanted = resources.default
     slots = total.get("CPU", 0) // max(wanted.cpus, COORDINATOR_CPUS)

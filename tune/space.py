@@ -116,11 +116,6 @@ class SearchSpace:
                 params[path] = _suggest(trial, path, self.distributions[path])
         return params
 
-    def config(self, params: Params, *, control: bool = False) -> TrialConfig:
-        """The whole config of a trial."""
-        config = self.base.override(params)
-        return config.unregularized() if control else config
-
     def groups(self) -> list[Params]:
         """Every combination of method and IPC that is compared with its own control."""
         names = [path for path in ("method", "ipc") if self._choices(path)]

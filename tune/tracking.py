@@ -28,6 +28,7 @@ EXPERIMENT = "robust-distillation"
 EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
 """The UI opens on the table of training runs."""
 STUDY, TRIAL, FINGERPRINT = "guard.study", "guard.trial", "guard.fingerprint"
+STATUS = "guard.status"
 PARENT = "mlflow.parentRunId"
 SERVER_TIMEOUT_S = 5.0
 CLOSE_TIMEOUT_S = 60.0
@@ -192,9 +193,6 @@ class Tracker:
     def _finish(self, record: Record) -> None:
         config = TrialConfig.from_dict(record.config)
         run_id = self._run(record.trial, config)
-        done = self._client.get_run(run_id)
-        if done.data.tags.get("guard.status") in ("complete", "diverged"):
-            return
         seconds = {"seconds": record.seconds, "stage_seconds": record.stage_seconds}
         self._log_metrics(run_id, {**record.metrics, **seconds} if record.finished else {})
         for part in ("teacher", "student"):
@@ -205,7 +203,7 @@ class Tracker:
                 self._client.log_artifact(
                     run_id, str(Path(record.paths["distilled"]) / name), "distilled"
                 )
-        for tag, value in (("guard.status", record.status), ("guard.reason", record.reason)):
+        for tag, value in ((STATUS, record.status), ("guard.reason", record.reason)):
             self._client.set_tag(run_id, tag, value[:MAX_PARAM_LENGTH])
         self._client.set_terminated(run_id, "FINISHED" if record.finished else "FAILED")
 
@@ -226,9 +224,22 @@ class Tracker:
         for first in range(0, len(rows), 1000):
             self._client.log_batch(run_id, metrics=rows[first : first + 1000])
 
+    def _settled(self) -> set[str]:
+        """Trials of the study whose runs say how they ended."""
+        settled: set[str] = set()
+        query, token = f"tags.`{STUDY}` = '{self.folder.name}' and tags.`{STATUS}` != ''", None
+        while True:
+            page = self._client.search_runs([self._experiment], query, page_token=token)
+            settled |= {run.data.tags[TRIAL] for run in page}
+            token = page.token
+            if not token:
+                return settled
+
     def _close(self, records: list[Record], status: str) -> None:
+        settled = self._settled()
         for record in records:
-            self._finish(record)
+            if str(record.trial) not in settled:
+                self._finish(record)
         for name in ("results.csv", "pareto.csv", "pareto.png", "best.json"):
             if (self.folder.path / name).is_file():
                 self._client.log_artifact(self._parent, str(self.folder.path / name))

@@ -56,11 +56,7 @@ def coordinate(sampled: Mapping[str, Any], context: StudyContext) -> None:
     try:
         result = run_trial(config, RayRunner(context.desk), report)
     except Exception as error:
-        reason = one_line(error)
-        failed = Record(
-            number, "failed", reason, control, params, config.to_dict(), config.fingerprint()
-        )
-        context.folder.write(failed)
+        context.folder.write(Record.failed(number, config, params, control, one_line(error)))
         raise
     record = Record.of(number, config, params, control, result)
     context.folder.write(record)

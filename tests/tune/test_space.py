@@ -10,6 +10,7 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 from guard.config import TrialConfig
 from guard.errors import ConfigError
 from tune.space import CONTROL, SearchSpace, describe, parse_value, spread
+from tune.trainable import StudyContext
 
 SPACE = {
     "regularizer.h": FloatDistribution(0.01, 3, log=True),
@@ -93,8 +94,9 @@ def test_a_control_draws_its_group_and_has_no_penalty() -> None:
     space = SearchSpace(TrialConfig(), SPACE)
     params = draw(space, **{CONTROL: True})
     assert set(params) == {"ipc"}
-    assert not space.config(params, control=True).regularizer.active
-    assert space.config(params, control=False).regularizer.active
+    context = StudyContext(space.base.to_dict(), "", "s", "desk")
+    assert not context.config(params, control=True).regularizer.active
+    assert context.config(params, control=False).regularizer.active
 
 
 def test_every_method_and_ipc_is_a_group() -> None:

@@ -135,6 +135,22 @@ def test_a_tracker_that_cannot_write_raises_nothing(tmp_path: Path) -> None:
     assert tracker.errors
 
 
+def test_closing_adds_what_was_not_finished_and_leaves_the_rest(
+    folder: StudyFolder, runs: dict[str, Run]
+) -> None:
+    late = TrialConfig().override({"seed": 9})
+    tracker = Tracker(folder, folder.tracking_uri)
+    tracker.stage(7, late, {"teacher/clean_accuracy": 0.6})
+    tracker.close([record(0, TrialConfig(), metrics={"new": 1.0}), record(7, late)])
+    assert tracker.errors == []
+    client = MlflowClient(folder.tracking_uri)
+    found = client.search_runs([runs["0"].info.experiment_id])
+    now = {run.data.tags[TRIAL]: run for run in found}
+    assert now["7"].info.status == "FINISHED"
+    assert now["7"].data.metrics["validation/clean_accuracy"] == 0.9
+    assert now["0"].data.metrics == runs["0"].data.metrics
+
+
 @pytest.fixture
 def silent_server() -> Iterator[str]:
     """A server that accepts connections and never answers."""
