@@ -6,25 +6,50 @@ x: (B, C, H, W) float in [0, 1] (or in any range for the geometric ones).
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from guard.config import TrainConfig
+from guard.dsa import DsaDraw, apply_dsa, draw_dsa
+from guard.spec import ImageSpec
+
 MAX_LOG_RATIO = math.log(4 / 3)
 
 
-def augment(
-    x: Tensor, names: Sequence[str], crop_scale: float, generator: torch.Generator
-) -> Tensor:
-    """The augmentations of TrainConfig that `names` lists, with parameters per sample."""
-    if "resized-crop" in names:
-        x = resized_crop(x, crop_windows(len(x), crop_scale, generator))
-    if "crop" in names:
-        x = padded_crop(x, max(x.shape[-1] // 8, 1), generator)
-    if "flip" in names:
-        x = flip(x, generator)
-    return x
+@dataclass(frozen=True)
+class Augmenter:
+    """The augmentations of a TrainConfig, with parameters per sample."""
+
+    names: tuple[str, ...]
+    crop_scale: float
+    dsa_ops: tuple[str, ...]
+    spec: ImageSpec
+
+    @classmethod
+    def of(cls, config: TrainConfig, spec: ImageSpec) -> Augmenter:
+        return cls(config.augment, config.crop_scale, config.dsa_ops, spec)
+
+    def __call__(self, x: Tensor, generator: torch.Generator) -> Tensor:
+        """x: (B, C, H, W) in pixels; the color operation of dsa may leave [0, 1]."""
+        if "resized-crop" in self.names:
+            x = resized_crop(x, crop_windows(len(x), self.crop_scale, generator))
+        if "crop" in self.names:
+            x = padded_crop(x, max(x.shape[-1] // 8, 1), generator)
+        if "flip" in self.names:
+            x = flip(x, generator)
+        if "dsa" in self.names:
+            x = in_deviations(x, draw_dsa(self.dsa_ops, len(x), generator), self.spec)
+        return x
+
+
+def in_deviations(x: Tensor, draw: DsaDraw, spec: ImageSpec) -> Tensor:
+    """DSA of pixels, in units of the data set's channel deviations around its mean: what DSA's code
+    sees, whatever the network's first layer."""
+    mean = torch.tensor(spec.mean).view(1, -1, 1, 1).to(x)
+    std = torch.tensor(spec.std).view(1, -1, 1, 1).to(x)
+    return apply_dsa((x - mean) / std, draw) * std + mean
 
 
 def flip(x: Tensor, generator: torch.Generator) -> Tensor:
@@ -44,9 +69,11 @@ def padded_crop(x: Tensor, pad: int, generator: torch.Generator) -> Tensor:
     return padded[batch, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2).contiguous()
 
 
-def roll(x: Tensor, jitter: int, generator: torch.Generator) -> Tensor:
-    """Roll the whole batch by one offset per axis from 0..jitter (SRe2L's jitter)."""
-    down, right = torch.randint(0, jitter + 1, (2,), generator=generator).tolist()
+def roll(x: Tensor, jitter: int, generator: torch.Generator, *, two_sided: bool = False) -> Tensor:
+    """Roll the whole batch by one offset per axis from 0..jitter (SRe2L's jitter), or from
+    -jitter..jitter."""
+    lowest = -jitter if two_sided else 0
+    down, right = torch.randint(lowest, jitter + 1, (2,), generator=generator).tolist()
     return x.roll((down, right), dims=(-2, -1))
 
 

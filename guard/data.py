@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader, Dataset
 from guard.augment import crop_windows, resized_crop
 from guard.errors import DataError
 from guard.seeding import derive, generator
+from guard.spec import ImageSpec
 
 UNREADABLE = (
     UnidentifiedImageError,
@@ -29,24 +30,6 @@ UNREADABLE = (
     SyntaxError,
     ValueError,
 )
-
-
-@dataclass(frozen=True)
-class ImageSpec:
-    """Facts about a data set that models, recovery and evaluation need."""
-
-    channels: int
-    image_size: int
-    """Side in pixels; images are square."""
-    num_classes: int
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    class_names: tuple[str, ...]
-
-    @property
-    def num_values(self) -> int:
-        """D, the dimension of one image."""
-        return self.channels * self.image_size**2
 
 
 class ImageSet(Protocol):
@@ -98,6 +81,11 @@ class TensorImages:
             if shuffle is not None and crop_scale is not None:
                 images = resized_crop(images, crop_windows(len(images), crop_scale, shuffle))
             yield images, y[indices]
+
+
+def load_images(images: ImageSet, indices: Tensor, device: torch.device) -> Tensor:
+    """The images of `indices` (N,), in that order: (N, C, H, W) in [0, 1]."""
+    return torch.cat([x for x, _ in images.subset(indices).batches(1000, device)])
 
 
 def epoch_order(count: int, shuffle: torch.Generator | None) -> Tensor:

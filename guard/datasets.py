@@ -20,7 +20,6 @@ from guard.artifacts import Stage
 from guard.config import DataConfig
 from guard.data import (
     FileImages,
-    ImageSpec,
     Splits,
     TensorImages,
     channel_statistics,
@@ -29,6 +28,7 @@ from guard.data import (
 )
 from guard.errors import DataError
 from guard.readers import Raw, channels_first, read_npz, read_tree
+from guard.spec import ImageSpec
 
 DEFAULT_ROOT = Path.home() / ".cache" / "robust-distillation-lab"
 DIGITS_TEST_FRACTION = 0.2

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,13 @@ from typing import Any
 import torch
 from PIL import Image, ImageDraw
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
-from guard.data import ImageSpec
-from guard.saving import spec_from_dict
+from guard.artifacts import ArtifactStore, Stage
+from guard.device import setup
+from guard.saving import load_model, spec_from_dict
+from guard.spec import ImageSpec
 
 CELL_MIN_PX = 48
 
@@ -32,8 +35,8 @@ class DistilledSet:
     labels: Tensor
     """int64 (K·ipc,)."""
     soft_labels: Tensor | None
-    """float32 (K·ipc, K): the teacher's probabilities for the images as they are; None without a
-    teacher."""
+    """float32 (K·ipc, K): probabilities of the teacher, or of the target experts, for the images as
+    they are; None without either."""
     spec: ImageSpec
     card: dict[str, Any]
     """Method, IPC, the stages that it was made by."""
@@ -58,6 +61,10 @@ class DistilledSet:
         save_file(contiguous, Path(folder) / "images.safetensors")
         card = {**self.card, "spec": dataclasses.asdict(self.spec)}
         (Path(folder) / "card.json").write_text(json.dumps(card, indent=1))
+
+    def one_hot(self) -> Tensor:
+        """float32 (K·ipc, K), the labels as distributions."""
+        return torch.nn.functional.one_hot(self.labels, self.spec.num_classes).float()
 
     def dataset(self, *, soft: bool = False) -> TensorDataset:
         """(image, label) pairs; with `soft`, (image, probabilities). Raises ValueError if there are
@@ -103,6 +110,54 @@ def to_picture(image: Tensor) -> Image.Image:
     """(C, H, W) in [0, 1] to an 8-bit grey or RGB picture, rounded to the nearest level."""
     pixels = image.mul(255).round().clamp(0, 255).byte().permute(1, 2, 0).numpy()
     return Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
+
+
+def save_part(folder: Path, images: Tensor, spec: ImageSpec, **facts: Any) -> None:
+    """Write what a stage of `Method.parts` makes: images (m, K, C, H, W) in [0, 1], and plain
+    values for the card; tensors among them are soft labels (m, K, K)."""
+    tensors = {name: value for name, value in facts.items() if isinstance(value, Tensor)}
+    plain = {name: value for name, value in facts.items() if name not in tensors}
+    save_file(
+        {name: value.cpu().contiguous() for name, value in {"images": images, **tensors}.items()},
+        folder / "images.safetensors",
+    )
+    description = {"spec": dataclasses.asdict(spec), **plain}
+    (folder / "part.json").write_text(json.dumps(description, indent=1))
+
+
+def assemble(stage: Stage, store: ArtifactStore, folder: Path) -> Mapping[str, Any]:
+    """Put the DistilledSet together: a prefix of the parts, the labels, the card."""
+    device = setup(stage)
+    ipc = stage.config["ipc"]
+    paths = [store.path(stage.inputs[role]) for role in sorted(stage.inputs) if role != "teacher"]
+    parts = [load_file(path / "images.safetensors") for path in paths]
+    facts = json.loads((paths[0] / "part.json").read_text())
+    spec = spec_from_dict(facts.pop("spec"))
+    images, labels = in_prefix_order([part["images"] for part in parts], ipc)
+    soft, metrics = None, {}
+    if "soft_labels" in parts[0]:
+        soft, _ = in_prefix_order([part["soft_labels"] for part in parts], ipc)
+    if "teacher" in stage.inputs:
+        soft = probabilities(load_model(store.path(stage.inputs["teacher"]), device), images)
+        metrics["teacher_agreement"] = float((soft.argmax(dim=1) == labels).double().mean())
+    made_by = {
+        role: json.loads((store.path(address) / "stage.json").read_text())["stage"]
+        for role, address in stage.inputs.items()
+        if role in ("teacher", "part-0000")
+    }
+    named = {name: stage.config[name] for name in ("method", "ipc")}
+    card = {"format": 2, **named, **facts, "inputs": dict(stage.inputs), "made_by": made_by}
+    distilled = DistilledSet(images, labels, soft, spec, card)
+    distilled.save(folder)
+    distilled.contact_sheet().save(folder / "images.png")
+    return {"metrics": metrics}
+
+
+@torch.no_grad()
+def probabilities(model: nn.Module, images: Tensor) -> Tensor:
+    """softmax of the model's logits, (N, K), on the CPU."""
+    device = next(model.parameters()).device
+    return torch.cat([model(x.to(device)).softmax(dim=1).cpu() for x in images.split(500)])
 
 
 def in_prefix_order(chunks: list[Tensor], ipc: int) -> tuple[Tensor, Tensor]:

@@ -9,29 +9,15 @@ import torch
 from torch import Tensor, nn
 
 from guard.config import ModelConfig
-from guard.data import ImageSpec
+from guard.inputs import InputLayer, input_layer
 from guard.seeding import fenced
-
-
-class Normalize(nn.Module):
-    """(x − mean) / std per channel: the first layer of every model, so that eps is in pixels."""
-
-    mean: Tensor
-    std: Tensor
-
-    def __init__(self, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
-        super().__init__()
-        self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1))
-        self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return (x - self.mean) / self.std
+from guard.spec import ImageSpec
 
 
 class Classifier(nn.Module):
-    """Normalisation, then a network."""
+    """A fixed input layer, then a network."""
 
-    def __init__(self, normalize: Normalize, network: nn.Module) -> None:
+    def __init__(self, normalize: InputLayer, network: nn.Module) -> None:
         super().__init__()
         self.normalize = normalize
         self.network = network
@@ -112,9 +98,10 @@ MODELS: dict[str, Callable[[ModelConfig, ImageSpec], nn.Module]] = {
 
 def build_model(config: ModelConfig, spec: ImageSpec, seed: int = 0) -> Classifier:
     """A freshly initialised model, on the CPU; the same seed gives the same weights."""
+    layer = input_layer(config, spec)
     with fenced(seed, "model"):
         network = MODELS[config.name](config, spec)
-    return Classifier(Normalize(spec.mean, spec.std), network)
+    return Classifier(layer, network)
 
 
 BatchNorm = nn.modules.batchnorm._BatchNorm
@@ -151,7 +138,7 @@ def batchnorm_mode(model: nn.Module, mode: str, x: Tensor) -> Iterator[None]:
             for bn in batchnorms(model):
                 _set_buffers(bn, {name: value.clone() for name, value in bn.named_buffers()})
         if mode == "frozen-batch":
-            _use_statistics_of(model, x)
+            use_statistics_of(model, x)
         model.train(mode == "train")
         yield
     finally:
@@ -167,8 +154,9 @@ def _set_buffers(bn: BatchNorm, buffers: dict[str, Tensor]) -> None:
         bn.register_buffer(name, value)
 
 
-def _use_statistics_of(model: nn.Module, x: Tensor) -> None:
-    """Make the running statistics those that a training-mode pass over `x` normalises with."""
+def use_statistics_of(model: nn.Module, x: Tensor) -> None:
+    """Make the running statistics those that a training-mode pass over `x` normalises with, and
+    leave the model in training mode."""
 
     def take(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         variance, mean = torch.var_mean(inputs[0], dim=(0, 2, 3), correction=0)

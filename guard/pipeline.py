@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from guard.artifacts import Artifact, ArtifactStore, Stage
-from guard.config import TrialConfig
-from guard.methods import METHODS
+from guard.config import StudentConfig, TrainConfig, TrialConfig
+from guard.methods import METHODS, distilled_stage, labeller, squeeze_stage, whitening
 
 RunStage = Callable[..., Sequence[Artifact]]
 """run_stage(*stages) -> their artifacts; at the same time where that is possible."""
@@ -89,26 +89,28 @@ def run_trial(
         return TrialResult(status, reason, metrics, seconds, waiting, tuple(records), paths)
 
     try:
-        method = METHODS[config.method]
-        teacher = method.teach(config)
-        (taught,) = run(teacher)
-        paths["teacher"] = taught.path
-        keep("teacher", taught.summary["metrics"])
+        steps = Steps.of(config)
+        if steps.teachers:
+            taught = run(*steps.teachers)
+            paths["teacher"] = taught[0].path
+            keep("teacher", _mean([teacher.summary["metrics"] for teacher in taught]))
 
-        parts, distilled = method.distill(config, teacher)
-        checked, *made = run(evaluate_stage(config, teacher, "validation"), *parts)
-        keep("teacher", checked.summary["metrics"])
-        keep("distilled", _mean([part.summary["metrics"] for part in made]))
-        relabel, student = student_stages(config, teacher, distilled)
-        paths["distilled"] = run(distilled)[0].path
+        checks = [evaluate_stage(config, teacher, "validation") for teacher in steps.teachers[:1]]
+        made = run(*checks, *steps.parts) if steps.parts else []
+        for checked in made[: len(checks)]:
+            keep("teacher", checked.summary["metrics"])
+        if steps.distilled is not None:
+            keep("distilled", _mean([part.summary["metrics"] for part in made[len(checks) :]]))
+            paths["distilled"] = run(steps.distilled)[0].path
 
-        run(relabel)
-        (trained,) = run(student)
+        for labels in steps.labels:
+            run(labels)
+        (trained,) = run(steps.student)
         paths["student"] = trained.path
         keep("student", trained.summary["metrics"])
 
         splits = ("validation", "test")
-        evaluated = run(*(evaluate_stage(config, student, split) for split in splits))
+        evaluated = run(*(evaluate_stage(config, steps.student, split) for split in splits))
         for split, artifact in zip(splits, evaluated, strict=True):
             keep(split, artifact.summary["metrics"])
     except _Diverged as diverged:
@@ -116,31 +118,70 @@ def run_trial(
     return result("complete")
 
 
-def student_stages(config: TrialConfig, teacher: Stage, distilled: Stage) -> tuple[Stage, Stage]:
-    """Soft labels for every epoch of the student's augmented batches, and the student."""
-    student, train = config.student, config.student.train
-    relabel = Stage.of(
-        "relabel",
-        2,
-        {"teacher": teacher, "distilled": distilled},
-        seed=student.seed,
-        epochs=train.epochs,
-        batch_size=train.batch_size,
-        augment=list(train.augment),
-        crop_scale=train.crop_scale,
-        mix=student.mix,
-        mix_alpha=student.mix_alpha,
-        compute=config.compute,
+@dataclass(frozen=True)
+class Steps:
+    """The stages of a trial up to its student, in the order in which they run."""
+
+    teachers: Sequence[Stage]
+    parts: Sequence[Stage]
+    distilled: Stage | None
+    """None: the student trains on the real images."""
+    labels: Sequence[Stage]
+    """What the soft labels take: the teacher, where the method has none, and relabelling."""
+    student: Stage
+
+    @classmethod
+    def of(cls, config: TrialConfig) -> Steps:
+        method = METHODS[config.method]
+        teachers = method.teachers(config)
+        parts = method.parts(config, teachers)
+        if not parts:
+            return cls(teachers, [], None, [], squeeze_stage(config, config.student_model))
+        teacher = labeller(config, teachers)
+        distilled = distilled_stage(config, parts, teacher)
+        if teacher is None:
+            return cls(teachers, parts, distilled, [], student_stage(config, distilled, None))
+        relabel = relabel_stage(config, teacher, distilled)
+        before = [] if teacher in teachers else [teacher]
+        student = student_stage(config, distilled, relabel)
+        return cls(teachers, parts, distilled, [*before, relabel], student)
+
+
+def relabel_stage(config: TrialConfig, teacher: Stage, distilled: Stage) -> Stage:
+    """Soft labels for every epoch of the student's augmented batches."""
+    run = config.student.train
+    batches_only = TrainConfig(
+        epochs=run.epochs,
+        batch_size=run.batch_size,
+        augment=run.augment,
+        crop_scale=run.crop_scale,
+        dsa_ops=run.dsa_ops,
     )
-    trained = Stage.of(
-        "student",
-        1,
-        {"distilled": distilled, "labels": relabel},
-        model=config.student_model,
+    student = StudentConfig(
+        seed=config.student.seed,
+        train=batches_only,
+        mix=config.student.mix,
+        mix_alpha=config.student.mix_alpha,
+    )
+    return Stage.of(
+        "relabel",
+        3,
+        {"teacher": teacher, "distilled": distilled},
         student=student,
         compute=config.compute,
     )
-    return relabel, trained
+
+
+def student_stage(config: TrialConfig, distilled: Stage, relabel: Stage | None) -> Stage:
+    inputs = {"distilled": distilled, **whitening(config, config.student_model)}
+    return Stage.of(
+        "student",
+        2,
+        inputs if relabel is None else {**inputs, "labels": relabel},
+        model=config.student_model,
+        student=config.student,
+        compute=config.compute,
+    )
 
 
 def evaluate_stage(config: TrialConfig, model: Stage, split: str) -> Stage:
@@ -157,13 +198,12 @@ def evaluate_stage(config: TrialConfig, model: Stage, split: str) -> Stage:
 
 def plan(config: TrialConfig) -> list[Stage]:
     """Every stage of a trial that does not diverge."""
-    method = METHODS[config.method]
-    teacher = method.teach(config)
-    parts, distilled = method.distill(config, teacher)
-    relabel, student = student_stages(config, teacher, distilled)
-    checks = [evaluate_stage(config, student, split) for split in ("validation", "test")]
-    checked = evaluate_stage(config, teacher, "validation")
-    return [teacher, checked, *parts, distilled, relabel, student, *checks]
+    steps = Steps.of(config)
+    checks = [evaluate_stage(config, steps.student, split) for split in ("validation", "test")]
+    checked = [evaluate_stage(config, teacher, "validation") for teacher in steps.teachers[:1]]
+    distilled = [] if steps.distilled is None else [steps.distilled]
+    stages = [*steps.teachers, *checked, *steps.parts, *distilled, *steps.labels]
+    return [*stages, steps.student, *checks]
 
 
 def local_runner(store: ArtifactStore) -> RunStage:

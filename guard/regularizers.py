@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from guard.config import RegularizerConfig
+from guard.inputs import Normalize
 from guard.models import Classifier, batchnorm_mode
 
 RELEASED_OFFSET = 1e-7
@@ -64,6 +65,7 @@ class Regularizer:
     def scale(self, model: nn.Module, x: Tensor) -> Tensor:
         """Pixels per unit of the space that steps and gradients are measured in, (1, C, 1, 1)."""
         if self.config.units == "normalized" and isinstance(model, Classifier):
+            assert isinstance(model.normalize, Normalize)
             return model.normalize.std.to(x)
         return x.new_ones((1, 1, 1, 1))
 
@@ -78,10 +80,13 @@ def sample_losses(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
 
 
 def input_gradient(model: nn.Module, x: Tensor, y: Tensor, *, differentiable: bool) -> Tensor:
-    """∇ℓ_i(x_i) of each sample's own loss, (B, C, H, W)."""
-    x = x.detach().requires_grad_()
-    loss = sample_losses(model, x, y).sum()
-    gradient: Tensor = torch.autograd.grad(loss, x, create_graph=differentiable)[0]
+    """∇ℓ_i(x_i) of each sample's own loss, (B, C, H, W); also inside `torch.func.vmap`."""
+
+    def total(x: Tensor) -> Tensor:
+        return sample_losses(model, x, y).sum()
+
+    with torch.set_grad_enabled(differentiable):
+        gradient: Tensor = torch.func.grad(total)(x.detach())
     return gradient
 
 

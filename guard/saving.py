@@ -11,8 +11,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from guard.config import ModelConfig
-from guard.data import ImageSpec
 from guard.models import Classifier, build_model
+from guard.spec import ImageSpec
 
 
 def save_model(model: Classifier, config: ModelConfig, spec: ImageSpec, folder: Path) -> None:

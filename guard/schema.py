@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 import hashlib
 import json
 import math
@@ -46,7 +47,8 @@ def above(low: float, at_most: float = math.inf) -> Bounds:
     return Bounds(low, at_most, open_low=True)
 
 
-def type_hints(cls: type) -> dict[str, Any]:
+@functools.cache
+def type_hints(cls: type) -> Mapping[str, Any]:
     return _get_type_hints(cls, include_extras=True)
 
 

@@ -7,17 +7,24 @@ from pathlib import Path
 from typing import Any
 
 from guard.artifacts import ArtifactStore, Stage
+from guard.distilled import assemble
 from guard.evaluate import evaluate_stage
-from guard.methods import sre2l
+from guard.inputs import fit_whitening
+from guard.methods import dc, mtt, sre2l, subset
 from guard.student import relabel, train_student
 from guard.training import Diverged
 
 Builder = Callable[[Stage, ArtifactStore, Path], Mapping[str, Any]]
 
 STAGES: Mapping[str, Builder] = {
+    "whitening": fit_whitening,
     "squeeze": sre2l.squeeze,
+    "expert": mtt.train_expert,
     "recover": sre2l.recover,
-    "distilled": sre2l.assemble,
+    "gradient-matching": dc.match_gradients,
+    "trajectory-matching": mtt.match_trajectories,
+    "subset": subset.pick,
+    "distilled": assemble,
     "relabel": relabel,
     "student": train_student,
     "evaluate": evaluate_stage,

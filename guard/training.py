@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
-from guard.augment import augment
+from guard.augment import Augmenter
 from guard.config import TrainConfig
 from guard.data import ImageSet
+from guard.spec import ImageSpec
 
 Batch = tuple[Tensor, Tensor]
 """Inputs and whatever the loss compares the logits with."""
@@ -39,6 +40,8 @@ def learning_rate(config: TrainConfig, epoch: int) -> float:
         return config.lr * (0.01 + 0.99 * epoch / config.warmup_epochs)
     if config.schedule == "constant":
         return config.lr
+    if config.schedule == "step":
+        return config.lr * (0.1 if epoch > config.epochs // 2 else 1.0)
     progress = (epoch - config.warmup_epochs) / (config.epochs - config.warmup_epochs)
     return config.lr * (1 + math.cos(math.pi * progress)) / 2
 
@@ -61,6 +64,8 @@ def train(
     config: TrainConfig,
     batches: Callable[[int], Iterator[Batch]],
     objective: Objective,
+    after_step: Callable[[nn.Module], None] = lambda model: None,
+    after_epoch: Callable[[nn.Module], None] = lambda model: None,
 ) -> list[Epoch]:
     """Train in place on `batches(epoch)` for every epoch and return the history.
 
@@ -80,6 +85,7 @@ def train(
             optimizer.zero_grad(set_to_none=True)
             loss.backward(inputs=parameters)
             optimizer.step()
+            after_step(model)
             labels = target if target.ndim == 1 else target.argmax(dim=1)
             loss_sum = loss_sum.to(x.device) + loss.detach() * len(x)
             correct = correct.to(x.device) + (logits.detach().argmax(dim=1) == labels).sum()
@@ -88,17 +94,23 @@ def train(
         if not math.isfinite(loss_mean):
             raise Diverged(f"the training loss became {loss_mean} in epoch {epoch + 1}")
         history.append(Epoch(epoch, lr, loss_mean, accuracy_mean))
+        after_epoch(model)
     return history
 
 
 def image_batches(
-    images: ImageSet, config: TrainConfig, device: torch.device, draws: torch.Generator
+    images: ImageSet,
+    config: TrainConfig,
+    spec: ImageSpec,
+    device: torch.device,
+    draws: torch.Generator,
 ) -> Iterator[Batch]:
     """One epoch of augmented batches of real images, everything drawn from `draws`."""
     crop_scale = config.crop_scale if "resized-crop" in config.augment else None
-    others = [name for name in config.augment if name != "resized-crop"]
+    others = tuple(name for name in config.augment if name != "resized-crop")
+    augment = replace(Augmenter.of(config, spec), names=others)
     for x, y in images.batches(config.batch_size, device, draws, crop_scale):
-        yield augment(x, others, config.crop_scale, draws), y
+        yield augment(x, draws), y
 
 
 @torch.no_grad()

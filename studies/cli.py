@@ -9,15 +9,27 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from guard.config import TrialConfig
+from guard.config import ModelConfig, TrialConfig
 from guard.errors import ConfigError, StudyError, UserError
 from guard.schema import paths
 from studies.presets import PRESETS, Preset
 from tune.records import RESERVED, STUDY_NAME, StudyFolder
 from tune.resources import EVERY_STAGE, Resources, StageResources
-from tune.space import SearchSpace, parse_value
+from tune.space import SearchSpace, configured, parse_value
 
-STAGE_NAMES = ("squeeze", "recover", "distilled", "relabel", "student", "evaluate")
+STAGE_NAMES = (
+    "whitening",
+    "squeeze",
+    "expert",
+    "recover",
+    "gradient-matching",
+    "trajectory-matching",
+    "subset",
+    "distilled",
+    "relabel",
+    "student",
+    "evaluate",
+)
 
 
 def run(main: Callable[[Sequence[str]], int]) -> None:
@@ -149,13 +161,17 @@ def checked(space: SearchSpace) -> SearchSpace:
     splits = load_data(space.base.data)
     base = space.base.override({"data.sha256": splits.sha256})
     smallest = int(splits.train.y.bincount().min())
-    for group in space.groups():
-        config = base.override(group)
-        if METHODS[config.method].needs_real_images and config.ipc > smallest:
+    models: set[ModelConfig] = set()
+    for params in space.controls():
+        config = configured(base, params, control=True)
+        if METHODS[config.method].needs_real_images(config) and config.ipc > smallest:
             raise ConfigError(
-                "ipc", f"{config.method} starts from real images; the smallest class has {smallest}"
+                "ipc",
+                f"{config.method} starts from real images and the smallest class has {smallest} "
+                f"for training, got {config.ipc}",
             )
-    for model in {base.model, base.student_model}:
+        models |= {config.model, config.distilled_model, config.student_model}
+    for model in sorted(models, key=str):
         try:
             build_model(model, splits.spec)
         except ValueError as error:

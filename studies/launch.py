@@ -149,8 +149,8 @@ def print_plan(console: Console, plan: Plan) -> None:
             console.print(f"  {path} ~ {describe(space.distributions[path])}", markup=False)
         elif path in flat:
             console.print(f"  {path} = {json.dumps(flat[path])}", markup=False)
-    groups = ", ".join(json.dumps(group) for group in space.groups())
-    console.print(f"\nunregularized baselines, first: {groups}", markup=False)
+    controls = ", ".join(json.dumps(params) for params in space.controls())
+    console.print(f"\nunregularized baselines, first: {controls}", markup=False)
     console.print("\nstages of one trial and their keys:")
     for stage in plan_stages(space.base):
         console.print(f"  {stage.name:<10} {stage.key}")

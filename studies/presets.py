@@ -16,8 +16,8 @@ from guard.config import (
     DataConfig,
     EvaluationConfig,
     ModelConfig,
+    RecoverConfig,
     RegularizerConfig,
-    SRe2LConfig,
     StudentConfig,
     TrainConfig,
     TrialConfig,
@@ -52,7 +52,7 @@ def digits() -> Preset:
         squeeze=TrainConfig(
             epochs=20, batch_size=64, optimizer="adamw", lr=3e-3, weight_decay=0.01
         ),
-        sre2l=SRe2LConfig(iterations=300, lr=0.25, bn_weight=0.01, chunk=10),
+        sre2l=RecoverConfig(iterations=300, lr=0.25, bn_weight=0.01, chunk=10),
         student=StudentConfig(
             train=TrainConfig(
                 epochs=200, batch_size=50, optimizer="adamw", lr=1e-3, weight_decay=0.01
@@ -92,7 +92,7 @@ def cifar10() -> Preset:
         ipc=10,
         regularizer=RegularizerConfig(weight=1, h=0.25, fraction=0.25),
         squeeze=TrainConfig(epochs=200, batch_size=128, lr=0.1, augment=("crop", "flip")),
-        sre2l=SRe2LConfig(iterations=1000, lr=0.25, bn_weight=0.01, jitter=4),
+        sre2l=RecoverConfig(iterations=1000, lr=0.25, bn_weight=0.01, jitter=4),
         student=StudentConfig(
             train=TrainConfig(
                 epochs=400,
@@ -147,7 +147,7 @@ def imagenette() -> Preset:
         ipc=10,
         regularizer=RegularizerConfig(weight=1, h=1, units="eps", fraction=0.25),
         squeeze=TrainConfig(epochs=50, batch_size=32, lr=0.025, weight_decay=1e-4, augment=crop),
-        sre2l=SRe2LConfig(
+        sre2l=RecoverConfig(
             iterations=2000,
             lr=0.25,
             bn_weight=0.01,

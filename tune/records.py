@@ -95,8 +95,13 @@ class Record:
 
     @property
     def group(self) -> tuple[str, int]:
-        """Method and IPC, which a control is shared by."""
+        """Method and IPC."""
         return self.config["method"], self.config["ipc"]
+
+    @property
+    def unregularized(self) -> dict[str, Any]:
+        """What was drawn for it, without the fields of the regularizer."""
+        return {k: v for k, v in self.params.items() if k.partition(".")[0] != "regularizer"}
 
     @property
     def stage_seconds(self) -> float:
@@ -224,11 +229,13 @@ def dominates(a: tuple[float, float], b: tuple[float, float]) -> bool:
 
 
 def control_of(record: Record, records: Iterable[Record]) -> Record | None:
-    """The unregularized trial of the same method and IPC."""
-    return next(
-        (r for r in records if r.control and r.status == "complete" and r.group == record.group),
-        None,
-    )
+    """The unregularized trial that is otherwise the same; if none is (a field other than the
+    regularizer's is searched on a scale), the most robust one of the same method and IPC."""
+    controls = [
+        r for r in records if r.control and r.status == "complete" and r.group == record.group
+    ]
+    same = [control for control in controls if control.unregularized == record.unregularized]
+    return max(same or controls, key=lambda r: (r.objectives[1], -r.trial), default=None)
 
 
 def choose(records: Iterable[Record], max_clean_drop: float) -> Record | None:

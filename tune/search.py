@@ -123,7 +123,7 @@ def _enqueue_once(study: optuna.Study, params: Params, *, control: bool) -> None
 def planned(space: SearchSpace, sampler: SamplerName) -> tuple[list[Params], list[Params]]:
     """What is queued before any trial is sampled: controls, and the grid or the base's values."""
     others = space.grid(GRID_POINTS) if sampler == "grid" else space.defaults()
-    return space.groups(), others
+    return space.controls(), others
 
 
 def num_planned(space: SearchSpace, sampler: SamplerName) -> int:

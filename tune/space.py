@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import math
 import re
@@ -24,6 +23,8 @@ from guard.methods import METHODS
 Params = dict[str, Any]
 CONTROL = "control"
 """Optuna user attribute of the trials without a penalty that every study starts with."""
+CONTROL_POINTS = 3
+"""Values of each numeric path, other than the regularizer's, that controls are run at."""
 FIRST = ("method", "regularizer", "regularizer.kind")
 """What other paths depend on, so it is drawn first."""
 NUMERIC: dict[str, Callable[[Any, Any], BaseDistribution]] = {
@@ -90,7 +91,9 @@ class SearchSpace:
     def __post_init__(self) -> None:
         for path, distribution in self.distributions.items():
             for value in extremes(distribution):
-                self.base.override({path: value})
+                configured(self.base, {path: value})
+        for params in self._combinations([path for path in self.paths if path in FIRST], 1):
+            configured(self.base, params)
 
     @property
     def paths(self) -> list[str]:
@@ -100,45 +103,63 @@ class SearchSpace:
 
     def active(self, path: str, drawn: Params) -> bool:
         """Whether a trial that has drawn `drawn` so far reads `path`."""
-        config = self.base.override({key: drawn[key] for key in FIRST if key in drawn})
+        config = configured(self.base, {key: drawn[key] for key in FIRST if key in drawn})
         section, _, name = path.partition(".")
+        if section == "regularizer":
+            used = not name or name in config.regularizer.fields_used()
+            return used and can_be_regularized(config)
+        sections = METHODS[config.method].sections
+        if section == "squeeze" and config.student.labels == "soft":
+            return True
         others = {name for method in METHODS.values() for name in method.sections}
-        if section in others and section not in METHODS[config.method].sections:
-            return False
-        return not (section == "regularizer" and name) or name in config.regularizer.fields_used()
+        return section not in others or section in sections
 
     def suggest(self, trial: Suggests) -> Params:
-        """Draw what the trial reads (define-by-run). A control draws method and IPC only."""
+        """Draw what the trial reads (define-by-run). A control draws no field of a regularizer."""
         params: Params = {}
         control = bool(trial.user_attrs.get(CONTROL))
         for path in self.paths:
-            if (path in ("method", "ipc")) if control else self.active(path, params):
+            if self.active(path, params) and not (control and is_regularizer(path)):
                 params[path] = _suggest(trial, path, self.distributions[path])
         return params
 
-    def groups(self) -> list[Params]:
-        """Every combination of method and IPC that is compared with its own control."""
-        names = [path for path in ("method", "ipc") if self._choices(path)]
-        values = itertools.product(*(self._choices(name) for name in names))
-        return [dict(zip(names, combination, strict=True)) for combination in values]
+    def controls(self) -> list[Params]:
+        """Unregularized trials: every combination of choices, and of a few values of each numeric
+        distribution, of what is no field of the regularizer. So both arms are searched."""
+        return self._combinations(
+            [path for path in self.paths if not is_regularizer(path)], CONTROL_POINTS
+        )
 
     def defaults(self) -> list[Params]:
-        """The base config's own values for each group, where the space holds them all."""
+        """The base config's own values for each choice of what is no field of the regularizer,
+        where the space holds them all."""
         flat = self.base.flat()
+        choices = [
+            path
+            for path in self.paths
+            if isinstance(self.distributions[path], CategoricalDistribution)
+            and not is_regularizer(path)
+        ]
         found = []
-        for group in self.groups():
+        for chosen in self._combinations(choices, 1):
             params: Params = {}
             for path in self.paths:
-                if self.active(path, {**group, **params}):
-                    params[path] = group.get(path, flat.get(path))
-            if all(contains(self.distributions[path], value) for path, value in params.items()):
+                if self.active(path, {**chosen, **params}):
+                    params[path] = chosen.get(path, flat.get(path))
+            known = all(contains(self.distributions[path], value) for path, value in params.items())
+            if known and can_be_regularized(configured(self.base, params)):
                 found.append(params)
         return found
 
     def grid(self, points: int) -> list[Params]:
-        """Every combination of choices, and of `points` values of each numeric distribution."""
+        """Every combination of choices, and of `points` values of each numeric distribution, that
+        is no control."""
+        combinations = self._combinations(self.paths, points)
+        return [p for p in combinations if can_be_regularized(configured(self.base, p))]
+
+    def _combinations(self, paths: list[str], points: int) -> list[Params]:
         combinations: list[Params] = [{}]
-        for path in self.paths:
+        for path in paths:
             values = spread(self.distributions[path], points)
             combinations = [
                 {**params, path: value} if self.active(path, params) else params
@@ -147,11 +168,22 @@ class SearchSpace:
             ]
         return combinations
 
-    def _choices(self, path: str) -> tuple[Any, ...]:
-        distribution = self.distributions.get(path)
-        if not isinstance(distribution, CategoricalDistribution):
-            return ()
-        return tuple(distribution.choices)
+
+def is_regularizer(path: str) -> bool:
+    return path.partition(".")[0] == "regularizer"
+
+
+def can_be_regularized(config: TrialConfig) -> bool:
+    """Whether a regularizer has a place in the method, or in the teacher of its soft labels."""
+    return config.takes_regularizer or config.student.labels == "soft"
+
+
+def configured(base: TrialConfig, params: Params, *, control: bool = False) -> TrialConfig:
+    """The config of a trial. A control, and a method that picks real images, has no regularizer.
+    Raises ConfigError."""
+    chosen = {path: value for path, value in params.items() if not is_regularizer(path)}
+    plain = base.override({**chosen, "regularizer": "none"})
+    return plain if control or not can_be_regularized(plain) else base.override(params)
 
 
 def _suggest(trial: Suggests, path: str, distribution: BaseDistribution) -> Any:

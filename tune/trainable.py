@@ -15,6 +15,7 @@ from ray import tune as ray_tune
 from guard.config import TrialConfig
 from guard.pipeline import run_trial
 from tune.records import Record, StudyFolder
+from tune.space import configured
 from tune.stages import RayRunner
 
 NUMBER, IS_CONTROL = "trial_number", "is_control"
@@ -37,8 +38,7 @@ class StudyContext:
         return StudyFolder(Path(self.output), self.name)
 
     def config(self, params: Mapping[str, Any], control: bool) -> TrialConfig:
-        config = TrialConfig.from_dict(self.base).override(params)
-        return config.unregularized() if control else config
+        return configured(TrialConfig.from_dict(self.base), dict(params), control=control)
 
 
 def coordinate(sampled: Mapping[str, Any], context: StudyContext) -> None:

@@ -1,4 +1,4 @@
-"""SRe2L's work: squeeze a data set into a BatchNorm teacher, recover images from it.
+"""SRe2L's and CDA's work: squeeze a data set into a teacher, recover images from it.
 
 Yin et al., "Squeeze, Recover and Relabel", NeurIPS 2023 (arXiv 2306.13092).
 u: images in the teacher's normalised space, (N, C, H, W); K classes; one chunk is N = m·K images.
@@ -6,29 +6,28 @@ u: images in the teacher's normalised space, (N, C, H, W); K classes; one chunk 
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from guard.artifacts import ArtifactStore, Stage
 from guard.augment import crop_windows, flip, resized_crop, roll
-from guard.config import ModelConfig, RegularizerConfig, SRe2LConfig, TrainConfig
-from guard.data import ImageSpec
+from guard.config import ModelConfig, RecoverConfig, RegularizerConfig, TrainConfig
 from guard.datasets import stage_data
 from guard.device import setup
-from guard.distilled import DistilledSet, in_prefix_order
+from guard.distilled import save_part
+from guard.inputs import load_whitening
 from guard.models import BatchNorm, Classifier, batchnorms, build_model, frozen
-from guard.regularizers import Regularizer
+from guard.objectives import TrainingLoss
 from guard.saving import load_model, load_spec, save_model
 from guard.seeding import derive, generator
-from guard.training import Diverged, accuracy, check_better_than_chance, image_batches, train
+from guard.spec import ImageSpec
+from guard.training import Batch, Diverged, accuracy, check_better_than_chance, image_batches, train
 
 MAX_CLASSES_AT_ONCE = 100
 """Classes that are recovered together, as in SRe2L's code."""
@@ -40,25 +39,23 @@ def squeeze(stage: Stage, store: ArtifactStore, folder: Path) -> Mapping[str, An
     splits = stage_data(stage)
     model_config = ModelConfig.from_dict(stage.config["model"])
     config = TrainConfig.from_dict(stage.config["train"])
-    penalty = RegularizerConfig.from_dict(stage.config["regularizer"])
-    regularizer = Regularizer(penalty, stage.config["eps"])
+    loss = TrainingLoss(
+        RegularizerConfig.from_dict(stage.config["regularizer"]), stage.config["eps"]
+    )
     seed = stage.config["seed"]
-    model = build_model(model_config, splits.spec, derive(seed, "teacher")).to(device)
+    model = build_model(model_config, splits.spec, derive(seed, "teacher"))
+    load_whitening(model.normalize, stage, store)
+    model.to(device)
     draws = generator(seed, "regularizer")
 
-    def objective(model: nn.Module, x: Tensor, y: Tensor, epoch: int) -> tuple[Tensor, Tensor]:
-        logits = model(x)
-        loss = F.cross_entropy(logits, y)
-        if penalty.active:
-            loss = loss + regularizer(model, x, y, epoch, draws)
-        return loss, logits
+    def batches(epoch: int) -> Iterator[Batch]:
+        order = generator(seed, "real", epoch)
+        return image_batches(splits.train, config, splits.spec, device, order)
 
-    history = train(
-        model,
-        config,
-        lambda epoch: image_batches(splits.train, config, device, generator(seed, "real", epoch)),
-        objective,
-    )
+    def objective(model: nn.Module, x: Tensor, y: Tensor, epoch: int) -> tuple[Tensor, Tensor]:
+        return loss(model, x, y, epoch, draws)
+
+    history = train(model, config, batches, objective)
     reached = accuracy(model, splits.validation.batches(500, device))
     check_better_than_chance(reached, splits.validation.y)
     save_model(model, model_config, splits.spec, folder)
@@ -71,7 +68,7 @@ def squeeze(stage: Stage, store: ArtifactStore, folder: Path) -> Mapping[str, An
 def recover(stage: Stage, store: ArtifactStore, folder: Path) -> Mapping[str, Any]:
     """One chunk of images per class, from noise. Writes images (m, K, C, H, W) in [0, 1]."""
     device = setup(stage)
-    config = SRe2LConfig.from_dict(stage.config["recover"])
+    config = RecoverConfig.from_dict(stage.config["recover"])
     teacher_path = store.path(stage.inputs["teacher"])
     teacher, spec = load_model(teacher_path, device), load_spec(teacher_path)
     parts, losses = [], []
@@ -82,7 +79,7 @@ def recover(stage: Stage, store: ArtifactStore, folder: Path) -> Mapping[str, An
         images, loss = recover_images(teacher, spec, y, config, draws)
         parts.append(images.unflatten(0, (config.chunk, len(classes))).cpu())
         losses.append(loss)
-    save_file({"images": torch.cat(parts, dim=1).contiguous()}, folder / "images.safetensors")
+    save_part(folder, torch.cat(parts, dim=1), spec)
     metrics = {name: sum(row[name] for row in losses) / len(losses) for name in losses[0]}
     return {"metrics": metrics}
 
@@ -91,7 +88,7 @@ def recover_images(
     teacher: Classifier,
     spec: ImageSpec,
     y: Tensor,
-    config: SRe2LConfig,
+    config: RecoverConfig,
     draws: torch.Generator,
 ) -> tuple[Tensor, dict[str, float]]:
     """Optimise one image per label of `y` (N,) and return them in [0, 1] with the last losses.
@@ -99,39 +96,51 @@ def recover_images(
     Minimises CE + r_bn·Σ_l w_l(‖μ_l − running μ_l‖ + ‖σ²_l − running σ²_l‖) over the input of every
     BatchNorm layer l; the last iterate is kept. Raises Diverged if the loss is not finite.
     """
-    mean, std = teacher.normalize.mean, teacher.normalize.std
+    layer = teacher.normalize
     shape = (len(y), spec.channels, spec.image_size, spec.image_size)
-    u = torch.randn(shape, generator=draws).to(mean.device).requires_grad_()
-    y = y.to(mean.device)
+    u = torch.randn(shape, generator=draws).to(layer.mean.device).requires_grad_()
+    y = y.to(u.device)
     optimizer = torch.optim.Adam([u], lr=config.lr, betas=(0.5, 0.9))
-    low, high = (0 - mean) / std, (1 - mean) / std
     loss_ce = loss_bn = u.new_zeros(())
     with frozen(teacher), BatchNormLoss(teacher, config.first_bn_multiplier) as bn_loss:
         for step in range(config.iterations):
             for group in optimizer.param_groups:
                 group["lr"] = config.lr * (1 + math.cos(math.pi * step / config.iterations)) / 2
-            logits = teacher.network(augmented(u, config, draws))
+            logits = teacher.network(augmented(u, config, step, draws))
             loss_ce, loss_bn = F.cross_entropy(logits, y), bn_loss.take()
             loss = loss_ce + config.bn_weight * loss_bn
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()
             with torch.no_grad():
-                u.copy_(torch.clamp(u, low, high))
+                u.copy_(layer.project(u))
     last = {"label_loss": float(loss_ce.detach()), "bn_loss": float(loss_bn.detach())}
     if not all(map(math.isfinite, last.values())) or not bool(u.isfinite().all()):
         raise Diverged(f"the recovery loss became {last['label_loss']} + {last['bn_loss']}")
-    return (u.detach() * std + mean).clamp(0, 1), last
+    return layer.inverse(u.detach()).clamp(0, 1), last
 
 
-def augmented(u: Tensor, config: SRe2LConfig, draws: torch.Generator) -> Tensor:
+def augmented(u: Tensor, config: RecoverConfig, step: int, draws: torch.Generator) -> Tensor:
     """A view of the images for one step: resized crop, flip and roll, as `config` says."""
     if config.crop != "none":
         count = len(u) if config.crop == "image" else 1
-        u = resized_crop(u, crop_windows(count, config.crop_scale, draws))
+        u = resized_crop(u, crop_windows(count, smallest_crop(config, step), draws))
     if config.flip:
         u = flip(u, draws)
-    return roll(u, config.jitter, draws) if config.jitter else u
+    if config.jitter == 0:
+        return u
+    return roll(u, config.jitter, draws, two_sided=config.two_sided_jitter)
+
+
+def smallest_crop(config: RecoverConfig, step: int) -> float:
+    """Smallest share of the area that a crop of this step keeps. With a curriculum it falls from 1
+    to `crop_scale` over the first `milestone` of the iterations (CDA, arXiv 2311.18838)."""
+    length = config.milestone * config.iterations
+    if config.curriculum == "none" or step >= length:
+        return config.crop_scale
+    progress = step / length
+    ease = {"cosine": (1 + math.cos(math.pi * progress)) / 2, "linear": 1 - progress, "step": 1.0}
+    return config.crop_scale + (1 - config.crop_scale) * ease[config.curriculum]
 
 
 class BatchNormLoss:
@@ -170,28 +179,3 @@ class BatchNormLoss:
         total = torch.stack(self.terms).sum()
         self.terms.clear()
         return total
-
-
-def assemble(stage: Stage, store: ArtifactStore, folder: Path) -> Mapping[str, Any]:
-    """Put the DistilledSet together: a prefix of the chunks, the teacher's labels, the card."""
-    device = setup(stage)
-    names = sorted(role for role in stage.inputs if role.startswith("chunk-"))
-    paths = [store.path(stage.inputs[name]) for name in names]
-    chunks = [load_file(path / "images.safetensors")["images"] for path in paths]
-    images, labels = in_prefix_order(chunks, stage.config["ipc"])
-    teacher_path = store.path(stage.inputs["teacher"])
-    teacher = load_model(teacher_path, device)
-    with torch.no_grad():
-        parts = [teacher(part.to(device)).softmax(dim=1).cpu() for part in images.split(500)]
-    card = {
-        "format": 1,
-        "method": stage.config["method"],
-        "ipc": stage.config["ipc"],
-        "made_by": dict(stage.inputs),
-        "teacher": json.loads((teacher_path / "stage.json").read_text())["stage"]["config"],
-    }
-    distilled = DistilledSet(images, labels, torch.cat(parts), load_spec(teacher_path), card)
-    distilled.save(folder)
-    distilled.contact_sheet().save(folder / "images.png")
-    agreement = (torch.cat(parts).argmax(dim=1) == labels).double().mean()
-    return {"metrics": {"teacher_agreement": float(agreement)}}
