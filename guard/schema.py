@@ -14,7 +14,7 @@ import hashlib
 import json
 import math
 import types
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Annotated, Any, ClassVar, Literal, Self, Union, get_args, get_origin
 from typing import get_type_hints as _get_type_hints
 
@@ -47,9 +47,11 @@ def above(low: float, at_most: float = math.inf) -> Bounds:
     return Bounds(low, at_most, open_low=True)
 
 
-@functools.cache
-def type_hints(cls: type) -> Mapping[str, Any]:
+def _read_type_hints(cls: type) -> Mapping[str, Any]:
     return _get_type_hints(cls, include_extras=True)
+
+
+type_hints: Callable[[type], Mapping[str, Any]] = functools.cache(_read_type_hints)
 
 
 class Config:

@@ -1,7 +1,7 @@
 """How much work a trial is, before anything runs.
 
-Unit: the forward pass of one image through the teacher; a weight gradient costs 2 more, an exact
-curvature gradient 12 (6 for each of its two points).
+Unit: the forward pass of one image through the network; an input gradient costs 1 more, a weight
+gradient 2, an exact curvature gradient 12 (6 for each of its two points).
 """
 
 from __future__ import annotations
@@ -12,12 +12,17 @@ from dataclasses import dataclass
 
 import torch
 
-from guard.config import TrialConfig
+from guard.config import DCConfig, RegularizerConfig, TrialConfig
 from guard.data import Splits
+from guard.methods import METHODS
+from guard.methods.dc import loops
 from guard.models import build_model
+from guard.pipeline import plan
 
 PENALTY_PASSES = {"none": 0, "gradient-norm": 6, "loss-difference": 9, "curvature": 12}
 ATTACK_PASSES = {"mim": 40, "cw": 100, "square": 5000, "autoattack": 8800}
+MATCHED_PASSES, STUDENT_STEP_PASSES = 9, 12
+"""Of a synthetic image: weight gradient and its own gradient in the image; with the walk before."""
 TIMED_BATCH, TIMED_PASSES = 64, 5
 
 
@@ -36,32 +41,67 @@ def attack_passes(name: str) -> int:
     return 2 * int(name.removeprefix("pgd")) if name.startswith("pgd") else ATTACK_PASSES[name]
 
 
+def loss_passes(regularizer: RegularizerConfig) -> float:
+    """Passes that a training image takes beyond the 3 of a plain step."""
+    if not regularizer.active:
+        return 0
+    if regularizer.attacks:
+        return 2 * regularizer.steps + (0 if regularizer.kind == "adversarial" else 3)
+    return PENALTY_PASSES[regularizer.kind] * regularizer.fraction
+
+
 def estimate(config: TrialConfig, splits: Splits) -> Work:
     """An upper bound: every evaluated image is taken to survive every attack."""
-    classes, chunk = splits.spec.num_classes, config.sre2l.chunk
-    penalty = config.regularizer
-    extra = PENALTY_PASSES[penalty.kind] * penalty.fraction if penalty.active else 0
-    chunks = -(-config.ipc // chunk)
-    student_images = config.ipc * classes * config.student.train.epochs
+    images = len(splits.train)
+    names = {stage.name for stage in plan(config)}
+    step = 3 + loss_passes(config.regularizer)
+    passes = {}
+    if "squeeze" in names:
+        passes["squeeze"] = images * config.squeeze.epochs * step
+    classes = splits.spec.num_classes
+    if config.method in ("dc", "dsa"):
+        matching = config.dc if config.method == "dc" else config.dsa
+        passes["gradient-matching"] = gradient_matching(matching, config.ipc, classes, step)
+    elif config.method in ("mtt", "tesla", "mat"):
+        trajectories = {"mtt": config.mtt, "tesla": config.tesla, "mat": config.mat}[config.method]
+        experts = trajectories.experts
+        expert_step = step + loss_passes(experts.adversary)
+        passes["expert"] = experts.count * images * experts.train.epochs * expert_step
+        batch = trajectories.batch_size or config.ipc * classes
+        steps = trajectories.iterations * trajectories.student_steps
+        passes["trajectory-matching"] = steps * batch * STUDENT_STEP_PASSES
+    elif config.method in ("sre2l", "cda"):
+        recover = config.sre2l if config.method == "sre2l" else config.cda
+        recovered = -(-config.ipc // recover.chunk) * recover.chunk * classes
+        passes["recover"] = recovered * recover.iterations * 2
+    if "student" in names:
+        seen = config.ipc * classes * config.student.train.epochs
+        passes |= {"relabel": seen} if "relabel" in names else {}
+        passes["student"] = seen * 3
+    return Work({**passes, "evaluate": evaluation(config, splits)})
+
+
+def gradient_matching(matching: DCConfig, ipc: int, classes: int, step: float) -> float:
+    """Passes of DC's or DSA's images, real and synthetic, and of the networks' own training."""
+    outer, inner = loops(matching, ipc)
+    a_class = matching.batch_size * step + ipc * MATCHED_PASSES
+    between = (outer - 1) * inner * ipc * 3
+    return matching.iterations * classes * (outer * a_class + between)
+
+
+def evaluation(config: TrialConfig, splits: Splits) -> float:
+    """Passes of the teacher's evaluation on validation and the student's on both splits."""
     limit = config.evaluation.max_samples or len(splits.test) + len(splits.train)
-    evaluated = 2 * min(len(splits.validation), limit) + min(len(splits.test), limit)
-    attacks = sum(attack_passes(name) for name in config.evaluation.attacks)
-    return Work(
-        {
-            "squeeze": len(splits.train) * config.squeeze.epochs * (3 + extra),
-            "recover": chunks * chunk * classes * config.sre2l.iterations * 2,
-            "relabel": student_images,
-            "student": student_images * 3,
-            "evaluate": evaluated * (1 + attacks),
-        }
-    )
+    models = 2 if METHODS[config.method].teachers(config) else 1
+    count = models * min(len(splits.validation), limit) + min(len(splits.test), limit)
+    return count * (1 + sum(attack_passes(name) for name in config.evaluation.attacks))
 
 
 def seconds_per_pass(config: TrialConfig, splits: Splits) -> float:
     """Measured here: the forward pass of one image in a batch of 64, on this config's device."""
     torch.set_num_threads(config.compute.num_threads)
     spec = splits.spec
-    model = build_model(config.model, spec).to(config.compute.device).eval()
+    model = build_model(config.distilled_model, spec).to(config.compute.device).eval()
     x = torch.rand(TIMED_BATCH, spec.channels, spec.image_size, spec.image_size)
     x = x.to(config.compute.device)
     with torch.no_grad():

@@ -7,20 +7,30 @@ The papers' hyper-parameters are those of SRe2L (arXiv 2306.13092) and of GUARD'
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 
 from guard.config import (
     Augmentation,
+    CDAConfig,
     DataConfig,
+    DCConfig,
+    DSAConfig,
+    DsaOp,
     EvaluationConfig,
+    ExpertConfig,
+    MATConfig,
     ModelConfig,
+    MTTConfig,
     RecoverConfig,
     RegularizerConfig,
     StudentConfig,
+    TESLAConfig,
     TrainConfig,
     TrialConfig,
+    expert_training,
 )
 
 
@@ -43,7 +53,25 @@ def penalty_space(ipc: tuple[int, ...], h: tuple[float, float]) -> dict[str, Bas
     }
 
 
+UNMIRRORED: tuple[DsaOp, ...] = ("crop", "scale", "rotate")
+"""DSA without what digits do not survive: mirroring, inverted contrast, covered strokes."""
+
+
 def digits() -> Preset:
+    """Every method on one small BatchNorm network, and one student recipe for all of them."""
+    experts = ExpertConfig(
+        count=5,
+        train=replace(expert_training(), epochs=20, batch_size=64, lr=0.05, dsa_ops=UNMIRRORED),
+    )
+    adversarial = replace(experts, ema=0.9, adversary=RegularizerConfig.named("pgd-at"))
+    matching: dict[str, Any] = {
+        "iterations": 50,
+        "student_steps": 10,
+        "max_start": 8,
+        "rate": 0.05,
+        "lr_images": 10.0,
+        "augment": UNMIRRORED,
+    }
     config = TrialConfig(
         data=DataConfig(name="digits", validation_fraction=0.2),
         model=ModelConfig(name="bn-convnet", width=32, depth=4),
@@ -52,10 +80,24 @@ def digits() -> Preset:
         squeeze=TrainConfig(
             epochs=20, batch_size=64, optimizer="adamw", lr=3e-3, weight_decay=0.01
         ),
-        sre2l=RecoverConfig(iterations=300, lr=0.25, bn_weight=0.01, chunk=10),
+        sre2l=RecoverConfig(chunk=10),
+        cda=CDAConfig(chunk=10, flip=False),
+        dc=DCConfig.from_dict(
+            {"iterations": 20, "inner_epochs": 5, "batch_size": 64, "lr_images": 1.0}
+        ),
+        dsa=DSAConfig(iterations=10, inner_epochs=10, batch_size=64, augment=UNMIRRORED),
+        mtt=MTTConfig.from_dict({**matching, "experts": experts}),
+        tesla=TESLAConfig.from_dict({**matching, "experts": experts, "soft_labels": False}),
+        mat=MATConfig.from_dict({**matching, "experts": adversarial}),
         student=StudentConfig(
             train=TrainConfig(
-                epochs=200, batch_size=50, optimizer="adamw", lr=1e-3, weight_decay=0.01
+                epochs=200,
+                batch_size=50,
+                optimizer="adamw",
+                lr=1e-3,
+                weight_decay=0.01,
+                augment=("dsa",),
+                dsa_ops=UNMIRRORED,
             ),
             temperature=20,
             mix="cutmix",

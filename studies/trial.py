@@ -101,6 +101,8 @@ def show(console: Console, result: TrialResult, export: str | None) -> int:
     if result.status != "complete":
         console.print(f"  {result.reason}", markup=False)
         return 1
+    if export is not None and "distilled" not in result.paths:
+        raise StudyError("--export: this method trains on the real images and distils no set")
     if export is not None:
         from guard.distilled import DistilledSet
 

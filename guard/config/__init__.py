@@ -21,6 +21,7 @@ from guard.config.methods import (
     MTTConfig,
     RecoverConfig,
     TESLAConfig,
+    expert_training,
 )
 from guard.config.training import (
     DSA_OPS,
@@ -55,4 +56,5 @@ __all__ = [
     "TESLAConfig",
     "TrainConfig",
     "TrialConfig",
+    "expert_training",
 ]

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 import guard.methods.sre2l as sre2l
 from guard.artifacts import ArtifactStore
-from guard.config import ModelConfig, SRe2LConfig, TrialConfig
+from guard.config import ModelConfig, RecoverConfig, TrialConfig
 from guard.data import ImageSpec
 from guard.datasets import load_data
 from guard.distilled import DistilledSet
@@ -46,7 +46,7 @@ def teacher(seed: int = 0) -> Classifier:
 
 
 def recovered(seed: int = 0, **config: Any) -> tuple[Tensor, dict[str, float]]:
-    settings = SRe2LConfig(**{"iterations": 4, **config})
+    settings = RecoverConfig(**{"iterations": 4, **config})
     return recover_images(teacher(), SPEC, LABELS, settings, draws(seed))
 
 
@@ -174,7 +174,7 @@ def test_the_bn_weight_trades_the_losses_against_each_other() -> None:
 def test_recovery_leaves_the_teacher_as_it_was() -> None:
     model = teacher()
     before = copy.deepcopy(model.state_dict())
-    recover_images(model, SPEC, LABELS, SRe2LConfig(iterations=2), draws())
+    recover_images(model, SPEC, LABELS, RecoverConfig(iterations=2), draws())
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert all(p.requires_grad and p.grad is None for p in model.parameters())
     assert not model.training
@@ -186,12 +186,12 @@ def test_a_recovery_that_is_not_finite_diverges(bad: float) -> None:
     model = teacher()
     model.network[-1].bias.data[0] = bad
     with pytest.raises(Diverged, match="the recovery loss became nan"):
-        recover_images(model, SPEC, LABELS, SRe2LConfig(iterations=2), draws())
+        recover_images(model, SPEC, LABELS, RecoverConfig(iterations=2), draws())
 
 
 def test_a_view_without_augmentation_is_the_images_and_draws_nothing() -> None:
     u, generator = torch.rand(4, 3, 8, 8), draws()
-    assert augmented(u, SRe2LConfig(), generator) is u
+    assert augmented(u, RecoverConfig(), generator) is u
     assert torch.equal(generator.get_state(), draws().get_state())
 
 
@@ -206,7 +206,7 @@ def test_a_view_without_augmentation_is_the_images_and_draws_nothing() -> None:
 )
 def test_views_are_drawn_per_batch_or_per_image(config: dict[str, Any], same: bool) -> None:
     one = torch.rand(1, 3, 8, 8, generator=draws(1))
-    views = augmented(one.expand(16, -1, -1, -1), SRe2LConfig(**config), draws(2))
+    views = augmented(one.expand(16, -1, -1, -1), RecoverConfig(**config), draws(2))
     assert bool((views - views[:1]).abs().max() < 1e-6) is same
     assert not torch.allclose(views, one)
 
@@ -233,7 +233,7 @@ def test_many_classes_are_recovered_in_groups(
     calls: list[list[int]] = []
 
     def label_images(
-        model: Classifier, spec: ImageSpec, y: Tensor, config: SRe2LConfig, generator: Any
+        model: Classifier, spec: ImageSpec, y: Tensor, config: RecoverConfig, generator: Any
     ) -> tuple[Tensor, dict[str, float]]:
         calls.append(y.tolist())
         return y.float().view(-1, 1, 1, 1).expand(-1, 1, 8, 8), {"label_loss": float(len(calls))}

@@ -40,7 +40,7 @@ def data(tmp_path: Path) -> Path:
 BAD = [
     (["--preset", "nope"], "--preset: no preset is named 'nope'; there are: digits"),
     (["--set", "regularizer.hh=1"], "regularizer.hh: no such field (did you mean 'h'?)"),
-    (["--set", "method=dd"], "method: must be one of sre2l; got 'dd'"),
+    (["--set", "method=dd"], "method: must be one of sre2l, cda, dc, dsa, mtt, tesla, mat,"),
     (["--set", "evaluation.attacks=pgd20,x"], "evaluation.attacks[1]: no attack is named 'x'"),
     (["--set", "regularizer.weight=-1"], "regularizer.weight: must be at least 0, got -1"),
     (["--set", "regularizer.h=0"], "regularizer.h: must be greater than 0, got 0"),
@@ -149,16 +149,13 @@ def test_the_content_of_the_data_becomes_part_of_the_config() -> None:
     assert len(checked.base.data.sha256) == 64
 
 
-def test_more_images_per_class_than_there_are_is_refused_where_real_ones_are_used(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    from guard.methods import METHODS
-
-    made = space(["ipc=choice(1, 500)"])
-    cli.checked(made)
-    monkeypatch.setattr(type(METHODS["sre2l"]), "needs_real_images", True)
-    with pytest.raises(UserError, match=r"ipc: sre2l starts from real images; the smallest class"):
-        cli.checked(made)
+def test_more_images_per_class_than_there_are_is_refused_where_real_ones_are_used() -> None:
+    cli.checked(space(["ipc=choice(1, 500)"]))
+    cli.checked(space(["ipc=choice(1, 500)", "method=dc"]))
+    for settings in (["method=dsa"], ["method=mtt"], ["method=choice(sre2l, random)"]):
+        made = space([*settings, "ipc=choice(1, 500)"])
+        with pytest.raises(UserError, match=r"ipc: \w+ starts from real images and the smallest"):
+            cli.checked(made)
 
 
 def test_a_dry_run_says_space_stages_and_work_and_starts_nothing(

@@ -23,6 +23,35 @@ def test_work_is_counted_in_image_passes() -> None:
     assert seconds_per_pass(config, splits) > 0
 
 
+@pytest.mark.parametrize(
+    ("method", "stage", "passes"),
+    [
+        ("cda", "recover", 100 * 300 * 2),
+        ("dc", "gradient-matching", 20 * 10 * (10 * (64 * 3 + 10 * 9) + 9 * 5 * 10 * 3)),
+        ("mtt", "trajectory-matching", 50 * 10 * 100 * 12),
+        ("mat", "expert", 5 * 1151 * 20 * (3 + 2 * 7)),
+    ],
+)
+def test_each_method_has_its_own_work(method: str, stage: str, passes: float) -> None:
+    config = PRESETS["digits"]().config.unregularized().override({"method": method})
+    splits = load_data(config.data)
+    assert len(splits.train) == 1151
+    work = estimate(config, splits).passes
+    assert work[stage] == passes
+    assert ("relabel" in work) == (method == "cda") and work["student"] > 0
+
+
+def test_real_images_take_no_distillation() -> None:
+    config = PRESETS["digits"]().config.unregularized()
+    splits = load_data(config.data)
+    assert set(estimate(config.override({"method": "random"}), splits).passes) == {
+        "student",
+        "evaluate",
+    }
+    whole = estimate(config.override({"method": "whole"}), splits).passes
+    assert set(whole) == {"squeeze", "evaluate"}
+
+
 @pytest.mark.parametrize(("attack", "passes"), [("pgd7", 14), ("cw", 100), ("autoattack", 8800)])
 def test_an_attack_costs_its_passes(attack: str, passes: int) -> None:
     assert attack_passes(attack) == passes

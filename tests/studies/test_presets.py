@@ -22,8 +22,8 @@ DATA_SETS = (
 def test_a_preset_is_a_valid_space_that_holds_its_own_config(name: str) -> None:
     preset = PRESETS[name]()
     space = SearchSpace(preset.config, preset.space)
-    assert len(space.defaults()) == len(space.groups()) >= 2
-    assert preset.num_trials > len(space.defaults()) + len(space.groups())
+    assert len(space.defaults()) == len(space.controls()) >= 2
+    assert preset.num_trials > len(space.defaults()) + len(space.controls())
     assert TrialConfig.from_json(preset.config.to_json()) == preset.config
     assert set(preset.space) <= set(paths(TrialConfig))
 

@@ -9,7 +9,7 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 
 from guard.config import TrialConfig
 from guard.errors import ConfigError
-from tune.space import CONTROL, SearchSpace, describe, parse_value, spread
+from tune.space import CONTROL, SearchSpace, configured, describe, parse_value, spread
 from tune.trainable import StudyContext
 
 SPACE = {
@@ -99,10 +99,42 @@ def test_a_control_draws_its_group_and_has_no_penalty() -> None:
     assert context.config(params, control=False).regularizer.active
 
 
-def test_every_method_and_ipc_is_a_group() -> None:
-    space = SearchSpace(TrialConfig(), {**SPACE, "method": CategoricalDistribution(("sre2l",))})
-    assert space.groups() == [{"method": "sre2l", "ipc": 1}, {"method": "sre2l", "ipc": 10}]
-    assert SearchSpace(TrialConfig(), {}).groups() == [{}]
+def test_every_choice_but_the_regularizers_has_its_control() -> None:
+    methods = CategoricalDistribution(("sre2l", "dc"))
+    space = SearchSpace(TrialConfig(), {**SPACE, "method": methods})
+    assert space.controls() == [
+        {"method": method, "ipc": ipc} for method in ("sre2l", "dc") for ipc in (1, 10)
+    ]
+    assert SearchSpace(TrialConfig(), {}).controls() == [{}]
+
+
+def test_a_hyperparameter_of_the_method_is_searched_on_both_arms() -> None:
+    distribution = FloatDistribution(0.01, 1, log=True)
+    methods = CategoricalDistribution(("sre2l", "mtt"))
+    space = SearchSpace(TrialConfig(), {"method": methods, "sre2l.bn_weight": distribution})
+    *recovered, matched = space.controls()
+    assert [params["sre2l.bn_weight"] for params in recovered] == pytest.approx([0.01, 0.1, 1])
+    assert matched == {"method": "mtt"}
+    drawn = draw(space, **{CONTROL: True})
+    assert ("sre2l.bn_weight" in drawn) == (drawn["method"] == "sre2l")
+
+
+def test_real_images_have_no_regularizer_and_so_no_trial_but_the_control() -> None:
+    methods = CategoricalDistribution(("sre2l", "random"))
+    space = SearchSpace(TrialConfig(), {**SPACE, "method": methods})
+    assert {params["method"] for params in space.controls()} == {"sre2l", "random"}
+    assert {params["method"] for params in space.grid(2)} == {"sre2l"}
+    config = configured(space.base, {"method": "random", "ipc": 1, "regularizer.weight": 3})
+    assert config.method == "random" and not config.regularizer.active
+
+
+def test_a_combination_without_meaning_is_refused_before_anything_runs() -> None:
+    both = {
+        "method": CategoricalDistribution(("mtt", "mat")),
+        "regularizer": CategoricalDistribution(("curvature", "pgd-at")),
+    }
+    with pytest.raises(ConfigError, match="the experts of mat"):
+        SearchSpace(TrialConfig(), both)
 
 
 def test_the_base_configs_own_values_are_a_default_for_each_group() -> None:
