@@ -141,7 +141,7 @@ def assemble(stage: Stage, store: ArtifactStore, folder: Path) -> Mapping[str, A
         soft = probabilities(load_model(store.path(stage.inputs["teacher"]), device), images)
         metrics["teacher_agreement"] = float((soft.argmax(dim=1) == labels).double().mean())
     made_by = {
-        role: json.loads((store.path(address) / "stage.json").read_text())["stage"]
+        role: origin(store.path(address))
         for role, address in stage.inputs.items()
         if role in ("teacher", "part-0000")
     }
@@ -151,6 +151,12 @@ def assemble(stage: Stage, store: ArtifactStore, folder: Path) -> Mapping[str, A
     distilled.save(folder)
     distilled.contact_sheet().save(folder / "images.png")
     return {"metrics": metrics}
+
+
+def origin(folder: Path) -> dict[str, Any]:
+    """The stage that made an artifact, without where things lay on that machine."""
+    stage: dict[str, Any] = json.loads((folder / "stage.json").read_text())["stage"]
+    return {name: value for name, value in stage.items() if name != "places"}
 
 
 @torch.no_grad()

@@ -58,7 +58,7 @@ class Zca(nn.Module):
         super().__init__()
         self.register_buffer("mean", torch.zeros(spec.num_values))
         self.register_buffer("weight", torch.eye(spec.num_values))
-        self._solved: tuple[Tensor, Tensor] | None = None
+        self._solved: tuple[Tensor, int, Tensor] | None = None
 
     def forward(self, x: Tensor) -> Tensor:
         return ((x.flatten(1) - self.mean) @ self.weight).view_as(x)
@@ -69,9 +69,11 @@ class Zca(nn.Module):
 
     def _inverted(self) -> Tensor:
         """W⁻¹, computed once for a W."""
-        if self._solved is None or self._solved[0] is not self.weight:
-            self._solved = (self.weight, torch.linalg.inv(self.weight))
-        return self._solved[1]
+        weight = self.weight
+        solved = self._solved
+        if solved is None or solved[0] is not weight or solved[1] != weight._version:
+            solved = self._solved = (weight, weight._version, torch.linalg.inv(weight))
+        return solved[2]
 
     def project(self, u: Tensor) -> Tensor:
         """The u of the image clamped to [0, 1]."""

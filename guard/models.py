@@ -132,19 +132,20 @@ def batchnorm_mode(model: nn.Module, mode: str, x: Tensor) -> Iterator[None]:
     forward pass.
     """
     modes = [module.training for module in model.modules()]
-    originals = [dict(bn.named_buffers()) for bn in batchnorms(model)]
+    originals = [(bn.track_running_stats, dict(bn.named_buffers())) for bn in batchnorms(model)]
     try:
-        if mode != "eval":
-            for bn in batchnorms(model):
-                _set_buffers(bn, {name: value.clone() for name, value in bn.named_buffers()})
         if mode == "frozen-batch":
             use_statistics_of(model, x)
+        if mode == "train":
+            for bn in batchnorms(model):  # nothing is written inside torch.func transforms
+                bn.track_running_stats = False
         model.train(mode == "train")
         yield
     finally:
         for module, training in zip(model.modules(), modes, strict=True):
             module.training = training
-        for bn, buffers in zip(batchnorms(model), originals, strict=True):
+        for bn, (tracks, buffers) in zip(batchnorms(model), originals, strict=True):
+            bn.track_running_stats = tracks
             _set_buffers(bn, buffers)
 
 
@@ -159,20 +160,21 @@ def use_statistics_of(model: nn.Module, x: Tensor) -> None:
     leave the model in training mode."""
 
     def take(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        variance, mean = torch.var_mean(inputs[0], dim=(0, 2, 3), correction=0)
-        module.get_buffer("running_mean").copy_(mean)
-        module.get_buffer("running_var").copy_(variance)
+        assert isinstance(module, BatchNorm)
+        variance, mean = torch.var_mean(inputs[0].detach(), dim=(0, 2, 3), correction=0)
+        _set_buffers(module, {"running_mean": mean, "running_var": variance})
 
-    momenta = [bn.momentum for bn in batchnorms(model)]
-    handles = [bn.register_forward_pre_hook(take) for bn in batchnorms(model)]
-    for bn in batchnorms(model):
-        bn.momentum = 0.0
+    layers = batchnorms(model)
+    tracks = [bn.track_running_stats for bn in layers]
+    handles = [bn.register_forward_pre_hook(take) for bn in layers]
     try:
+        for bn in layers:  # nothing is written in place: works inside torch.func transforms
+            bn.track_running_stats = False
         model.train()
         with torch.no_grad():
             model(x)
     finally:
         for handle in handles:
             handle.remove()
-        for bn, momentum in zip(batchnorms(model), momenta, strict=True):
-            bn.momentum = momentum
+        for bn, tracking in zip(layers, tracks, strict=True):
+            bn.track_running_stats = tracking

@@ -90,21 +90,24 @@ def run_trial(
 
     try:
         steps = Steps.of(config)
+        if steps.whitening:
+            run(*steps.whitening)
         if steps.teachers:
             taught = run(*steps.teachers)
             paths["teacher"] = taught[0].path
             keep("teacher", _mean([teacher.summary["metrics"] for teacher in taught]))
 
         checks = [evaluate_stage(config, teacher, "validation") for teacher in steps.teachers[:1]]
-        made = run(*checks, *steps.parts) if steps.parts else []
+        made = run(*checks, *steps.parts, *steps.labellers) if steps.parts else []
         for checked in made[: len(checks)]:
             keep("teacher", checked.summary["metrics"])
         if steps.distilled is not None:
-            keep("distilled", _mean([part.summary["metrics"] for part in made[len(checks) :]]))
+            parts = made[len(checks) : len(checks) + len(steps.parts)]
+            keep("distilled", _mean([part.summary["metrics"] for part in parts]))
             paths["distilled"] = run(steps.distilled)[0].path
 
-        for labels in steps.labels:
-            run(labels)
+        if steps.relabel is not None:
+            run(steps.relabel)
         (trained,) = run(steps.student)
         paths["student"] = trained.path
         keep("student", trained.summary["metrics"])
@@ -122,12 +125,15 @@ def run_trial(
 class Steps:
     """The stages of a trial up to its student, in the order in which they run."""
 
+    whitening: Sequence[Stage]
+    """What the first layer of the networks is fitted by."""
     teachers: Sequence[Stage]
     parts: Sequence[Stage]
+    labellers: Sequence[Stage]
+    """The teacher of soft labels where the method has none; trained beside the parts."""
     distilled: Stage | None
     """None: the student trains on the real images."""
-    labels: Sequence[Stage]
-    """What the soft labels take: the teacher, where the method has none, and relabelling."""
+    relabel: Stage | None
     student: Stage
 
     @classmethod
@@ -135,16 +141,23 @@ class Steps:
         method = METHODS[config.method]
         teachers = method.teachers(config)
         parts = method.parts(config, teachers)
-        if not parts:
-            return cls(teachers, [], None, [], squeeze_stage(config, config.student_model))
-        teacher = labeller(config, teachers)
-        distilled = distilled_stage(config, parts, teacher)
-        if teacher is None:
-            return cls(teachers, parts, distilled, [], student_stage(config, distilled, None))
-        relabel = relabel_stage(config, teacher, distilled)
-        before = [] if teacher in teachers else [teacher]
-        student = student_stage(config, distilled, relabel)
-        return cls(teachers, parts, distilled, [*before, relabel], student)
+        teacher = labeller(config, teachers) if parts else None
+        distilled = distilled_stage(config, parts, teacher) if parts else None
+        relabel = relabel_stage(config, teacher, distilled) if teacher and distilled else None
+        student = (
+            student_stage(config, distilled, relabel)
+            if distilled
+            else squeeze_stage(config, config.student_model)
+        )
+        labellers = [teacher] if teacher and teacher not in teachers else []
+        read = {
+            address
+            for stage in (*teachers, *parts, *labellers, student)
+            for address in stage.inputs.values()
+        }
+        fitted = whitening(config, config.model, config.distilled_model, config.student_model)
+        fits = [fit for fit in fitted.values() if fit.address in read]
+        return cls(fits, teachers, parts, labellers, distilled, relabel, student)
 
 
 def relabel_stage(config: TrialConfig, teacher: Stage, distilled: Stage) -> Stage:
@@ -201,9 +214,9 @@ def plan(config: TrialConfig) -> list[Stage]:
     steps = Steps.of(config)
     checks = [evaluate_stage(config, steps.student, split) for split in ("validation", "test")]
     checked = [evaluate_stage(config, teacher, "validation") for teacher in steps.teachers[:1]]
-    distilled = [] if steps.distilled is None else [steps.distilled]
-    stages = [*steps.teachers, *checked, *steps.parts, *distilled, *steps.labels]
-    return [*stages, steps.student, *checks]
+    optional = [stage for stage in (steps.distilled, steps.relabel) if stage is not None]
+    before = [*steps.whitening, *steps.teachers, *checked, *steps.parts, *steps.labellers]
+    return [*before, *optional, steps.student, *checks]
 
 
 def local_runner(store: ArtifactStore) -> RunStage:

@@ -1,7 +1,8 @@
 """Starting points: a full config and a search space for each data set.
 
-The papers' hyper-parameters are those of SRe2L (arXiv 2306.13092) and of GUARD's experiments
-(arXiv 2403.10045); `digits` and the `-small` presets are tuned here for a small CPU.
+The papers' hyper-parameters are those of SRe2L (arXiv 2306.13092), CDA, DC, DSA and MTT (named
+settings in `guard.config`) and of GUARD's experiments (arXiv 2403.10045); `digits` and the `-small`
+presets are tuned here for a small CPU.
 """
 
 from __future__ import annotations
@@ -13,7 +14,6 @@ from typing import Any
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 
 from guard.config import (
-    Augmentation,
     CDAConfig,
     DataConfig,
     DCConfig,
@@ -127,34 +127,39 @@ def fashion_mnist() -> Preset:
     return Preset(config, small.space, 20, "Fashion-MNIST on a small BatchNorm ConvNet")
 
 
+def condensed_on(model: ModelConfig) -> dict[str, Any]:
+    """DC, DSA and MTT on the papers' ConvNet, whatever the trial's model."""
+    sections = ("dc", "dsa", "mtt", "tesla", "mat")
+    return {f"{name}.model": model.to_dict() for name in sections}
+
+
 def cifar10() -> Preset:
     config = TrialConfig(
         data=DataConfig(name="cifar10"),
         model=ModelConfig(name="resnet18"),
-        ipc=10,
         regularizer=RegularizerConfig(weight=1, h=0.25, fraction=0.25),
         squeeze=TrainConfig(epochs=200, batch_size=128, lr=0.1, augment=("crop", "flip")),
-        sre2l=RecoverConfig(iterations=1000, lr=0.25, bn_weight=0.01, jitter=4),
-        student=StudentConfig(
-            train=TrainConfig(
-                epochs=400,
-                batch_size=128,
-                optimizer="adamw",
-                lr=1e-3,
-                weight_decay=0.01,
-                augment=("crop", "flip"),
-            ),
-            temperature=30,
-            mix="mixup",
-            mix_alpha=0.8,
-        ),
         evaluation=EvaluationConfig(eps=1 / 255),
+    ).override(
+        {
+            "sre2l": "cifar",
+            "cda": "cifar",
+            "mtt": "cifar10-10",
+            "student": "sre2l-cifar",
+            **condensed_on(ModelConfig(name="convnet", width=128, depth=3)),
+        }
     )
     return Preset(config, penalty_space((1, 10, 50), h=(0.03, 3)), 60, "the papers' CIFAR-10")
 
 
 def cifar100() -> Preset:
-    config = cifar10().config.override({"data.name": "cifar100"})
+    config = cifar10().config.override(
+        {
+            "data.name": "cifar100",
+            "mtt": "cifar100-10",
+            "mtt.model": cifar10().config.mtt.model,
+        }
+    )
     return Preset(config, penalty_space((1, 10, 50), h=(0.03, 3)), 60, "the papers' CIFAR-100")
 
 
@@ -182,35 +187,29 @@ def cifar10_small() -> Preset:
 
 
 def imagenette() -> Preset:
-    crop: tuple[Augmentation, ...] = ("resized-crop", "flip")
+    """GUARD's settings: those of SRe2L on ImageNet with half of the iterations."""
     config = TrialConfig(
         data=DataConfig(name="imagenette"),
         model=ModelConfig(name="resnet18"),
-        ipc=10,
         regularizer=RegularizerConfig(weight=1, h=1, units="eps", fraction=0.25),
-        squeeze=TrainConfig(epochs=50, batch_size=32, lr=0.025, weight_decay=1e-4, augment=crop),
-        sre2l=RecoverConfig(
-            iterations=2000,
-            lr=0.25,
-            bn_weight=0.01,
-            jitter=32,
-            crop="batch",
-            crop_scale=0.08,
-            flip=True,
-        ),
-        student=StudentConfig(
-            train=TrainConfig(
-                epochs=300,
-                batch_size=100,
-                optimizer="adamw",
-                lr=1e-3,
-                weight_decay=0.01,
-                augment=crop,
-            ),
-            temperature=20,
-            mix="cutmix",
+        squeeze=TrainConfig(
+            epochs=50,
+            batch_size=32,
+            lr=0.025,
+            weight_decay=1e-4,
+            augment=("resized-crop", "flip"),
         ),
         evaluation=EvaluationConfig(eps=1 / 255, batch_size=100),
+    ).override(
+        {
+            "sre2l": "imagenet",
+            "sre2l.iterations": 2000,
+            "cda": "imagenet",
+            "cda.iterations": 2000,
+            "student": "sre2l-imagenet",
+            "student.train.batch_size": 100,
+            **condensed_on(ModelConfig(name="convnet", width=128, depth=5)),
+        }
     )
     return Preset(config, penalty_space((1, 10, 50), h=(0.1, 10)), 40, "ImageNette at 224 px")
 
@@ -233,20 +232,11 @@ def tiny_imagenet() -> Preset:
                 "warmup_epochs": 5,
                 "augment": ["resized-crop", "flip"],
             },
-            "sre2l.iterations": 4000,
-            "sre2l.lr": 0.1,
-            "sre2l.bn_weight": 1.0,
-            "sre2l.jitter": 4,
-            "student.train": {
-                "epochs": 100,
-                "batch_size": 256,
-                "lr": 0.2,
-                "weight_decay": 1e-4,
-                "warmup_epochs": 5,
-                "augment": ["resized-crop", "flip"],
-            },
-            "student.scale_by_t2": True,
-            "student.mix": "none",
+            "sre2l": "tiny-imagenet",
+            "cda": "tiny-imagenet",
+            "mtt": "tiny-imagenet-10",
+            "student": "sre2l-tiny-imagenet",
+            **condensed_on(ModelConfig(name="convnet", width=128, depth=4)),
         }
     )
     return Preset(config, penalty_space((10, 50), h=(0.1, 10)), 40, "Tiny ImageNet at 64 px")

@@ -81,10 +81,17 @@ class TrialConfig(Config):
                 f"the experts of {self.method} are adversarially trained already "
                 f"({experts.experts.adversary.kind}); got {kind}",
             )
-        if self.regularizer.units == "normalized" and self.distilled_model.input != "normalize":
+        inputs = {model.input for model in self.regularized_models}
+        if self.regularizer.units == "normalized" and inputs != {"normalize"}:
             raise ConfigError(
                 "regularizer.units", "normalized needs model.input = normalize, got zca"
             )
+
+    @property
+    def regularized_models(self) -> list[ModelConfig]:
+        """The networks that the regularizer acts on."""
+        models = [self.student_model if self.method == "whole" else self.distilled_model]
+        return [*models, self.model] if self.student.labels == "soft" else models
 
     @property
     def takes_regularizer(self) -> bool:

@@ -128,6 +128,8 @@ class GradientMatching:
                     u.copy_(self.layer.project(u.flatten(0, 1)).view_as(u))
                 if loop < outer - 1:
                     self.train_network(model, u.detach(), inner, draws)
+        if not bool(u.isfinite().all()):
+            raise Diverged("the images are not finite after the last step")
         if self.loss.regularizer.active:
             metrics["penalty_ratio"] = self.penalty_ratio(model, u.detach(), draws)
         return u.detach(), metrics
@@ -197,6 +199,7 @@ class GradientMatching:
         augment = Augmenter.of(training, self.splits.spec)
         parameters = list(model.parameters())
         optimizer = torch.optim.SGD(parameters, self.config.lr_network)
+        model.train()
         for _ in range(epochs):
             order = torch.randperm(len(images), generator=draws).to(self.device)
             for indices in order.split(self.config.inner_batch_size):

@@ -203,13 +203,16 @@ class TrajectoryMatching:
             alpha = torch.tensor(rate.value, device=self.device)
             found = self.gradient(step_loss, theta, target, u, alpha, config.student_steps)
             loss = float(found.loss)
-            if not math.isfinite(loss) or not bool(found.images.isfinite().all()):
+            finite = math.isfinite(loss) and math.isfinite(float(found.rate))
+            if not finite or not bool(found.images.isfinite().all()):
                 raise Diverged(f"the matching loss became {loss} in iteration {number + 1}")
             u.grad = found.images
             optimizer.step()
             rate.step(float(found.rate))
             with torch.no_grad():
                 u.copy_(self.model.normalize.project(u))
+        if not bool(u.isfinite().all()):
+            raise Diverged("the images are not finite after the last step")
         return u.detach(), rate.value, {"matching_loss": loss}
 
     @property

@@ -11,7 +11,8 @@ from torch import nn
 from guard.artifacts import ArtifactStore
 from guard.config import TrialConfig
 from guard.data import TensorImages
-from guard.models import Classifier, Normalize
+from guard.inputs import Normalize
+from guard.models import Classifier
 from guard.pipeline import local_runner, run_trial
 from guard.seeding import fenced
 

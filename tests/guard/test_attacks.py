@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 import guard.attacks
 from guard.attacks import Attack, CarliniWagner, ThreatModel, build_attacks, survivors
-from guard.config import ATTACKS
+from guard.config.common import ATTACKS
 from guard.models import frozen
 from guard.seeding import fenced
 

@@ -2,22 +2,28 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import Tensor
 
 from guard.augment import (
-    augment,
+    Augmenter,
     crop_windows,
     flip,
+    in_deviations,
     mix,
     mixing_weight,
     padded_crop,
     resized_crop,
     roll,
 )
+from guard.config import DSA_OPS, TrainConfig
+from guard.dsa import DsaDraw, draw_dsa
+from guard.spec import ImageSpec
 
+SPEC = ImageSpec(3, 8, 2, (0.3, 0.4, 0.5), (0.2, 0.25, 0.3), ("a", "b"))
 WHOLE = torch.tensor([[0.0, 0.0, 1.0, 1.0]])
 
 
@@ -29,6 +35,16 @@ def images(count: int = 6, channels: int = 3, size: int = 8) -> Tensor:
     return torch.rand(count, channels, size, size, generator=draws(42))
 
 
+def augment(x: Tensor, names: list[str], crop_scale: float, generator: torch.Generator) -> Tensor:
+    return Augmenter.of(TrainConfig(augment=names, crop_scale=crop_scale), facts(x))(x, generator)
+
+
+def facts(x: Tensor) -> ImageSpec:
+    """SPEC with as many channels as the images have."""
+    channels = x.shape[1]
+    return replace(SPEC, channels=channels, mean=SPEC.mean[:channels], std=SPEC.std[:channels])
+
+
 OPERATIONS: dict[str, Callable[[Tensor, torch.Generator], Tensor]] = {
     "flip": flip,
     "padded_crop": lambda x, g: padded_crop(x, 2, g),
@@ -38,6 +54,7 @@ OPERATIONS: dict[str, Callable[[Tensor, torch.Generator], Tensor]] = {
     "cutmix": lambda x, g: mix(x, "cutmix", 1.0, g)[0],
     "crop": lambda x, g: augment(x, ["crop"], 0.08, g),
     "all": lambda x, g: augment(x, ["resized-crop", "crop", "flip"], 0.3, g),
+    "dsa": lambda x, g: augment(x, ["dsa"], 0.3, g),
 }
 
 
@@ -50,7 +67,7 @@ def test_an_augmentation_keeps_shape_and_range_and_draws_from_its_generator(
     original, before = x.clone(), torch.get_rng_state()
     results = [operate(x, draws(seed)) for seed in (1, 1, 2)]
     assert results[0].shape == x.shape and results[0].dtype == x.dtype
-    assert 0 <= results[0].min() and results[0].max() <= 1
+    assert name == "dsa" or (0 <= results[0].min() and results[0].max() <= 1)
     assert torch.equal(results[0], results[1])
     assert not torch.equal(results[0], results[2])
     assert torch.equal(x, original)
@@ -110,14 +127,48 @@ def test_the_names_select_the_augmentations() -> None:
     assert torch.equal(one_way, augment(x, ["crop", "flip"], 0.2, draws(1)))
 
 
-def test_a_roll_moves_the_whole_batch_by_up_to_the_jitter() -> None:
+SHIFT = torch.tensor([[1 - 2**-24, 0.0, 0.0]])
+"""Of the crop of DSA: a pixel down, a pixel left of an image of 8."""
+
+
+def test_dsa_fills_with_the_mean_of_the_data_set() -> None:
+    x = images()
+    y = in_deviations(x, DsaDraw("crop", SHIFT), SPEC)
+    assert (y[..., 0] - torch.tensor(SPEC.mean)[:, None]).abs().max() < 1e-6
+    assert (y[..., 7, :] - torch.tensor(SPEC.mean)[:, None]).abs().max() < 1e-6
+    torch.testing.assert_close(y[..., :7, 1:], x[..., 1:, :7])
+
+
+def test_dsa_brightens_by_deviations_of_each_channel() -> None:
+    """Saturation and contrast of one half and one half are no change."""
+    x = images()
+    y = in_deviations(x, DsaDraw("color", torch.tensor([[0.9, 0.5, 0.5]])), SPEC)
+    expected = x + 0.4 * torch.tensor(SPEC.std)[:, None, None]
+    torch.testing.assert_close(y, expected)
+
+
+@pytest.mark.parametrize("op", DSA_OPS)
+def test_dsa_draws_one_of_its_operations_last(op: str) -> None:
+    x, config = images(), TrainConfig(augment=("dsa", "flip"), dsa_ops=(op,))
+    generator = draws(4)
+    flipped = flip(x, generator)
+    expected = in_deviations(flipped, draw_dsa([op], len(x), generator), SPEC)
+    assert torch.equal(Augmenter.of(config, SPEC)(x, draws(4)), expected)
+    assert not torch.equal(expected, flipped)
+
+
+@pytest.mark.parametrize("lowest", [0, -2])
+def test_a_roll_moves_the_whole_batch_by_up_to_the_jitter(lowest: int) -> None:
     x, seen = images(2), set()
-    for seed in range(100):
-        y = roll(x, 2, draws(seed))
+    for seed in range(200):
+        y = roll(x, 2, draws(seed), two_sided=lowest < 0)
         seen |= {
-            (d, r) for d in range(8) for r in range(8) if torch.equal(x.roll((d, r), (2, 3)), y)
+            (d, r)
+            for d in range(-4, 4)
+            for r in range(-4, 4)
+            if torch.equal(x.roll((d, r), (2, 3)), y)
         }
-    assert seen == {(d, r) for d in range(3) for r in range(3)}
+    assert seen == {(d, r) for d in range(lowest, 3) for r in range(lowest, 3)}
 
 
 @pytest.mark.parametrize("min_scale", [0.08, 0.5, 0.9, 1.0])

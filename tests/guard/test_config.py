@@ -7,21 +7,33 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 import pytest
 
 from guard.config import (
-    ATTACKS,
     DataConfig,
     EvaluationConfig,
     ModelConfig,
     RegularizerConfig,
     TrainConfig,
     TrialConfig,
-    is_attack,
 )
+from guard.config.common import ATTACKS, is_attack
 from guard.errors import ConfigError
 from guard.schema import Config, type_hints
 
-FULL = TrialConfig().override({"student.model": {}, "model.norm": "batch", "regularizer.power": 1})
-FIXED = {"method"}
-"""Leaves with one possible value."""
+ADVERSARY = {"kind": "trades", "power": 1, "eps": 0.1}
+FULL = TrialConfig().override(
+    {
+        "student.model": {},
+        "model.norm": "batch",
+        "method": "mtt",
+        "regularizer.power": 1,
+        "regularizer.eps": 0.1,
+        "sre2l.crop": "batch",
+        "cda.curriculum": "none",
+        **{f"{name}.gradient": "tesla" for name in ("mtt", "tesla", "mat")},
+        **{f"{name}.experts.adversary": ADVERSARY for name in ("mtt", "tesla", "mat")},
+        **{f"{name}.model": {} for name in ("dc", "dsa", "mtt", "tesla", "mat")},
+    }
+)
+"""A trial in which every leaf may take another value."""
 
 
 def leaf_hint(path: str) -> Any:
@@ -60,13 +72,13 @@ def test_a_trial_survives_json() -> None:
     assert TrialConfig.from_dict(TrialConfig().to_dict()) == TrialConfig()
 
 
-@pytest.mark.parametrize("path", sorted(set(FULL.flat()) - FIXED))
+@pytest.mark.parametrize("path", sorted(FULL.flat()))
 def test_a_fingerprint_changes_with_any_leaf(path: str) -> None:
     assert changed(path).flat()[path] != FULL.flat()[path]
     assert changed(path).fingerprint() != FULL.fingerprint()
 
 
-@pytest.mark.parametrize("path", sorted(set(FULL.flat()) - FIXED))
+@pytest.mark.parametrize("path", sorted(FULL.flat()))
 def test_any_changed_leaf_survives_json(path: str) -> None:
     assert TrialConfig.from_json(changed(path).to_json()) == changed(path)
 
@@ -115,11 +127,40 @@ def test_a_section_and_a_path_inside_it_may_come_together(path: str, value: Any)
     assert together.student.train.optimizer == "adamw"
 
 
-@pytest.mark.parametrize("name", sorted(RegularizerConfig.NAMED))
-def test_every_named_regularizer_is_valid(name: str) -> None:
-    regularizer = RegularizerConfig.named(name)
-    for path, value in RegularizerConfig.NAMED[name].items():
-        assert regularizer.flat()[path] == value
+def sections(cls: type[Config]) -> set[type[Config]]:
+    inner = (section_of(hint) for hint in type_hints(cls).values() if is_section(hint))
+    return {cls}.union(*map(sections, inner))
+
+
+def is_section(hint: Any) -> bool:
+    options = get_args(hint) or (hint,)
+    return any(isinstance(o, type) and issubclass(o, Config) for o in options)
+
+
+SETTINGS = [(cls, name) for cls in sections(TrialConfig) for name in cls.NAMED]
+SETTINGS.sort(key=lambda setting: (setting[0].__name__, setting[1]))
+
+
+@pytest.mark.parametrize(
+    ("cls", "name"), SETTINGS, ids=[f"{cls.__name__}-{name}" for cls, name in SETTINGS]
+)
+def test_every_named_setting_is_valid(cls: type[Config], name: str) -> None:
+    section = cls.named(name)
+    for path, value in cls.NAMED[name].items():
+        given = value if isinstance(value, dict) else {"": value}
+        for rest, expected in given.items():
+            made = section.flat()[f"{path}.{rest}".rstrip(".")]
+            assert made == (list(expected) if isinstance(expected, tuple) else expected)
+
+
+def test_the_named_settings_are_found() -> None:
+    assert {cls.__name__ for cls, _ in SETTINGS} == {
+        "RegularizerConfig",
+        "RecoverConfig",
+        "CDAConfig",
+        "MTTConfig",
+        "StudentConfig",
+    }
 
 
 def test_the_control_differs_in_the_regularizer_only() -> None:
@@ -135,6 +176,8 @@ def test_the_control_differs_in_the_regularizer_only() -> None:
         ({}, True),
         ({"kind": "none"}, False),
         ({"weight": 0}, False),
+        ({"kind": "adversarial", "weight": 0}, True),
+        ({"kind": "trades", "weight": 0}, False),
         ({"kind": "gradient-norm", "weight": 1e-9}, True),
     ],
 )
@@ -226,14 +269,14 @@ def test_a_suite_names_distinct_attacks(attacks: list[str], rule: str) -> None:
         ("regularizer.power", 3, "at least 1 and at most 2"),
         ("regularizer.fraction", 0, "greater than 0 and at most 1"),
         ("squeeze.lr", float("nan"), "finite number"),
-        ("squeeze.augment", ["rotate"], "must be one of crop, flip, resized-crop"),
+        ("squeeze.augment", ["rotate"], "must be one of crop, flip, resized-crop, dsa"),
         ("student.train.epochs", 0, "at least 1"),
         ("sre2l.chunk", 0, "at least 1"),
         ("ipc", 0, "at least 1"),
         ("seed", -1, "at least 0"),
         ("evaluation.eps", 1.5, "at least 0 and at most 1"),
         ("evaluation.max_samples", 0, "at least 1"),
-        ("method", "dc", "must be one of sre2l"),
+        ("method", "gan", "must be one of sre2l, cda, dc, dsa, mtt, tesla, mat, random, herding"),
         ("compute.device", "tpu", "must be one of cpu, cuda, mps"),
     ],
 )

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,8 +10,18 @@ import torch
 from PIL import Image
 from torchvision.datasets import ImageFolder
 
-from guard.data import ImageSpec
-from guard.distilled import DistilledSet, class_folder, in_prefix_order, to_picture
+from guard.artifacts import ArtifactStore, Stage
+from guard.config import TrialConfig
+from guard.distilled import (
+    DistilledSet,
+    assemble,
+    class_folder,
+    in_prefix_order,
+    save_part,
+    to_picture,
+)
+from guard.methods import distilled_stage
+from guard.spec import ImageSpec
 
 NAMES = ("cat", "../../etc", "a b/c", "..")
 
@@ -155,3 +166,51 @@ def test_a_smaller_set_is_a_prefix(ipc: int) -> None:
     assert len(images) == ipc * 3
     assert torch.equal(images, whole[: ipc * 3])
     assert torch.equal(labels, all_labels[: ipc * 3])
+
+
+def test_hard_labels_as_distributions() -> None:
+    made = distilled()
+    assert torch.equal(made.one_hot(), torch.eye(4).repeat(3, 1))
+    assert made.one_hot().dtype == torch.float32
+
+
+def parts(store: ArtifactStore, soft: bool) -> list[Stage]:
+    """Two stages that each made two images of each of three classes."""
+    spec = ImageSpec(1, 4, 3, (0.5,), (0.25,), tuple("abc"))
+    stages = [Stage("subset", 1, {"number": number}) for number in range(2)]
+
+    def build(stage: Stage, store: ArtifactStore, folder: Path) -> dict[str, Any]:
+        number = stage.config["number"]
+        images = torch.rand(2, 3, 1, 4, 4, generator=draws(number))
+        facts = {"soft_labels": torch.rand(2, 3, 3, generator=draws(9 + number))}
+        save_part(folder, images, spec, learned_lr=0.5, **(facts if soft else {}))
+        return {"metrics": {}}
+
+    for stage in stages:
+        store.get_or_build(stage, build)
+    return stages
+
+
+@pytest.mark.parametrize("soft", [True, False])
+@pytest.mark.parametrize("ipc", [1, 3, 4])
+def test_a_set_is_put_together_from_its_parts(ipc: int, soft: bool, tmp_path: Path) -> None:
+    store = ArtifactStore(tmp_path)
+    config = TrialConfig().override({"method": "mtt", "ipc": ipc})
+    stage = distilled_stage(config, parts(store, soft), None)
+    made = DistilledSet.load(store.get_or_build(stage, assemble).path)
+    assert made.labels.tolist() == [0, 1, 2] * ipc
+    for number in range(ipc):
+        which, index = divmod(number, 2)
+        rows = slice(3 * number, 3 * number + 3)
+        images = torch.rand(2, 3, 1, 4, 4, generator=draws(which))[index]
+        assert torch.equal(made.images[rows], images)
+        if soft:
+            assert made.soft_labels is not None
+            own = torch.rand(2, 3, 3, generator=draws(9 + which))[index]
+            assert torch.equal(made.soft_labels[rows], own)
+    assert (made.soft_labels is not None) is soft
+    assert made.spec.class_names == ("a", "b", "c")
+    kept = {name: made.card[name] for name in ("format", "method", "ipc", "learned_lr")}
+    assert kept == {"format": 2, "method": "mtt", "ipc": ipc, "learned_lr": 0.5}
+    assert made.card["inputs"] == stage.inputs
+    assert made.card["made_by"]["part-0000"]["config"] == {"number": 0}

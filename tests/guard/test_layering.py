@@ -10,7 +10,17 @@ import guard
 
 ROOT = Path(guard.__file__).parent
 FILES = sorted(ROOT.rglob("*.py"))
-NO_TORCH = ("__init__", "artifacts", "config", "errors", "pipeline", "schema", "methods/__init__")
+CONFIG = sorted(str(path.relative_to(ROOT).with_suffix("")) for path in ROOT.glob("config/*.py"))
+NO_TORCH = (
+    "__init__",
+    "artifacts",
+    "errors",
+    "pipeline",
+    "schema",
+    "spec",
+    "methods/__init__",
+    *CONFIG,
+)
 
 
 def imported(path: Path, *, when_loaded: bool = False) -> set[str]:
@@ -54,15 +64,41 @@ def test_one_file_imports_torchattacks() -> None:
 @pytest.mark.parametrize("name", NO_TORCH)
 def test_planning_files_load_no_torch(name: str) -> None:
     loaded = imported(ROOT / f"{name}.py", when_loaded=True)
-    own = {
-        module.removeprefix("guard.").replace(".", "/") for module in loaded if "guard." in module
-    }
     assert not {module.split(".")[0] for module in loaded} & {"torch", "torchvision", "numpy"}
+    own = {module.removeprefix("guard.").replace(".", "/") for module in loaded}
     files = {module for module in own if (ROOT / f"{module}.py").is_file()}
+    files |= {f"{module}/__init__" for module in own if (ROOT / module / "__init__.py").is_file()}
     assert files <= set(NO_TORCH)
 
 
-@pytest.mark.parametrize("name", ["attacks", "regularizers", "augment", "models", "training"])
+def test_the_config_package_is_walked() -> None:
+    assert len(CONFIG) > 3
+    assert "guard.config.trial" in imported(ROOT / "config/__init__.py", when_loaded=True)
+
+
+@pytest.mark.parametrize("name", CONFIG)
+def test_a_config_knows_only_its_schema_and_its_errors(name: str) -> None:
+    known = ("guard.config", "guard.schema", "guard.errors")
+    own = {module for module in imported(ROOT / f"{name}.py") if module.startswith("guard.")}
+    assert all(module.startswith(known) for module in own)
+
+
+KNOWS_NO_STAGES = (
+    "attacks",
+    "augment",
+    "dsa",
+    "methods/gradients",
+    "methods/trajectory",
+    "models",
+    "objectives",
+    "regularizers",
+    "seeding",
+    "spec",
+    "training",
+)
+
+
+@pytest.mark.parametrize("name", KNOWS_NO_STAGES)
 def test_work_on_tensors_knows_no_stages(name: str) -> None:
     stages = {"guard.artifacts", "guard.pipeline", "guard.stages", "guard.methods"}
     assert not imported(ROOT / f"{name}.py") & stages

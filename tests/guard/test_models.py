@@ -7,10 +7,11 @@ import torch
 from torch import nn
 
 from guard.config import ModelConfig, TrialConfig
-from guard.data import ImageSpec
 from guard.errors import ConfigError
-from guard.models import MODELS, Classifier, Normalize, batchnorms, build_model, frozen
+from guard.inputs import Normalize
+from guard.models import MODELS, Classifier, batchnorms, build_model, frozen
 from guard.schema import type_hints
+from guard.spec import ImageSpec
 
 
 def spec(channels: int = 1, size: int = 8, classes: int = 4) -> ImageSpec:

@@ -29,6 +29,8 @@ ORDER = [
     "evaluate",
 ]
 
+EVERY = set(ORDER)
+
 
 def tensor_files(root: Path) -> dict[str, bytes]:
     return {str(p.relative_to(root)): p.read_bytes() for p in root.rglob("*.safetensors")}
@@ -76,7 +78,7 @@ def test_a_trial_runs_exactly_the_planned_stages(trial: SimpleNamespace) -> None
     assert [record.name for record in trial.result.stages] == ORDER
     assert [r.key for r in trial.result.stages] == [stage.key for stage in planned]
     assert all(record.built and record.seconds > 0 for record in trial.result.stages)
-    assert {stage.name for stage in planned} == set(STAGES)
+    assert {stage.name for stage in planned} == EVERY <= set(STAGES)
     for stage in planned:
         assert trial.store.get(stage) is not None
 
@@ -149,12 +151,12 @@ def stages_by_name(config: TrialConfig) -> dict[str, set[str]]:
     ("change", "rebuilt"),
     [
         ({"ipc": 4}, {"recover", "distilled", "relabel", "student", "evaluate"}),
-        ({"seed": 1}, set(STAGES)),
-        ({"model.width": 9}, set(STAGES)),
-        ({"regularizer.weight": 9}, set(STAGES)),
-        ({"squeeze.lr": 9}, set(STAGES)),
-        ({"data.split_seed": 9}, set(STAGES)),
-        ({"compute.num_threads": 2}, set(STAGES)),
+        ({"seed": 1}, EVERY),
+        ({"model.width": 9}, EVERY),
+        ({"regularizer.weight": 9}, EVERY),
+        ({"squeeze.lr": 9}, EVERY),
+        ({"data.split_seed": 9}, EVERY),
+        ({"compute.num_threads": 2}, EVERY),
         ({"sre2l.lr": 9}, {"recover", "distilled", "relabel", "student", "evaluate"}),
         ({"student.seed": 1}, {"relabel", "student", "evaluate"}),
         ({"student.temperature": 1}, {"student", "evaluate"}),
@@ -222,6 +224,51 @@ def test_independent_stages_are_asked_for_together(tiny_config: TrialConfig) -> 
     assert result.metrics["distilled/loss"] == 2.0
     assert result.metrics["test/loss"] == 1.0
     assert result.waiting_seconds == pytest.approx(result.seconds - 12.0)
+
+
+EVALUATED = ["evaluate", "evaluate"]
+
+
+@pytest.mark.parametrize(
+    ("change", "groups"),
+    [
+        (
+            {"method": "mtt", "mtt.experts.count": 3},
+            [
+                ["expert"] * 3,
+                ["evaluate", "trajectory-matching"],
+                ["distilled"],
+                ["student"],
+                EVALUATED,
+            ],
+        ),
+        (
+            {"method": "dc"},
+            [["gradient-matching"], ["distilled"], ["student"], EVALUATED],
+        ),
+        ({"method": "whole"}, [["squeeze"], EVALUATED]),
+        (
+            {"method": "herding", "regularizer": "none"},
+            [["squeeze"], ["evaluate", "subset"], ["distilled"], ["student"], EVALUATED],
+        ),
+        (
+            {"student.labels": "hard"},
+            [["squeeze"], ["evaluate", "recover"], ["distilled"], ["student"], EVALUATED],
+        ),
+    ],
+)
+def test_each_method_asks_for_its_own_stages(
+    change: dict[str, Any], groups: list[list[str]], tiny_config: TrialConfig
+) -> None:
+    asked, run_stage = pretend()
+    result = run_trial(tiny_config.override(change), run_stage)
+    assert asked == groups
+    names = {name for group in groups for name in group}
+    taught = groups[0][0] in ("squeeze", "expert") and "distilled" in names
+    made = {"distilled"} if "distilled" in names else set()
+    assert set(result.paths) == {"student"} | made | ({"teacher"} if taught else set())
+    parts = {name.split("/")[0] for name in result.metrics}
+    assert parts == {*result.paths, "validation", "test"}
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from guard.config import RegularizerConfig
-from guard.models import BatchNorm, Classifier, Normalize, batchnorm_mode, batchnorms
+from guard.inputs import Normalize
+from guard.models import BatchNorm, Classifier, batchnorm_mode, batchnorms
+from guard.objectives import ADVERSARIAL_LOSSES
 from guard.regularizers import PENALTIES, Regularizer, direction, ramp, unit
+from guard.schema import field_names, type_hints
 
 SHAPE, CLASSES = (2, 3, 3), 4
 DIM = math.prod(SHAPE)
@@ -548,8 +551,13 @@ def test_modes_agree_in_a_model_without_batch_norm() -> None:
     assert values[0] == values[1] == values[2] > 0
 
 
+PENALISING = {
+    name: values
+    for name, values in RegularizerConfig.NAMED.items()
+    if not RegularizerConfig(**values).attacks
+}
 CONFIGS = {
-    **RegularizerConfig.NAMED,
+    **PENALISING,
     "eps-units": {"units": "eps", "h": 1.0},
     "power-1": {"power": 1},
     "part": {"fraction": 0.3, "weight_warmup_epochs": 2, "h_warmup_epochs": 3},
@@ -573,8 +581,12 @@ def test_every_setting_gives_a_repeatable_finite_penalty(name: str) -> None:
         assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
 
 
-def test_every_kind_has_a_penalty() -> None:
+def test_every_kind_has_a_penalty_or_an_attack() -> None:
     assert set(PENALTIES) == set(KINDS)
+    kinds = {"none", *PENALTIES, *ADVERSARIAL_LOSSES}
+    assert kinds == set(type_hints(RegularizerConfig)["kind"].__args__)
+    for kind in kinds:
+        assert RegularizerConfig(kind=kind).attacks is (kind in ADVERSARIAL_LOSSES)
 
 
 BASE = {"h": 0.3, "weight": 2.0}
@@ -589,7 +601,14 @@ OTHER_VALUES = {
     "fraction": 0.4,
     "weight_warmup_epochs": 4,
     "h_warmup_epochs": 4,
+    "steps": 3,
+    "step_size": 0.7,
+    "eps": 0.3,
 }
+
+
+def test_every_field_is_tried() -> None:
+    assert set(OTHER_VALUES) == set(field_names(RegularizerConfig)) - {"kind"}
 
 
 @pytest.mark.parametrize("field", OTHER_VALUES)

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from guard.config import ModelConfig
-from guard.data import ImageSpec
 from guard.models import build_model
 from guard.saving import load_model, load_spec, save_model
+from guard.spec import ImageSpec
 
 SPEC = ImageSpec(3, 8, 2, (0.1, 0.2, 0.3), (0.4, 0.5, 0.6), ("cat", "d/og"))
 

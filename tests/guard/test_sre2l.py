@@ -16,15 +16,16 @@ from torch.nn import functional as F
 
 import guard.methods.sre2l as sre2l
 from guard.artifacts import ArtifactStore
-from guard.config import ModelConfig, RecoverConfig, TrialConfig
-from guard.data import ImageSpec
+from guard.augment import crop_windows, resized_crop
+from guard.config import CDAConfig, ModelConfig, RecoverConfig, TrialConfig
 from guard.datasets import load_data
 from guard.distilled import DistilledSet
 from guard.methods import METHODS, squeeze_stage
-from guard.methods.sre2l import BatchNormLoss, augmented, recover_images
+from guard.methods.sre2l import BatchNormLoss, augmented, recover_images, smallest_crop
 from guard.models import Classifier, batchnorms, build_model
 from guard.pipeline import local_runner, plan, run_trial
 from guard.saving import load_model
+from guard.spec import ImageSpec
 from guard.stages import build
 from guard.training import Diverged
 
@@ -191,7 +192,7 @@ def test_a_recovery_that_is_not_finite_diverges(bad: float) -> None:
 
 def test_a_view_without_augmentation_is_the_images_and_draws_nothing() -> None:
     u, generator = torch.rand(4, 3, 8, 8), draws()
-    assert augmented(u, RecoverConfig(), generator) is u
+    assert augmented(u, RecoverConfig(), 0, generator) is u
     assert torch.equal(generator.get_state(), draws().get_state())
 
 
@@ -199,6 +200,7 @@ def test_a_view_without_augmentation_is_the_images_and_draws_nothing() -> None:
     ("config", "same"),
     [
         ({"jitter": 3}, True),
+        ({"jitter": 3, "two_sided_jitter": True}, True),
         ({"crop": "batch"}, True),
         ({"crop": "image"}, False),
         ({"flip": True}, False),
@@ -206,9 +208,59 @@ def test_a_view_without_augmentation_is_the_images_and_draws_nothing() -> None:
 )
 def test_views_are_drawn_per_batch_or_per_image(config: dict[str, Any], same: bool) -> None:
     one = torch.rand(1, 3, 8, 8, generator=draws(1))
-    views = augmented(one.expand(16, -1, -1, -1), RecoverConfig(**config), draws(2))
+    views = augmented(one.expand(16, -1, -1, -1), RecoverConfig(**config), 0, draws(2))
     assert bool((views - views[:1]).abs().max() < 1e-6) is same
     assert not torch.allclose(views, one)
+
+
+@pytest.mark.parametrize("two_sided", [False, True])
+def test_the_jitter_is_one_sided_or_two_sided(two_sided: bool) -> None:
+    u = torch.rand(1, 3, 8, 8, generator=draws(1))
+    config = RecoverConfig(jitter=2, two_sided_jitter=two_sided)
+    offsets = range(-2 if two_sided else 0, 3)
+    rolled = {(d, r): u.roll((d, r), (2, 3)) for d in offsets for r in offsets}
+    views = [augmented(u, config, 0, draws(seed)) for seed in range(200)]
+    seen = [{at for at, v in rolled.items() if torch.equal(v, view)} for view in views]
+    assert all(len(at) == 1 for at in seen)
+    assert set().union(*seen) == set(rolled)
+
+
+def curriculum_by_hand(kind: str, step: int, length: float, lowest: float) -> float:
+    """Smallest area share of CDA: from 1 to `lowest` over `length` iterations, then constant."""
+    if step >= length:
+        return lowest
+    if kind == "step":
+        return 1.0
+    if kind == "linear":
+        return 1.0 - (1.0 - lowest) * step / length
+    return lowest + (1.0 - lowest) * math.cos(math.pi * step / (2 * length)) ** 2
+
+
+@pytest.mark.parametrize("milestone", [0.0, 0.35, 0.5, 1.0])
+@pytest.mark.parametrize("kind", ["cosine", "linear", "step"])
+def test_a_curriculum_of_crops_is_that_of_cda(kind: str, milestone: float) -> None:
+    config = CDAConfig(iterations=10, crop_scale=0.2, curriculum=kind, milestone=milestone)
+    scales = [smallest_crop(config, step) for step in range(10)]
+    expected = [curriculum_by_hand(kind, step, 10 * milestone, 0.2) for step in range(10)]
+    assert scales == pytest.approx(expected, rel=1e-12)
+    assert scales == sorted(scales, reverse=True)
+    assert scales[0] == (1.0 if milestone else 0.2)
+
+
+def test_without_a_curriculum_a_crop_keeps_the_same_share() -> None:
+    config = CDAConfig(iterations=10, crop_scale=0.3, curriculum="none")
+    assert {smallest_crop(config, step) for step in range(10)} == {0.3}
+
+
+@pytest.mark.parametrize(("crop", "count"), [("batch", 1), ("image", 5)])
+@pytest.mark.parametrize("step", [0, 6, 9])
+def test_crops_follow_the_curriculum(crop: str, count: int, step: int) -> None:
+    u = torch.rand(5, 3, 8, 8, generator=draws(1))
+    config = CDAConfig(iterations=10, crop=crop, flip=False, crop_scale=0.1)
+    windows = crop_windows(count, smallest_crop(config, step), draws(3))
+    view = augmented(u, config, step, draws(3))
+    torch.testing.assert_close(view, resized_crop(u, windows))
+    assert torch.allclose(view, u, atol=1e-6) is (step == 0)
 
 
 def recover_stages(config: TrialConfig) -> list[Any]:
@@ -271,8 +323,11 @@ def test_a_set_holds_the_teachers_labels_and_its_origin(trial: SimpleNamespace) 
     torch.testing.assert_close(made.soft_labels, probabilities)
     assert made.labels.tolist() == list(range(10)) * 2
     assert (made.card["method"], made.card["ipc"]) == ("sre2l", 2)
-    assert made.card["made_by"]["teacher"] == squeeze_stage(trial.config).address
-    assert made.card["teacher"]["model"] == trial.config.model.to_dict()
+    teacher = squeeze_stage(trial.config)
+    assert made.card["inputs"]["teacher"] == teacher.address
+    origin = made.card["made_by"]["teacher"]
+    assert (origin["name"], origin["config"]) == ("squeeze", teacher.config)
+    assert set(made.card["inputs"]) == {"teacher", "part-0000"} == set(made.card["made_by"])
     distilled = next(stage for stage in plan(trial.config) if stage.name == "distilled")
     record = json.loads((trial.result.paths["distilled"] / "stage.json").read_text())
     agreement = (probabilities.argmax(dim=1) == made.labels).double().mean()
@@ -363,7 +418,17 @@ def test_a_teacher_that_diverges_ends_the_trial(
         assert result.metrics == {} and result.paths == {}
 
 
-def test_the_method_names_its_sections() -> None:
-    assert set(METHODS) == {"sre2l"}
-    assert METHODS["sre2l"].sections == ("squeeze", "sre2l")
-    assert not METHODS["sre2l"].needs_real_images
+@pytest.mark.parametrize("name", ["sre2l", "cda"])
+def test_a_method_that_recovers_reads_squeeze_and_its_own_section(
+    name: str, tiny_config: TrialConfig
+) -> None:
+    assert METHODS[name].sections == ("squeeze", name)
+    assert METHODS[name].soft_labels
+    assert not METHODS[name].needs_real_images(tiny_config)
+
+
+def test_cda_recovers_with_its_own_section_from_the_same_teacher(tiny_config: TrialConfig) -> None:
+    cda = tiny_config.override({"method": "cda", "cda.iterations": 7})
+    assert plan(cda)[0].key == plan(tiny_config)[0].key
+    assert recover_stages(cda)[0].config["recover"] == cda.cda.to_dict()
+    assert recover_stages(cda)[0].config["recover"]["iterations"] == 7

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,16 +14,19 @@ from torch import Tensor
 
 import guard.student
 from guard.artifacts import ArtifactStore, Stage
-from guard.augment import augment
-from guard.config import StudentConfig, TrialConfig
+from guard.augment import Augmenter
+from guard.config import StudentConfig, TrainConfig, TrialConfig
 from guard.distilled import DistilledSet
 from guard.models import build_model
-from guard.pipeline import plan, student_stages
+from guard.pipeline import plan, relabel_stage, student_stage
 from guard.saving import load_model
 from guard.seeding import derive
+from guard.spec import ImageSpec
 from guard.stages import build
 from guard.student import Recipe, SoftLabels, distillation_loss
 from guard.training import Epoch
+
+SPEC = ImageSpec(1, 8, 5, (0.3,), (0.25,), tuple("abcde"))
 
 
 def stage_named(config: TrialConfig, name: str) -> Stage:
@@ -64,48 +69,85 @@ def recipe(**changes: Any) -> Recipe:
     config = StudentConfig().override(
         {"train.batch_size": 4, "train.augment": ["crop", "flip"], "mix": "mixup", **changes}
     )
-    return Recipe.of(config)
+    return Recipe.of(config, SPEC)
+
+
+def targets(count: int = 10, seed: int = 7) -> Tensor:
+    """Distributions over five classes, (count, 5)."""
+    return logits(seed, count).float().softmax(dim=1)
+
+
+def inputs(batches: Iterator[tuple[Tensor, Tensor]]) -> list[Tensor]:
+    return [x for x, _ in batches]
 
 
 def test_batches_are_a_function_of_recipe_and_epoch() -> None:
     images = torch.rand(10, 1, 8, 8, generator=torch.Generator().manual_seed(0))
     before = torch.get_rng_state()
-    first, again = (list(recipe().batches(images, 1)) for _ in range(2))
+    first, again = (list(recipe().batches(images, targets(), 1)) for _ in range(2))
     assert torch.equal(torch.get_rng_state(), before)
-    assert [len(x) for x in first] == [4, 4, 2]
-    assert all(torch.equal(*pair) for pair in zip(first, again, strict=True))
-    others = [list(recipe().batches(images, 2))]
-    others += [list(recipe(**c).batches(images, 1)) for c in ({"seed": 1}, {"mix": "cutmix"})]
+    assert [(len(x), len(y)) for x, y in first] == [(4, 4), (4, 4), (2, 2)]
+    for one, other in zip(first, again, strict=True):
+        assert torch.equal(one[0], other[0]) and torch.equal(one[1], other[1])
+    others = [recipe().batches(images, targets(), 2)]
+    others += [recipe(**c).batches(images, targets(), 1) for c in ({"seed": 1}, {"mix": "cutmix"})]
     for other in others:
-        assert not any(torch.equal(*pair) for pair in zip(first, other, strict=True))
+        for x, changed in zip(first, other, strict=True):
+            assert not torch.equal(x[0], changed[0])
+            assert not torch.equal(x[1], changed[1])
 
 
 def test_plain_batches_show_every_image_once_in_a_new_order() -> None:
     images = torch.arange(10.0).view(10, 1, 1, 1)
     plain = recipe(**{"train.augment": [], "mix": "none"})
-    orders = [torch.cat(list(plain.batches(images, e))).flatten().tolist() for e in range(3)]
+    made = [list(plain.batches(images, targets(), epoch)) for epoch in range(3)]
+    orders = [torch.cat([x for x, _ in epoch]).flatten().long().tolist() for epoch in made]
+    for order, epoch in zip(orders, made, strict=True):
+        assert torch.equal(torch.cat([y for _, y in epoch]), targets()[order])
     assert all(sorted(order) == list(range(10)) for order in orders)
     assert len({tuple(order) for order in orders}) == 3
+
+
+@pytest.mark.parametrize("kind", ["mixup", "cutmix"])
+def test_targets_are_mixed_like_their_images(kind: str) -> None:
+    """Image i is one on channel i alone, so a mixed image says what it is made of."""
+    images = torch.eye(10)[:, :, None, None].expand(10, 10, 16, 16)
+    mixed = recipe(**{"train.augment": [], "mix": kind})
+    shares, seen = [], []
+    for x, target in mixed.batches(images, targets(), 3):
+        share = x.mean(dim=(2, 3))
+        torch.testing.assert_close(target, share @ targets())
+        shares.append(share)
+        seen += share.gt(0).sum(dim=1).tolist()
+    torch.testing.assert_close(torch.cat(shares).sum(dim=1), torch.ones(10))
+    assert set(seen) == {1, 2} or seen == [2] * 10
 
 
 def test_a_recipe_holds_what_the_config_says() -> None:
     config = StudentConfig().override(
         {
             "seed": 4,
-            "train": {"batch_size": 3, "augment": ["flip"], "crop_scale": 0.3},
+            "train": {
+                "batch_size": 3,
+                "augment": ["flip"],
+                "crop_scale": 0.3,
+                "dsa_ops": ["color"],
+            },
             "mix": "cutmix",
             "mix_alpha": 0.7,
         }
     )
-    assert Recipe.of(config) == Recipe(4, 3, ("flip",), 0.3, "cutmix", 0.7)
+    augmenter = Augmenter(("flip",), 0.3, ("color",), SPEC)
+    assert Recipe.of(config, SPEC) == Recipe(4, 3, augmenter, "cutmix", 0.7)
 
 
 def test_soft_labels_are_the_teachers_logits_in_half_precision(trial: SimpleNamespace) -> None:
     labels = SoftLabels.open(trial.store.path(stage_named(trial.config, "relabel").address))
-    images = DistilledSet.load(trial.result.paths["distilled"]).images
+    made = DistilledSet.load(trial.result.paths["distilled"])
     teacher = load_model(trial.result.paths["teacher"])
+    replayed = Recipe.of(trial.config.student, made.spec)
     for epoch in range(3):
-        batches = list(Recipe.of(trial.config.student).batches(images, epoch))
+        batches = inputs(replayed.batches(made.images, made.one_hot(), epoch))
         with torch.no_grad():
             expected = torch.cat([teacher(x) for x in batches]).half().float()
         assert torch.equal(labels.epoch(epoch), expected)
@@ -187,6 +229,69 @@ def test_the_students_loss_is_distillation_at_its_temperature(
     torch.testing.assert_close(loss, expected)
 
 
+def planted(
+    method: str, labels: str, config: TrialConfig, root: Path, soft: Tensor | None
+) -> tuple[TrialConfig, SimpleNamespace]:
+    """A trial of which only the distilled set is there: 20 images and a rate of 0.037."""
+    config = config.override(
+        {"method": method, "regularizer": "none", "student.labels": labels, "student.mix": "none"}
+    )
+    store, (stage,) = ArtifactStore(root), [s for s in plan(config) if s.name == "distilled"]
+    spec = ImageSpec(1, 8, 10, (0.3,), (0.25,), tuple("0123456789"))
+    images = torch.rand(20, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    made = DistilledSet(images, torch.arange(10).repeat(2), soft, spec, {"learned_lr": 0.037})
+    store.path(stage.address).mkdir(parents=True)
+    made.save(store.path(stage.address))
+    return config, SimpleNamespace(store=store, made=made)
+
+
+SOFT = logits(3, 20, 10).float().softmax(dim=1)
+
+
+@pytest.mark.parametrize(
+    ("method", "labels", "soft", "uses_soft"),
+    [
+        ("tesla", "auto", SOFT, True),
+        ("tesla", "hard", SOFT, False),
+        ("mtt", "auto", None, False),
+        ("random", "auto", None, False),
+    ],
+)
+def test_without_a_teacher_a_student_learns_the_sets_own_labels(
+    method: str,
+    labels: str,
+    soft: Tensor | None,
+    uses_soft: bool,
+    tiny_config: TrialConfig,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    config, trial = planted(method, labels, tiny_config, tmp_path / "store", soft)
+    config = config.override({"student.train.augment": []})
+    given = replay(config, trial, tmp_path, monkeypatch)
+    hard = torch.eye(10)[trial.made.labels]
+    expected = SOFT if uses_soft else hard
+    for x, target in given.epochs[1]:
+        same = (x[:, None] == trial.made.images).flatten(2).all(dim=2)
+        assert torch.equal(target, expected[same.int().argmax(dim=1)])
+    x, target = given.epochs[0][0]
+    loss, answer = given.objective(given.model, x, target, 0)
+    by_hand = -(target * answer.log_softmax(dim=1)).sum() / len(x)
+    torch.testing.assert_close(loss, by_hand)
+
+
+@pytest.mark.parametrize("learned", [True, False])
+def test_a_student_may_train_at_the_learned_rate(
+    learned: bool, tiny_config: TrialConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, trial = planted("mtt", "auto", tiny_config, tmp_path / "store", None)
+    config = config.override({"student.learned_lr": learned})
+    given = replay(config, trial, tmp_path, monkeypatch)
+    run = config.student.train
+    assert run.lr != 0.037
+    assert given.run == (replace(run, lr=0.037) if learned else run)
+
+
 def test_a_student_starts_from_its_own_seed(
     trial: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -224,22 +329,25 @@ def test_labels_are_made_anew_only_for_other_batches(
 
 def test_the_relabel_stage_replays_the_students_recipe(tiny_config: TrialConfig) -> None:
     teacher, distilled = (stage_named(tiny_config, name) for name in ("squeeze", "distilled"))
-    relabel, student = student_stages(tiny_config, teacher, distilled)
+    relabel = relabel_stage(tiny_config, teacher, distilled)
+    student = student_stage(tiny_config, distilled, relabel)
     assert relabel.inputs == {"teacher": teacher.address, "distilled": distilled.address}
     assert student.inputs == {"distilled": distilled.address, "labels": relabel.address}
-    train = tiny_config.student.train
-    assert relabel.config["epochs"] == train.epochs
-    assert relabel.config["augment"] == list(train.augment)
+    replayed = Recipe.of(StudentConfig.from_dict(relabel.config["student"]), SPEC)
+    assert replayed == Recipe.of(tiny_config.student, SPEC)
+    run = relabel.config["student"]["train"]
+    assert run["epochs"] == tiny_config.student.train.epochs
 
 
-@pytest.mark.parametrize("names", [(), ("crop",), ("resized-crop", "flip")])
+@pytest.mark.parametrize("names", [(), ("crop",), ("resized-crop", "flip"), ("dsa",)])
 def test_batches_are_augmented_as_named(names: tuple[str, ...]) -> None:
     images = torch.rand(5, 1, 8, 8, generator=torch.Generator().manual_seed(0))
     made = recipe(**{"train.augment": list(names), "train.batch_size": 5, "mix": "none"})
-    (batch,) = made.batches(images, 0)
+    ((batch, _),) = made.batches(images, targets(5), 0)
     draws = torch.Generator().manual_seed(derive(0, "student-batches", 0))
     order = torch.randperm(5, generator=draws)
-    assert torch.equal(batch, augment(images[order], names, 0.08, draws))
+    augment = Augmenter.of(TrainConfig(augment=names), SPEC)
+    assert torch.equal(batch, augment(images[order], draws))
 
 
 def test_a_student_learns_the_teachers_answers(trial: SimpleNamespace, tmp_path: Path) -> None:

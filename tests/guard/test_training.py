@@ -9,10 +9,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from guard.augment import flip
-from guard.config import TrainConfig
+from guard.augment import flip, in_deviations
+from guard.config import DSA_OPS, TrainConfig
 from guard.data import TensorImages
+from guard.dsa import draw_dsa
 from guard.seeding import fenced
+from guard.spec import ImageSpec
 from guard.training import (
     Diverged,
     accuracy,
@@ -24,6 +26,7 @@ from guard.training import (
 )
 
 CPU = torch.device("cpu")
+SPEC = ImageSpec(1, 8, 3, (0.3,), (0.25,), tuple("abc"))
 
 
 def draws(seed: int = 0) -> torch.Generator:
@@ -69,6 +72,16 @@ def test_the_constant_schedule() -> None:
     config = TrainConfig(epochs=5, lr=0.4, schedule="constant", warmup_epochs=2)
     rates = [learning_rate(config, epoch) for epoch in range(5)]
     assert rates == pytest.approx([0.004, 0.202, 0.4, 0.4, 0.4])
+
+
+@pytest.mark.parametrize("warmup", [0, 3])
+@pytest.mark.parametrize(("epochs", "full"), [(4, 3), (10, 6), (301, 151), (1000, 501)])
+def test_the_step_schedule_falls_to_a_tenth_half_way(epochs: int, full: int, warmup: int) -> None:
+    """After epoch E//2, as DC counts."""
+    config = TrainConfig(epochs=epochs, lr=0.4, schedule="step", warmup_epochs=warmup)
+    rates = [learning_rate(config, epoch) for epoch in range(warmup, epochs)]
+    assert rates == pytest.approx([0.4] * (full - warmup) + [0.04] * (epochs - full))
+    assert learning_rate(config, 0) == pytest.approx(0.004 if warmup else 0.4)
 
 
 def step_without_gradient(**config: Any) -> dict[str, float]:
@@ -125,6 +138,39 @@ def test_training_fits_a_toy(optimizer: dict[str, Any]) -> None:
     x, y = toy()
     assert accuracy(model, iter([(x[:30], y[:30]), (x[30:], y[30:])])) > 0.9
     assert not model.training
+
+
+def test_hooks_run_after_every_step_and_every_epoch() -> None:
+    model, seen = net(), []
+    before = [model[0].weight.detach().clone()]
+
+    def after_step(given: nn.Module) -> None:
+        assert given is model and model.training
+        assert not torch.equal(model[0].weight, before[-1])
+        before.append(model[0].weight.detach().clone())
+        seen.append("step")
+
+    def after_epoch(given: nn.Module) -> None:
+        assert given is model
+        assert torch.equal(model[0].weight, before[-1])
+        seen.append("epoch")
+
+    history = train(model, TrainConfig(epochs=2), whole, objective, after_step, after_epoch)
+    assert seen == ["step", "step", "step", "epoch"] * 2
+    plain = net()
+    assert train(plain, TrainConfig(epochs=2), whole, objective) == history
+    assert torch.equal(plain[0].weight, model[0].weight)
+
+
+def test_an_epoch_that_diverges_is_not_reported_as_done() -> None:
+    def spoilt(model: nn.Module, x: Tensor, y: Tensor, epoch: int) -> tuple[Tensor, Tensor]:
+        loss, logits = objective(model, x, y, epoch)
+        return loss * (math.nan if epoch == 1 else 1), logits
+
+    done: list[int] = []
+    with pytest.raises(Diverged):
+        train(net(), TrainConfig(epochs=3), whole, spoilt, after_epoch=lambda m: done.append(1))
+    assert done == [1]
 
 
 def test_the_history_holds_means_over_the_samples_of_each_epoch() -> None:
@@ -193,7 +239,7 @@ def image_set() -> TensorImages:
 
 def test_image_batches_are_shuffled_and_drawn_from_the_generator() -> None:
     images, config = image_set(), TrainConfig(batch_size=4, augment=("crop", "flip"))
-    epochs = [list(image_batches(images, config, CPU, draws(seed))) for seed in (1, 1, 2)]
+    epochs = [list(image_batches(images, config, SPEC, CPU, draws(seed))) for seed in (1, 1, 2)]
     assert [len(y) for _, y in epochs[0]] == [4, 4, 1]
     for (x, y), (again_x, again_y) in zip(epochs[0], epochs[1], strict=True):
         assert torch.equal(x, again_x) and torch.equal(y, again_y)
@@ -203,16 +249,18 @@ def test_image_batches_are_shuffled_and_drawn_from_the_generator() -> None:
     assert not torch.equal(order, images.y)
 
 
-@pytest.mark.parametrize("names", [(), ("flip",), ("resized-crop",)])
+@pytest.mark.parametrize("names", [(), ("flip",), ("resized-crop",), ("dsa",)])
 def test_image_batches_apply_the_named_augmentations(names: tuple[str, ...]) -> None:
     images = image_set()
     config = TrainConfig(batch_size=9, augment=names, crop_scale=0.2)
-    ((x, y),) = image_batches(images, config, CPU, draws(1))
+    ((x, y),) = image_batches(images, config, SPEC, CPU, draws(1))
     generator = draws(1)
     scale = 0.2 if names == ("resized-crop",) else None
     ((expected, labels),) = images.batches(9, CPU, generator, scale)
     if names == ("flip",):
         expected = flip(expected, generator)
+    if names == ("dsa",):
+        expected = in_deviations(expected, draw_dsa(DSA_OPS, 9, generator), SPEC)
     assert torch.equal(x, expected)
     assert torch.equal(y, labels)
     plain = next(images.batches(9, CPU, draws(1)))[0]
