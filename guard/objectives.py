@@ -28,6 +28,8 @@ class TrainingLoss:
     """Radius of the threat model in pixels."""
     adversary: RegularizerConfig = field(default_factory=lambda: RegularizerConfig.named("none"))
     """Adversarial training under the penalty (MAT)."""
+    transformed: bool = False
+    """Whether `of` is called inside `torch.func.vmap`."""
 
     @property
     def attack(self) -> RegularizerConfig | None:
@@ -70,7 +72,8 @@ class TrainingLoss:
             weight = config.weight * ramp(epoch, config.weight_warmup_epochs)
             loss, logits = ADVERSARIAL_LOSSES[config.kind](model, x, attacked, y, weight)
         if self.regularizer.active and not self.regularizer.attacks:
-            loss = loss + Regularizer(self.regularizer, self.eps)(model, x, y, epoch, generator)
+            penalty = Regularizer(self.regularizer, self.eps, self.transformed)
+            loss = loss + penalty(model, x, y, epoch, generator)
         return loss, logits
 
 

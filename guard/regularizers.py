@@ -32,6 +32,8 @@ class Regularizer:
     config: RegularizerConfig
     eps: float = 0.0
     """Radius of the threat model in pixels, for units = "eps"."""
+    transformed: bool = False
+    """Called inside `torch.func.vmap`."""
 
     def __call__(
         self, model: nn.Module, x: Tensor, y: Tensor, epoch: int, generator: torch.Generator
@@ -79,14 +81,22 @@ def sample_losses(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
     return F.cross_entropy(model(x), y, reduction="none")
 
 
-def input_gradient(model: nn.Module, x: Tensor, y: Tensor, *, differentiable: bool) -> Tensor:
-    """∇ℓ_i(x_i) of each sample's own loss, (B, C, H, W); also inside `torch.func.vmap`."""
+def input_gradient(
+    model: nn.Module, x: Tensor, y: Tensor, *, differentiable: bool, transformed: bool = False
+) -> Tensor:
+    """∇ℓ_i(x_i) of each sample's own loss, (B, C, H, W). `transformed`: inside `torch.func.vmap`,
+    where autograd's own functions do not work (importing its machinery takes seconds)."""
 
     def total(x: Tensor) -> Tensor:
         return sample_losses(model, x, y).sum()
 
-    with torch.set_grad_enabled(differentiable):
-        gradient: Tensor = torch.func.grad(total)(x.detach())
+    gradient: Tensor
+    if transformed:
+        with torch.set_grad_enabled(differentiable):
+            gradient = torch.func.grad(total)(x.detach())
+        return gradient
+    x = x.detach().requires_grad_()
+    (gradient,) = torch.autograd.grad(total(x), x, create_graph=differentiable)
     return gradient
 
 
@@ -123,9 +133,16 @@ def curvature(
     CURE (arXiv 1811.09716). For small h it is h²‖Hz‖² with the input Hessian H."""
     config, scale = regularizer.config, regularizer.scale(model, x)
     own = regularizer.gradient_scale(scale, batch_size)
-    gradient = input_gradient(model, x, y, differentiable=True) * own
+    gradient = (
+        input_gradient(model, x, y, differentiable=True, transformed=regularizer.transformed) * own
+    )
     z = direction(gradient.detach(), config)
-    moved = input_gradient(model, x + h * scale * z, y, differentiable=True) * own
+    moved = (
+        input_gradient(
+            model, x + h * scale * z, y, differentiable=True, transformed=regularizer.transformed
+        )
+        * own
+    )
     return sample_norms(moved - gradient, config.power).mean()
 
 
@@ -136,7 +153,9 @@ def loss_difference(
     the difference of the batch's mean losses, as in GUARD's released ImageNet-type code."""
     config, scale = regularizer.config, regularizer.scale(model, x)
     own = regularizer.gradient_scale(scale, batch_size)
-    gradient = input_gradient(model, x, y, differentiable=False) * own
+    gradient = (
+        input_gradient(model, x, y, differentiable=False, transformed=regularizer.transformed) * own
+    )
     moved = x + h * scale * direction(gradient, config)
     difference = sample_losses(model, moved, y) - sample_losses(model, x, y)
     if config.scale == "batch-mean":
@@ -149,7 +168,9 @@ def gradient_norm(
 ) -> Tensor:
     """mean_i ‖∇ℓ_i(x_i)‖^power, differentiable (the released ablation detached it: no gradient)."""
     own = regularizer.gradient_scale(regularizer.scale(model, x), batch_size)
-    gradient = input_gradient(model, x, y, differentiable=True) * own
+    gradient = (
+        input_gradient(model, x, y, differentiable=True, transformed=regularizer.transformed) * own
+    )
     return sample_norms(gradient, regularizer.config.power).mean()
 
 

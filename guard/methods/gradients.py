@@ -6,7 +6,7 @@ k classes at once; Gradients: one tensor (k, *shape) for each parameter.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -36,11 +36,12 @@ class ClassGradients:
         y = labels[:, None].expand(x.shape[:2])
         attacked = self.loss.attacked(model, x.flatten(0, 1), y.flatten(), draws)
         moved = x if attacked is None else attacked.view_as(x)
+        inner = replace(self.loss, transformed=self.classes_at_once > 1)
         seed = int(torch.randint(2**62, (), generator=draws))
 
         def loss(model: nn.Module, x: Tensor, moved: Tensor, y: Tensor) -> Tensor:
             same = torch.Generator().manual_seed(seed)  # for every class, however many at once
-            value, _ = self.loss.of(model, x, moved, y, epoch, same)
+            value, _ = inner.of(model, x, moved, y, epoch, same)
             return value
 
         return self._gradients(model, loss, (x, moved, y), create_graph=False)
