@@ -7,7 +7,7 @@ import dataclasses
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from guard.config import ModelConfig, TrialConfig
 from guard.errors import ConfigError, StudyError, UserError
@@ -16,6 +16,9 @@ from studies.presets import PRESETS, Preset
 from tune.records import RESERVED, STUDY_NAME, StudyFolder
 from tune.resources import EVERY_STAGE, Resources, StageResources
 from tune.space import SearchSpace, configured, parse_value
+
+if TYPE_CHECKING:
+    from optuna.distributions import BaseDistribution
 
 STAGE_NAMES = (
     "whitening",
@@ -120,11 +123,24 @@ def search_space(preset: Preset, settings: Mapping[str, Any], data: str | None) 
     fixed = {k: v for k, v in settings.items() if not isinstance(v, BaseDistribution)}
     if data is not None:
         fixed["data.path"] = data
-    config = overridden(preset.config, fixed)
     inside_fixed = tuple(f"{path}." for path in fixed)
     kept = {k: v for k, v in preset.space.items() if not k.startswith(inside_fixed)}
     space = {path: d for path, d in {**kept, **searched}.items() if path not in fixed}
-    return SearchSpace(config, space)
+    return SearchSpace(base_config(preset.config, fixed, space.get("method")), space)
+
+
+def base_config(
+    config: TrialConfig, fixed: Mapping[str, Any], methods: BaseDistribution | None
+) -> TrialConfig:
+    """The config with the fixed values, for the first of the searched methods that they fit."""
+    choices = getattr(methods, "choices", None) or [fixed.get("method", config.method)]
+    refused = []
+    for method in choices:
+        try:
+            return overridden(config, {**fixed, "method": method})
+        except ConfigError as error:
+            refused.append(error)
+    raise refused[0]
 
 
 def overridden(config: TrialConfig, values: Mapping[str, Any]) -> TrialConfig:

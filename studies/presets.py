@@ -61,7 +61,7 @@ def digits() -> Preset:
     """Every method on one small BatchNorm network, and one student recipe for all of them."""
     experts = ExpertConfig(
         count=5,
-        train=replace(expert_training(), epochs=20, batch_size=64, lr=0.05, dsa_ops=UNMIRRORED),
+        train=replace(expert_training(), epochs=20, batch_size=64, lr=0.02, dsa_ops=UNMIRRORED),
     )
     adversarial = replace(experts, ema=0.9, adversary=RegularizerConfig.named("pgd-at"))
     matching: dict[str, Any] = {
@@ -104,7 +104,8 @@ def digits() -> Preset:
         ),
         evaluation=EvaluationConfig(eps=0.1, attacks=("pgd20",)),
     )
-    space = penalty_space(ipc=(1, 10), h=(0.01, 3))
+    methods = CategoricalDistribution(("sre2l", "cda"))
+    space = {"method": methods, **penalty_space(ipc=(1, 10), h=(0.01, 3))}
     return Preset(config, space, 20, "scikit-learn's 8x8 digits; 5 minutes on 2 cores")
 
 

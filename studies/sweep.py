@@ -72,6 +72,8 @@ def main(argv: Sequence[str]) -> int:
     preset = cli.load_preset(args.preset)
     folder = cli.output_folder(args.output, args.name or args.preset)
     space = cli.search_space(preset, cli.parse_settings(args.settings), args.data)
+    if args.sampler != "grid":
+        space.check_combinations()
     space = cli.checked(cli.on_device(space, args.device))
     resources = cli.parse_resources(args.resources, space.base)
 

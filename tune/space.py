@@ -92,6 +92,9 @@ class SearchSpace:
         for path, distribution in self.distributions.items():
             for value in extremes(distribution):
                 configured(self.base, {path: value})
+
+    def check_combinations(self) -> None:
+        """Raises ConfigError if choices that a sampler may combine have no meaning together."""
         for params in self._combinations([path for path in self.paths if path in FIRST], 1):
             configured(self.base, params)
 
@@ -103,7 +106,9 @@ class SearchSpace:
 
     def active(self, path: str, drawn: Params) -> bool:
         """Whether a trial that has drawn `drawn` so far reads `path`."""
-        config = configured(self.base, {key: drawn[key] for key in FIRST if key in drawn})
+        config = self._first(drawn)
+        if config is None:
+            return False
         section, _, name = path.partition(".")
         if section == "regularizer":
             used = not name or name in config.regularizer.fields_used()
@@ -113,6 +118,13 @@ class SearchSpace:
             return True
         others = {name for method in METHODS.values() for name in method.sections}
         return section not in others or section in sections
+
+    def _first(self, drawn: Params) -> TrialConfig | None:
+        """The base with what other paths depend on; None where the draws have no meaning."""
+        try:
+            return configured(self.base, {key: drawn[key] for key in FIRST if key in drawn})
+        except ConfigError:
+            return None
 
     def suggest(self, trial: Suggests) -> Params:
         """Draw what the trial reads (define-by-run). A control draws no field of a regularizer."""
@@ -153,9 +165,15 @@ class SearchSpace:
 
     def grid(self, points: int) -> list[Params]:
         """Every combination of choices, and of `points` values of each numeric distribution, that
-        is no control."""
+        has a meaning and is no control."""
         combinations = self._combinations(self.paths, points)
-        return [p for p in combinations if can_be_regularized(configured(self.base, p))]
+        return [params for params in combinations if self._is_regularized(params)]
+
+    def _is_regularized(self, params: Params) -> bool:
+        try:
+            return can_be_regularized(configured(self.base, params))
+        except ConfigError:
+            return False
 
     def _combinations(self, paths: list[str], points: int) -> list[Params]:
         combinations: list[Params] = [{}]

@@ -112,19 +112,19 @@ def space(settings: list[str], data: str | None = None) -> Any:
 
 def test_a_fixed_value_leaves_the_space_and_a_distribution_joins_it() -> None:
     made = space(["regularizer.h=0.5", "sre2l.bn_weight=loguniform(0.01, 1)"])
-    assert set(made.distributions) == {"ipc", "regularizer.weight", "sre2l.bn_weight"}
+    assert set(made.distributions) == {"method", "ipc", "regularizer.weight", "sre2l.bn_weight"}
     assert made.base.regularizer.h == 0.5
 
 
 def test_a_named_penalty_fixes_all_of_it() -> None:
     made = space(["regularizer=cure"])
-    assert set(made.distributions) == {"ipc"}
+    assert set(made.distributions) == {"method", "ipc"}
     assert made.base.regularizer.weight == 4
 
 
 def test_a_named_penalty_and_a_search_inside_it() -> None:
     made = space(["regularizer=cure", "regularizer.weight=loguniform(1, 8)"])
-    assert set(made.distributions) == {"ipc", "regularizer.weight"}
+    assert set(made.distributions) == {"method", "ipc", "regularizer.weight"}
 
 
 def test_text_with_commas_is_a_list_and_data_is_a_path() -> None:
@@ -158,6 +158,14 @@ def test_more_images_per_class_than_there_are_is_refused_where_real_ones_are_use
             cli.checked(made)
 
 
+def test_the_searched_methods_and_not_the_presets_own_decide_what_fits() -> None:
+    made = space(["method=choice(dc, mtt)", "model.name=convnet"])
+    assert made.base.method == "dc"
+    assert space(["method=choice(random, dc)"]).base.method == "dc"
+    with pytest.raises(UserError, match="cda matches BatchNorm"):
+        space(["method=choice(cda)", "model.name=convnet"])
+
+
 def test_a_dry_run_says_space_stages_and_work_and_starts_nothing(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -166,6 +174,6 @@ def test_a_dry_run_says_space_stages_and_work_and_starts_nothing(
     text = capsys.readouterr().out
     assert "regularizer.weight ~ loguniform(0.001, 100)" in text
     assert "squeeze.epochs = 20" in text
-    assert 'baselines, first: {"ipc": 1}, {"ipc": 10}' in text
+    assert 'baselines, first: {"method": "sre2l", "ipc": 1}' in text
     assert "squeeze    " in text and "image passes" in text
     assert not (tmp_path / "out").exists()

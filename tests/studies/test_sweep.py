@@ -23,6 +23,7 @@ from tune.records import StudyFolder, choose
 from tune.tracking import EXPERIMENT, TRIAL
 
 SMALL = [
+    "method=sre2l",
     "model.width=8",
     "squeeze.epochs=4",
     "sre2l.iterations=30",

@@ -128,13 +128,19 @@ def test_real_images_have_no_regularizer_and_so_no_trial_but_the_control() -> No
     assert config.method == "random" and not config.regularizer.active
 
 
-def test_a_combination_without_meaning_is_refused_before_anything_runs() -> None:
+def test_a_combination_without_meaning_is_refused_or_left_out_of_a_grid() -> None:
     both = {
         "method": CategoricalDistribution(("mtt", "mat")),
         "regularizer": CategoricalDistribution(("curvature", "pgd-at")),
     }
+    space = SearchSpace(TrialConfig(), both)
     with pytest.raises(ConfigError, match="the experts of mat"):
-        SearchSpace(TrialConfig(), both)
+        space.check_combinations()
+    assert space.grid(2) == [
+        {"method": "mtt", "regularizer": "curvature"},
+        {"method": "mtt", "regularizer": "pgd-at"},
+        {"method": "mat", "regularizer": "curvature"},
+    ]
 
 
 def test_the_base_configs_own_values_are_a_default_for_each_group() -> None:
