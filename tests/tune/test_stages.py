@@ -14,11 +14,36 @@ import ray
 from ray import tune as ray_tune
 
 from guard.artifacts import Artifact, ArtifactStore, Stage
+from guard.config import TrialConfig
 from guard.errors import StudyError
+from guard.pipeline import local_runner, run_trial
 from tune.resources import Resources, StageResources
 from tune.stages import NAMESPACE, RayRunner, open_desk, wait_for_desk
 from tune.trainable import COORDINATOR_CPUS
 
+TRAJECTORIES = {
+    "iterations": 1,
+    "student_steps": 2,
+    "expert_epochs": 1,
+    "max_start": 2,
+    "experts": {
+        "count": 2,
+        "train": {"epochs": 3, "batch_size": 64, "optimizer": "adamw", "lr": 0.02},
+    },
+}
+TINY = {
+    "model": {"name": "convnet", "norm": "batch", "width": 6, "depth": 2},
+    "ipc": 1,
+    "regularizer": "none",
+    "squeeze": {"epochs": 1, "optimizer": "adamw", "lr": 0.02},
+    "sre2l.iterations": 2,
+    "cda.iterations": 2,
+    "dc": {"iterations": 1, "batch_size": 4},
+    "dsa": {"iterations": 1, "batch_size": 4},
+    **{name: TRAJECTORIES for name in ("mtt", "tesla", "mat")},
+    "student.train": {"epochs": 1, "optimizer": "adamw", "lr": 0.02},
+    "evaluation": {"attacks": ["pgd1"], "max_samples": 10, "eps": 0.05},
+}
 HALF_GPU = StageResources(Resources(1, 0.5))
 
 
@@ -156,6 +181,35 @@ def test_a_coordinator_holds_no_gpu_and_imports_no_torch(tmp_path: Path) -> None
         "visible": "",
         "torch": False,
     }
+
+
+def files(store: ArtifactStore) -> dict[str, bytes]:
+    """What every stage wrote, without how long it took."""
+    written = {}
+    for path in sorted(store.root.rglob("*.*")):
+        if path.is_file():
+            content = path.read_bytes()
+            if path.name == "stage.json":
+                record = json.loads(content)
+                del record["seconds"]
+                content = json.dumps(record).encode()
+            written[str(path.relative_to(store.root))] = content
+    return written
+
+
+def test_each_kind_of_method_writes_the_same_bytes_with_ray_and_without(tmp_path: Path) -> None:
+    alone, together = (ArtifactStore(tmp_path / name) for name in ("alone", "together"))
+    name = f"desk:{uuid.uuid4()}"
+    actor = open_desk(name, together.root, StageResources(Resources(4, 0)))  # two at a time
+    wait_for_desk(actor, 60)
+    for method in ("cda", "dsa", "mat", "herding", "whole"):
+        config = TrialConfig().override({**TINY, "method": method})
+        run_trial(config, local_runner(alone))
+        run_trial(config, RayRunner(name))
+    ray.kill(actor)
+    expected = files(alone)
+    assert {address.split("/")[0] for address in expected} >= {"expert", "recover", "subset"}
+    assert files(together) == expected
 
 
 def test_resources_that_no_node_has_are_refused() -> None:
