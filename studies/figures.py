@@ -10,23 +10,25 @@ from matplotlib.figure import Figure
 from tune.records import OBJECTIVES, Record, choose, pareto_front
 
 MARKERS = "os^Dv<>P*X"
-"""One an IPC."""
+"""One for each method and IPC."""
 
 
 def pareto_figure(records: list[Record], max_clean_drop: float) -> Figure:
-    """Every complete trial by clean and robust validation accuracy: filled markers carry the
-    penalty, hollow ones are the unregularized baselines; the line is the Pareto front."""
+    """Every complete trial by clean and robust validation accuracy: filled markers are
+    regularized, hollow ones are the unregularized baselines; the line is the Pareto front."""
     complete = [record for record in records if record.status == "complete"]
-    ipcs = sorted({record.config["ipc"] for record in complete})
+    groups = sorted({record.group for record in complete})
     figure = Figure(figsize=(6.4, 4.4), dpi=150, layout="constrained")
     axes = figure.subplots()
     front = pareto_front(complete)
     axes.step(*_points(front), where="post", color="0.6", lw=1, label="Pareto front", zorder=1)
-    for number, ipc in enumerate(ipcs):
+    for number, (method, ipc) in enumerate(groups):
         marker, color = MARKERS[number % len(MARKERS)], f"C{number}"
         for control in (False, True):
-            chosen = [r for r in complete if r.config["ipc"] == ipc and r.control == control]
-            kind = "unregularized" if control else "with the penalty"
+            chosen = [r for r in complete if r.group == (method, ipc) and r.control == control]
+            if not chosen:
+                continue
+            kind = "unregularized" if control else "regularized"
             axes.scatter(
                 *_points(chosen),
                 marker=marker,
@@ -34,7 +36,7 @@ def pareto_figure(records: list[Record], max_clean_drop: float) -> Figure:
                 facecolors="none" if control else color,
                 edgecolors=color,
                 linewidths=1.6,
-                label=f"IPC {ipc}, {kind}",
+                label=f"{method}, IPC {ipc}, {kind}",
                 zorder=2,
             )
     best = choose(records, max_clean_drop)

@@ -81,7 +81,7 @@ def digits() -> Preset:
             epochs=20, batch_size=64, optimizer="adamw", lr=3e-3, weight_decay=0.01
         ),
         sre2l=RecoverConfig(chunk=10),
-        cda=CDAConfig(chunk=10, flip=False),
+        cda=CDAConfig(chunk=10, crop_scale=0.5, flip=False),
         dc=DCConfig.from_dict(
             {"iterations": 20, "inner_epochs": 5, "batch_size": 64, "lr_images": 1.0}
         ),
