@@ -165,8 +165,27 @@ def cifar100() -> Preset:
 
 
 def cifar10_small() -> Preset:
+    experts = {
+        "count": 5,
+        "train": replace(expert_training(), epochs=12, batch_size=128, lr=0.02).to_dict(),
+    }
+    matching = {
+        "iterations": 40,
+        "student_steps": 15,
+        "max_start": 8,
+        "rate": 0.02,
+        "lr_images": 100,
+        "experts": experts,
+    }
+    adversary = RegularizerConfig.named("pgd-at").to_dict()
     config = cifar10().config.override(
         {
+            "dc": {"iterations": 12, "inner_epochs": 10, "batch_size": 64, "lr_images": 10},
+            "dsa": {"iterations": 12, "inner_epochs": 10, "batch_size": 64},
+            "mtt": matching,
+            "tesla": {**matching, "soft_labels": False},
+            "mat": {**matching, "experts": {**experts, "ema": 0.99, "adversary": adversary}},
+            **condensed_on(ModelConfig(name="convnet", width=32, depth=3)),
             "model": {"name": "bn-convnet", "width": 48, "depth": 5},
             "squeeze": {
                 "epochs": 10,
@@ -177,6 +196,14 @@ def cifar10_small() -> Preset:
             },
             "regularizer.weight_warmup_epochs": 3,
             "sre2l": {"iterations": 300, "lr": 0.1, "bn_weight": 0.1, "jitter": 2, "chunk": 10},
+            "cda": {
+                "iterations": 300,
+                "lr": 0.1,
+                "bn_weight": 0.1,
+                "jitter": 2,
+                "chunk": 10,
+                "crop_scale": 0.4,
+            },
             "student.train.epochs": 200,
             "student.train.batch_size": 50,
             "student.temperature": 20,
