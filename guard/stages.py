@@ -11,6 +11,7 @@ from guard.distilled import assemble
 from guard.evaluate import evaluate_stage
 from guard.inputs import fit_whitening
 from guard.methods import dc, mtt, sre2l, subset
+from guard.methods.teaching import squeeze
 from guard.student import relabel, train_student
 from guard.training import Diverged
 
@@ -18,7 +19,7 @@ Builder = Callable[[Stage, ArtifactStore, Path], Mapping[str, Any]]
 
 STAGES: Mapping[str, Builder] = {
     "whitening": fit_whitening,
-    "squeeze": sre2l.squeeze,
+    "squeeze": squeeze,
     "expert": mtt.train_expert,
     "recover": sre2l.recover,
     "gradient-matching": dc.match_gradients,

@@ -8,7 +8,7 @@ W), class after class.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -22,26 +22,20 @@ from torch.nn import functional as F
 
 from guard.artifacts import ArtifactStore, Stage
 from guard.augment import in_deviations
-from guard.config import ModelConfig, MTTConfig, RegularizerConfig, TrainConfig
+from guard.config import MTTConfig
 from guard.datasets import stage_data
 from guard.device import setup
 from guard.distilled import save_part
 from guard.dsa import DsaDraw, draw_dsa
-from guard.inputs import load_whitening
 from guard.methods.dc import initial_images
+from guard.methods.teaching import TeacherTraining
 from guard.methods.trajectory import GRADIENTS, Gradient, call, flat_parameters, tesla
-from guard.models import Classifier, build_model
-from guard.objectives import TrainingLoss
-from guard.saving import load_model, save_model
+from guard.models import Classifier
+from guard.saving import load_model
 from guard.seeding import derive, generator
 from guard.spec import ImageSpec
 from guard.training import (
-    Batch,
     Diverged,
-    accuracy,
-    check_better_than_chance,
-    image_batches,
-    train,
 )
 
 MOMENTUM = 0.5
@@ -83,40 +77,14 @@ class Snapshots:
 def train_expert(stage: Stage, store: ArtifactStore, folder: Path) -> Mapping[str, Any]:
     """One expert. Writes `snapshots.safetensors`, theta (epochs + 1, P), and the last snapshot as a
     model. Raises Diverged if that is not finite or no better than chance."""
-    device = setup(stage)
-    splits = stage_data(stage)
-    model_config = ModelConfig.from_dict(stage.config["model"])
-    config = TrainConfig.from_dict(stage.config["train"])
-    loss = TrainingLoss(
-        RegularizerConfig.from_dict(stage.config["regularizer"]),
-        stage.config["eps"],
-        RegularizerConfig.from_dict(stage.config["adversary"]),
-    )
     seed = derive(stage.config["seed"], "expert", stage.config["number"])
-    model = build_model(model_config, splits.spec, seed)
-    load_whitening(model.normalize, stage, store)
-    model.to(device)
-    snapshots = Snapshots(model, stage.config["ema"])
-    draws = generator(seed, "loss")
-
-    def batches(epoch: int) -> Iterator[Batch]:
-        order = generator(seed, "real", epoch)
-        return image_batches(splits.train, config, splits.spec, device, order)
-
-    def objective(model: nn.Module, x: Tensor, y: Tensor, epoch: int) -> tuple[Tensor, Tensor]:
-        return loss(model, x, y, epoch, draws)
-
-    history = train(model, config, batches, objective, snapshots.after_step, snapshots.after_epoch)
-    nn.utils.vector_to_parameters(snapshots.average, model.parameters())
-    reached = accuracy(model, splits.validation.batches(500, device))
-    check_better_than_chance(reached, splits.validation.y)
-    save_model(model, model_config, splits.spec, folder)
+    training = TeacherTraining.of(stage, store, seed)
+    snapshots = Snapshots(training.model, stage.config["ema"])
+    history = training.run(snapshots.after_step, snapshots.after_epoch)
+    nn.utils.vector_to_parameters(snapshots.average, training.model.parameters())
+    summary = training.save(history, folder)
     save_file({"theta": torch.stack(snapshots.kept)}, folder / "snapshots.safetensors")
-    last = {"train_loss": history[-1].loss, "train_accuracy": history[-1].accuracy}
-    return {
-        "metrics": {**last, **snapshots.metrics()},
-        "history": [vars(epoch) for epoch in history],
-    }
+    return {**summary, "metrics": {**summary["metrics"], **snapshots.metrics()}}
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ u: images in the teacher's normalised space, (N, C, H, W); K classes; one chunk 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,52 +17,17 @@ from torch.nn import functional as F
 
 from guard.artifacts import ArtifactStore, Stage
 from guard.augment import crop_windows, flip, resized_crop, roll
-from guard.config import ModelConfig, RecoverConfig, RegularizerConfig, TrainConfig
-from guard.datasets import stage_data
+from guard.config import RecoverConfig
 from guard.device import setup
 from guard.distilled import save_part
-from guard.inputs import load_whitening
-from guard.models import BatchNorm, Classifier, batchnorms, build_model, frozen
-from guard.objectives import TrainingLoss
-from guard.saving import load_model, load_spec, save_model
-from guard.seeding import derive, generator
+from guard.models import BatchNorm, Classifier, batchnorms, frozen
+from guard.saving import load_model, load_spec
+from guard.seeding import generator
 from guard.spec import ImageSpec
-from guard.training import Batch, Diverged, accuracy, check_better_than_chance, image_batches, train
+from guard.training import Diverged
 
 MAX_CLASSES_AT_ONCE = 100
 """Classes that are recovered together, as in SRe2L's code."""
-
-
-def squeeze(stage: Stage, store: ArtifactStore, folder: Path) -> Mapping[str, Any]:
-    """Train the teacher. Raises Diverged if it is not finite or no better than chance."""
-    device = setup(stage)
-    splits = stage_data(stage)
-    model_config = ModelConfig.from_dict(stage.config["model"])
-    config = TrainConfig.from_dict(stage.config["train"])
-    loss = TrainingLoss(
-        RegularizerConfig.from_dict(stage.config["regularizer"]), stage.config["eps"]
-    )
-    seed = stage.config["seed"]
-    model = build_model(model_config, splits.spec, derive(seed, "teacher"))
-    load_whitening(model.normalize, stage, store)
-    model.to(device)
-    draws = generator(seed, "regularizer")
-
-    def batches(epoch: int) -> Iterator[Batch]:
-        order = generator(seed, "real", epoch)
-        return image_batches(splits.train, config, splits.spec, device, order)
-
-    def objective(model: nn.Module, x: Tensor, y: Tensor, epoch: int) -> tuple[Tensor, Tensor]:
-        return loss(model, x, y, epoch, draws)
-
-    history = train(model, config, batches, objective)
-    reached = accuracy(model, splits.validation.batches(500, device))
-    check_better_than_chance(reached, splits.validation.y)
-    save_model(model, model_config, splits.spec, folder)
-    return {
-        "metrics": {"train_loss": history[-1].loss, "train_accuracy": history[-1].accuracy},
-        "history": [vars(epoch) for epoch in history],
-    }
 
 
 def recover(stage: Stage, store: ArtifactStore, folder: Path) -> Mapping[str, Any]:

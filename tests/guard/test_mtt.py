@@ -144,7 +144,7 @@ def test_experts_keep_their_parameters_at_first_and_after_every_epoch(
     for number, artifact in enumerate(digits.artifacts):
         theta = load_file(artifact.path / SNAPSHOTS)["theta"]
         config, spec = digits.config.mtt.model, digits.splits.spec
-        initial = build_model(config, spec, derive(0, "expert", number))
+        initial = build_model(config, spec, derive(derive(0, "expert", number), "teacher"))
         assert theta.shape == (EPOCHS + 1, len(flat_parameters(initial)))
         assert torch.equal(theta[0], flat_parameters(initial))
         assert torch.equal(theta[-1], flat_parameters(load_model(artifact.path)))
