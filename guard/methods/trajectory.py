@@ -19,6 +19,8 @@ from torch import Tensor, nn
 from torch.autograd import grad
 from torch.func import functional_call
 
+from guard.models import batchnorms
+
 StepLoss = Callable[[Tensor, Tensor, int], Tensor]
 """(theta (P,), images (M, C, H, W), number of the step) -> the student's loss on that step's batch,
 a scalar. A pure function: called again with the same arguments it gives the same value."""
@@ -50,7 +52,8 @@ def call(model: nn.Module, theta: Tensor, x: Tensor) -> Tensor:
     parts = theta.split([parameter.numel() for parameter in named.values()])
     pairs = zip(named.items(), parts, strict=True)
     parameters = {name: part.view_as(parameter) for (name, parameter), part in pairs}
-    buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    written = {id(buffer) for bn in batchnorms(model) for buffer in bn.buffers()}
+    buffers = {n: buffer.clone() for n, buffer in model.named_buffers() if id(buffer) in written}
     output: Tensor = functional_call(model, {**parameters, **buffers}, (x,))
     return output
 
