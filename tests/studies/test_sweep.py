@@ -28,6 +28,7 @@ SMALL = [
     "squeeze.epochs=4",
     "sre2l.iterations=30",
     "student.train.epochs=40",
+    "student.train.augment=crop",
     "evaluation.attacks=pgd3",
     "regularizer.weight=choice(0.1, 1e6)",
     "regularizer.h=0.1",
