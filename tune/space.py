@@ -171,9 +171,10 @@ class SearchSpace:
 
     def _is_regularized(self, params: Params) -> bool:
         try:
-            return can_be_regularized(configured(self.base, params))
+            config = configured(self.base, params)
         except ConfigError:
             return False
+        return can_be_regularized(config) and config.regularizer.active
 
     def _combinations(self, paths: list[str], points: int) -> list[Params]:
         combinations: list[Params] = [{}]
