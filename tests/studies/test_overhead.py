@@ -1,0 +1,32 @@
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import pytest
+
+from guard.errors import StudyError
+from studies import overhead
+
+SMALL = ["--image-size", "8", "--batch-size", "4", "--student-steps", "4", "--rounds", "1"]
+
+
+def test_every_step_has_a_row(tmp_path: Path) -> None:
+    models = [f"{name}model.width=4" for name in ("", "dc.", "mtt.")]
+    sets = [part for text in ("model.depth=2", *models) for part in ("--set", text)]
+    assert overhead.main([*SMALL, "--output", str(tmp_path), *sets]) == 0
+    with (tmp_path / "overhead" / "overhead.csv").open(newline="") as file:
+        rows = {row["step"]: row for row in csv.DictReader(file)}
+    assert {"plain", *overhead.REGULARIZERS[1:], "class by class", "vectorised"} < rows.keys()
+    passes = {name: float(row["forward_passes"]) for name, row in rows.items()}
+    assert passes["plain"] == pytest.approx(3, abs=0.5)
+    assert passes["plain"] < passes["gradient-norm"] < passes["curvature"]
+    assert passes["pgd-at"] == pytest.approx(passes["plain"] + 2 * 7, abs=1)
+    memory = {name: float(row["peak_mebibytes"]) for name, row in rows.items()}
+    assert memory["adjoint, 4 steps"] < 0.6 * memory["unroll, 4 steps"]
+    assert memory["adjoint, 20 steps"] < 2 * memory["adjoint, 4 steps"]
+
+
+def test_numbers_below_one_are_refused() -> None:
+    with pytest.raises(StudyError, match="must be at least 1, got 0"):
+        overhead.main(["--rounds", "0"])
