@@ -6,14 +6,17 @@ differs between a notebook (`local_runner`) and a Ray cluster.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from guard.artifacts import Artifact, ArtifactStore, Stage
-from guard.config import StudentConfig, TrainConfig, TrialConfig
+from guard.config import EvaluationConfig, StudentConfig, TrainConfig, TrialConfig
+from guard.config.evaluation import parts_of
 from guard.methods import METHODS, distilled_stage, labeller, squeeze_stage, whitening
+from guard.peers import peer_metrics
 
 RunStage = Callable[..., Sequence[Artifact]]
 """run_stage(*stages) -> their artifacts; at the same time where that is possible."""
@@ -97,12 +100,12 @@ def run_trial(
             paths["teacher"] = taught[0].path
             keep("teacher", _mean([teacher.summary["metrics"] for teacher in taught]))
 
-        checks = [evaluate_stage(config, teacher, "validation") for teacher in steps.teachers[:1]]
-        made = run(*checks, *steps.parts, *steps.labellers) if steps.parts else []
-        for checked in made[: len(checks)]:
+        teacher = teacher_checks(config, steps)
+        made = run(*teacher, *steps.parts, *steps.labellers) if steps.parts else []
+        for checked in made[: len(teacher)]:
             keep("teacher", checked.summary["metrics"])
         if steps.distilled is not None:
-            parts = made[len(checks) : len(checks) + len(steps.parts)]
+            parts = made[len(teacher) : len(teacher) + len(steps.parts)]
             keep("distilled", _mean([part.summary["metrics"] for part in parts]))
             paths["distilled"] = run(steps.distilled)[0].path
 
@@ -112,10 +115,17 @@ def run_trial(
         paths["student"] = trained.path
         keep("student", trained.summary["metrics"])
 
-        splits = ("validation", "test")
-        evaluated = run(*(evaluate_stage(config, steps.student, split) for split in splits))
-        for split, artifact in zip(splits, evaluated, strict=True):
-            keep(split, artifact.summary["metrics"])
+        splits = config.evaluation.splits
+        chains = [evaluation_chain(config, steps.student, split) for split in splits]
+        first, *others = zip(*chains, strict=True)
+        checks = diagnosis(config, steps)
+        made = run(*first, *checks)
+        for checked in made[len(splits) :]:
+            keep("reliability", checked.summary["metrics"])
+        links = [made[: len(splits)], *(run(*together) for together in others)]
+        for split, chain in zip(splits, zip(*links, strict=True), strict=True):
+            keep(split, {**chain[-1].summary["metrics"], **peer_metrics(config.evaluation, chain)})
+            paths[f"{split} verdicts"] = chain[-1].path
     except _Diverged as diverged:
         return result("diverged", str(diverged))
     return result("complete")
@@ -197,23 +207,85 @@ def student_stage(config: TrialConfig, distilled: Stage, relabel: Stage | None) 
     )
 
 
-def evaluate_stage(config: TrialConfig, model: Stage, split: str) -> Stage:
-    return Stage.of(
-        "evaluate",
-        1,
-        {"model": model},
-        data=config.data,
-        evaluation=config.evaluation,
-        split=split,
-        compute=config.compute,
+def teacher_checks(config: TrialConfig, steps: Steps) -> list[Stage]:
+    """The first teacher under the cheap suite, on validation."""
+    own = config.evaluation
+    cheap = replace(own, more_eps=(), attacks=("search",), cascade=True, splits=("validation",))
+    checked = replace(config, evaluation=cheap)
+    return [
+        stage
+        for teacher in steps.teachers[:1]
+        for stage in evaluation_chain(checked, teacher, "validation")
+    ]
+
+
+def evaluation_chain(config: TrialConfig, model: Stage, split: str) -> list[Stage]:
+    """A stage for each attack, each after the one before it. Only the last says what is reported,
+    so evaluations with the same beginning share it."""
+    parts = parts_of(config.evaluation)
+    chain: list[Stage] = []
+    for eps, name in parts:
+        is_last = len(chain) == len(parts) - 1
+        chain.append(
+            Stage.of(
+                "evaluate",
+                2,
+                {"model": model, **({"before": chain[-1]} if chain else {})},
+                data=config.data,
+                evaluation=(what_it_reports if is_last else how_it_attacks)(config.evaluation),
+                split=split,
+                eps=None if math.isinf(eps) else eps,
+                attack=name,
+                is_last=is_last,
+                compute=config.compute,
+            )
+        )
+    return chain
+
+
+def how_it_attacks(config: EvaluationConfig) -> EvaluationConfig:
+    """The part of an evaluation that an attack's verdicts depend on."""
+    return EvaluationConfig(
+        norm=config.norm,
+        cascade=config.cascade,
+        seed=config.seed,
+        batch_size=config.batch_size,
+        max_samples=config.max_samples,
     )
+
+
+def diagnosis(config: TrialConfig, steps: Steps) -> list[Stage]:
+    """Whether the student's figures can be believed; the teacher's adversarial examples help."""
+    if not config.evaluation.diagnose:
+        return []
+    surrogates = {"surrogate": steps.teachers[0]} if steps.teachers else {}
+    return [
+        Stage.of(
+            "diagnose",
+            1,
+            {"model": steps.student, **surrogates},
+            data=config.data,
+            evaluation=replace(how_it_attacks(config.evaluation), eps=config.evaluation.eps),
+            split=config.evaluation.splits[0],
+            compute=config.compute,
+        )
+    ]
+
+
+def what_it_reports(config: EvaluationConfig) -> EvaluationConfig:
+    """Without what is decided outside the stage."""
+    return replace(config, diagnose=True, splits=("validation", "test"))
 
 
 def plan(config: TrialConfig) -> list[Stage]:
     """Every stage of a trial that does not diverge."""
     steps = Steps.of(config)
-    checks = [evaluate_stage(config, steps.student, split) for split in ("validation", "test")]
-    checked = [evaluate_stage(config, teacher, "validation") for teacher in steps.teachers[:1]]
+    checked = teacher_checks(config, steps)
+    splits = config.evaluation.splits
+    first, *others = zip(
+        *(evaluation_chain(config, steps.student, split) for split in splits), strict=True
+    )
+    checks = [*first, *diagnosis(config, steps), *(stage for links in others for stage in links)]
     optional = [stage for stage in (steps.distilled, steps.relabel) if stage is not None]
     before = [*steps.whitening, *steps.teachers, *checked, *steps.parts, *steps.labellers]
     return [*before, *optional, steps.student, *checks]

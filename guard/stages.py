@@ -12,6 +12,7 @@ from guard.evaluate import evaluate_stage
 from guard.inputs import fit_whitening
 from guard.methods import dc, mtt, sre2l, subset
 from guard.methods.teaching import squeeze
+from guard.reliability import diagnose_stage
 from guard.student import relabel, train_student
 from guard.training import Diverged
 
@@ -29,6 +30,7 @@ STAGES: Mapping[str, Builder] = {
     "relabel": relabel,
     "student": train_student,
     "evaluate": evaluate_stage,
+    "diagnose": diagnose_stage,
 }
 
 

@@ -15,7 +15,7 @@ from guard.schema import paths
 from studies.presets import PRESETS, Preset
 from tune.records import RESERVED, STUDY_NAME, StudyFolder
 from tune.resources import EVERY_STAGE, Resources, StageResources
-from tune.space import SearchSpace, configured, parse_value
+from tune.space import SearchSpace, configured, parse_value, plain
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
@@ -32,6 +32,7 @@ STAGE_NAMES = (
     "relabel",
     "student",
     "evaluate",
+    "diagnose",
 )
 
 
@@ -116,11 +117,18 @@ def parse_settings(settings: Sequence[str]) -> dict[str, Any]:
 
 
 def search_space(preset: Preset, settings: Mapping[str, Any], data: str | None) -> SearchSpace:
-    """The preset with `--set` and `--data` applied. A fixed value takes a path out of the space."""
-    from optuna.distributions import BaseDistribution
+    """The preset with `--set` and `--data` applied. A fixed value takes a path out of the space;
+    inside a section that is searched as a whole it is the only choice."""
+    from optuna.distributions import BaseDistribution, CategoricalDistribution
 
     searched = {k: v for k, v in settings.items() if isinstance(v, BaseDistribution)}
-    fixed = {k: v for k, v in settings.items() if not isinstance(v, BaseDistribution)}
+    sections = tuple(f"{path}." for path in searched)
+    searched |= {
+        path: CategoricalDistribution((value,))
+        for path, value in settings.items()
+        if path not in searched and path.startswith(sections)
+    }
+    fixed = {k: v for k, v in settings.items() if k not in searched}
     if data is not None:
         fixed["data.path"] = data
     inside_fixed = tuple(f"{path}." for path in fixed)
@@ -144,12 +152,16 @@ def base_config(
 
 
 def overridden(config: TrialConfig, values: Mapping[str, Any]) -> TrialConfig:
-    """The config with the values; text for a field that holds a list, "a,b", is a list."""
+    """The config with the values; for a field that holds a list, text "a,b" is one, and so is
+    a lone value."""
     flat = config.flat()
 
     def listed(path: str, value: Any) -> Any:
-        is_text_list = isinstance(flat.get(path), list) and isinstance(value, str)
-        return [part.strip() for part in value.split(",")] if is_text_list else value
+        if not isinstance(flat.get(path), list) or isinstance(value, list):
+            return value
+        if isinstance(value, str):
+            return [plain(part.strip()) for part in value.split(",")]
+        return [value]
 
     return config.override({path: listed(path, value) for path, value in values.items()})
 

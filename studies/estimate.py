@@ -12,7 +12,8 @@ from dataclasses import dataclass
 
 import torch
 
-from guard.config import DCConfig, RegularizerConfig, TrialConfig
+from guard.config import DCConfig, RegularizerConfig, TrialConfig, expanded, passes_of
+from guard.config.evaluation import parts_of
 from guard.data import Splits
 from guard.methods import METHODS
 from guard.methods.dc import loops
@@ -20,7 +21,6 @@ from guard.models import build_model
 from guard.pipeline import plan
 
 PENALTY_PASSES = {"none": 0, "gradient-norm": 6, "loss-difference": 9, "curvature": 12}
-ATTACK_PASSES = {"mim": 40, "cw": 100, "square": 5000, "autoattack": 8800}
 MATCHED_PASSES, STUDENT_STEP_PASSES = 9, 12
 """Of a synthetic image: weight gradient and its own gradient in the image; with the walk before."""
 TIMED_BATCH, TIMED_PASSES = 64, 5
@@ -35,10 +35,6 @@ class Work:
     @property
     def total(self) -> float:
         return sum(self.passes.values())
-
-
-def attack_passes(name: str) -> int:
-    return 2 * int(name.removeprefix("pgd")) if name.startswith("pgd") else ATTACK_PASSES[name]
 
 
 def loss_passes(regularizer: RegularizerConfig) -> float:
@@ -90,11 +86,14 @@ def gradient_matching(matching: DCConfig, ipc: int, classes: int, step: float) -
 
 
 def evaluation(config: TrialConfig, splits: Splits) -> float:
-    """Passes of the teacher's evaluation on validation and the student's on both splits."""
-    limit = config.evaluation.max_samples or len(splits.test) + len(splits.train)
-    models = 2 if METHODS[config.method].teachers(config) else 1
-    count = models * min(len(splits.validation), limit) + min(len(splits.test), limit)
-    return count * (1 + sum(attack_passes(name) for name in config.evaluation.attacks))
+    """Passes of the teacher's cheap evaluation on validation and of the student's on its splits."""
+    own = config.evaluation
+    limit = own.max_samples or len(splits.test) + len(splits.train)
+    teacher = 1 + sum(map(passes_of, expanded(("search",))))
+    student = 1 + sum(passes_of(name) for _, name in parts_of(own))
+    count = sum(min(len(splits.named(split)), limit) for split in own.splits)
+    checked = min(len(splits.validation), limit) if METHODS[config.method].teachers(config) else 0
+    return checked * teacher + count * student
 
 
 def seconds_per_pass(config: TrialConfig, splits: Splits) -> float:

@@ -39,6 +39,10 @@ def pareto_figure(records: list[Record], max_clean_drop: float) -> Figure:
                 label=f"{method}, IPC {ipc}, {kind}",
                 zorder=2,
             )
+    flagged = [record for record in complete if record.flags]
+    if flagged:
+        label = "evaluation unreliable"
+        axes.scatter(*_points(flagged), marker="x", s=90, color="black", label=label, zorder=3)
     best = choose(records, max_clean_drop)
     if best is not None:
         clean, robust = best.objectives

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
+from dataclasses import dataclass
+from typing import Any
 
 import optuna
+import ray
 import torch
 from rich.console import Console
 
@@ -22,19 +26,22 @@ from studies.progress import Progress, duration
 from studies.summary import print_places, print_summary
 from tune import cluster
 from tune.callback import StudyCallback
-from tune.records import StudyFolder, choose, write_atomically
+from tune.comparison import compared, markdown
+from tune.confirmation import Planned, confirm, planned, unconfirmed
+from tune.records import Record, StudyFolder, choose, to_csv, write_atomically
 from tune.resources import StageResources
 from tune.search import (
     Plan,
     finished,
     locked,
     num_planned,
+    num_slots,
     open_study,
     run_study,
     study_context,
 )
 from tune.space import SearchSpace, describe
-from tune.stages import open_desk
+from tune.stages import RayRunner, open_desk
 from tune.tracking import Tracker, check_tracking
 
 
@@ -71,50 +78,106 @@ def run_sweep(console: Console, plan: Plan, args: argparse.Namespace, command: s
     with locked(folder):
         check_same_study(plan)
         ArtifactStore(folder.artifacts).remove_abandoned()
-        study = open_study(plan)
-        already = finished(study)
+        sweep = Sweep(console, plan, open_study(plan), args.max_clean_drop)
+        already = finished(sweep.study)
         console.print(f"study {folder.path}: {already} of {plan.num_trials} trials are finished")
-        if already < plan.num_trials:
+        if not sweep.is_done:
             console.print("starting Ray …")
             with cluster.started(args.address, verbose=args.verbose):
                 plan.resources.check(cluster.nodes())
-                run_on_ray(console, plan, study, tracking_uri, command, args.max_clean_drop)
-        records = folder.records()
-        folder.write_tables(records, choose(records, args.max_clean_drop))
-        print_summary(console, folder, records, args.max_clean_drop)
+                sweep.run_on_ray(tracking_uri, command)
+        sweep.write_files()
+        print_summary(console, folder, folder.records(), args.max_clean_drop)
         print_places(console, folder, tracking_uri)
-        if finished(study) < plan.num_trials:
-            missing = plan.num_trials - finished(study)
+        if not sweep.is_done:
             console.print(
-                f"\n{missing} trials are unfinished; what is done is kept. Go on:\n  {command}",
+                f"\n{sweep.unfinished} are unfinished; what is done is kept. Go on:\n  {command}",
                 soft_wrap=True,
             )
             return 1
     return 0
 
 
-def run_on_ray(
-    console: Console,
-    plan: Plan,
-    study: optuna.Study,
-    tracking_uri: str,
-    command: str,
-    max_clean_drop: float,
-) -> None:
-    folder, context = plan.folder, study_context(plan)
-    desk = open_desk(context.desk, folder.artifacts, plan.resources)
-    tracker = Tracker(folder, tracking_uri, note=f"Made by `{command}`. Files: `{folder.path}`")
-    with Progress(console, plan.num_trials, finished(study)) as progress:
-        callback = StudyCallback(context, desk, tracker, progress, max_clean_drop)
-        run_study(plan, study, context, desk, [callback])
-    records = folder.records()
-    if records:
-        save_png(pareto_figure(records, max_clean_drop), folder.path / "pareto.png")
-    done = finished(study) >= plan.num_trials
-    tracker.close(records, "FINISHED" if done else "KILLED")
-    if tracker.errors:
-        count = len(tracker.errors)
-        console.print(f"MLflow: {count} calls failed; first: {tracker.errors[0]}", style="yellow")
+@dataclass
+class Sweep:
+    """A study in its locked folder: the search, then the confirmation of what it found."""
+
+    console: Console
+    plan: Plan
+    study: optuna.Study
+    max_clean_drop: float
+
+    @property
+    def folder(self) -> StudyFolder:
+        return self.plan.folder
+
+    @property
+    def missing_trials(self) -> int:
+        return self.plan.num_trials - finished(self.study)
+
+    @property
+    def is_done(self) -> bool:
+        return self.missing_trials <= 0 and not self.unconfirmed()
+
+    @property
+    def unfinished(self) -> str:
+        if self.missing_trials > 0:
+            return f"{self.missing_trials} trials"
+        return f"{len(self.unconfirmed())} runs of the confirmation"
+
+    def best(self) -> Record | None:
+        return choose(self.folder.records(), self.max_clean_drop)
+
+    def unconfirmed(self) -> list[Planned]:
+        records = self.folder.records()
+        runs = planned(self.plan.confirmation, records, choose(records, self.max_clean_drop))
+        return unconfirmed(self.folder, runs)
+
+    def run_on_ray(self, tracking_uri: str, command: str) -> None:
+        plan, folder, context = self.plan, self.folder, study_context(self.plan)
+        desk = open_desk(context.desk, folder.artifacts, plan.resources)
+        tracker = Tracker(folder, tracking_uri, note=f"Made by `{command}`. Files: `{folder.path}`")
+        with Progress(self.console, plan.num_trials, finished(self.study)) as progress:
+            callback = StudyCallback(context, desk, tracker, progress, self.max_clean_drop)
+            run_study(plan, self.study, context, desk, [callback])
+            if self.missing_trials <= 0:
+                self.confirm(context.desk, desk, tracker, progress)
+        self.write_files()
+        records = [*folder.records(), *folder.confirmations()]
+        tracker.close(records, "FINISHED" if self.is_done else "KILLED")
+        if tracker.errors:
+            first = f"MLflow: {len(tracker.errors)} calls failed; first: {tracker.errors[0]}"
+            self.console.print(first, style="yellow")
+
+    def confirm(self, name: str, desk: Any, tracker: Tracker, progress: Progress) -> None:
+        """Run what is unconfirmed. Ctrl-C ends it as it ends the search."""
+        runs = self.unconfirmed()
+        progress.confirming(len(runs))
+
+        def settle(record: Record) -> None:
+            tracker.finish(record)
+            progress.confirmed(record)
+
+        def tick() -> None:
+            with contextlib.suppress(ray.exceptions.RayError):  # busy: the next tick will do
+                progress.tick(ray.get(desk.status.remote(), timeout=2))
+
+        slots = num_slots(self.plan.resources) + 1
+        with contextlib.suppress(KeyboardInterrupt):
+            confirm(self.folder, runs, lambda: RayRunner(name), slots, settle, tick)
+
+    def write_files(self) -> None:
+        """Tables and pictures of what there is now."""
+        records, best = self.folder.records(), self.best()
+        self.folder.write_tables(records, best)
+        if records:
+            picture = self.folder.path / "pareto.png"
+            save_png(pareto_figure(records, self.max_clean_drop), picture)
+        comparisons = compared(self.folder)
+        if comparisons:
+            rows = [comparison.row() for comparison in comparisons]
+            write_atomically(self.folder.path / "comparison.csv", to_csv(rows))
+            write_atomically(self.folder.path / "comparison.md", markdown(comparisons))
 
 
 def check_same_study(plan: Plan) -> None:

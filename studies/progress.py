@@ -27,7 +27,17 @@ def duration(seconds: float) -> str:
 
 def scores(record: Record) -> str:
     clean, robust = (record.metrics.get(name, float("nan")) for name in OBJECTIVES)
-    return f"clean {clean:.3f}, robust {robust:.3f}"
+    return f"clean {clean:.3f}, robust {robust:.3f}{warning(record)}"
+
+
+def warning(record: Record) -> str:
+    """What stands beside a robust accuracy that is not to be believed."""
+    return f" (unreliable: {', '.join(record.flags)})" if record.flags else ""
+
+
+def test_scores(record: Record) -> str:
+    clean, robust = record.metrics["test/clean_accuracy"], record.metrics["test/robust_accuracy"]
+    return f"test clean {clean:.3f}, robust {robust:.3f}{warning(record)}"
 
 
 def describe(record: Record) -> str:
@@ -39,7 +49,7 @@ class Progress:
 
     def __init__(self, console: Console, num_trials: int, already: int) -> None:
         self._console, self._num_trials, self._already = console, num_trials, already
-        self._done = self._failed = 0
+        self._done = self._failed = self._confirmed = self._to_confirm = 0
         self._start = self._last_line = time.monotonic()
         self._best: Record | None = None
         self._status: DeskStatus | None = None
@@ -71,6 +81,21 @@ class Progress:
         line = f"{count} trial {record.trial:<3} {describe(record):<44} {outcome}{reason}"
         self._console.print(line, markup=False, highlight=False, soft_wrap=True)
 
+    def confirming(self, count: int) -> None:
+        """The search is over; so many runs confirm what it found."""
+        self._confirmed, self._to_confirm = 0, count
+        if count:
+            self._console.print(f"confirming with new seeds on test images: {count} runs")
+
+    def confirmed(self, record: Record) -> None:
+        self._confirmed += 1
+        outcome = test_scores(record) if record.status == "complete" else record.status
+        reason = f" ({record.reason})" if record.reason else ""
+        count = f"[{self._confirmed:>3}/{self._to_confirm}]"
+        name = f"{describe(record)} seed {record.config['seed']}"
+        line = f"{count} confirmation of trial {record.trial:<3} {name:<51} {outcome}{reason}"
+        self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+
     def tick(self, status: DeskStatus) -> None:
         self._status = status
         if self._console.is_terminal:
@@ -85,9 +110,12 @@ class Progress:
         eta = f", about {duration(elapsed / self._done * left)} left" if self._done else ""
         running = ", ".join(f"{name} x{n}" for name, n in sorted(status.running.items())) or "none"
         failed = f", {self._failed} failed" if self._failed else ""
+        count = f"{self._already + self._done} of {self._num_trials} trials{failed}"
+        if self._to_confirm:
+            count = f"{self._confirmed} of {self._to_confirm} runs of the confirmation"
+            eta = ""
         lines = [
-            f"{self._already + self._done} of {self._num_trials} trials{failed}, "
-            f"{duration(elapsed)} so far{eta}",
+            f"{count}, {duration(elapsed)} so far{eta}",
             f"stages: {running} running, {status.waiting} waiting, {status.computed} done, "
             f"{status.shared} shared ({duration(status.saved_seconds)} saved)",
         ]

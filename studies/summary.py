@@ -5,8 +5,11 @@ from __future__ import annotations
 from rich.console import Console
 from rich.table import Table
 
-from studies.progress import describe
+from guard.flags import FLAGS
+from studies.progress import describe, warning
+from tune.comparison import Comparison, compared, percent, signed_percent
 from tune.records import Record, StudyFolder, choose, control_of, pareto_front
+from tune.tracking import run_name
 
 COLUMNS = (
     ("val clean", "validation/clean_accuracy"),
@@ -33,6 +36,13 @@ def print_summary(
         console.print(f"{len(records)} trials, of which {', '.join(ended)} (see results.csv)")
     if best is not None:
         print_choice(console, best, control_of(best, records), max_clean_drop)
+    flagged = [record for record in records if record.flags]
+    if flagged:
+        console.print(flag_table(flagged))
+    comparisons = compared(folder)
+    if comparisons:
+        console.print(comparison_table(comparisons))
+        print_verdicts(console, comparisons)
 
 
 def pareto_table(front: list[Record], controls: list[Record]) -> Table:
@@ -44,9 +54,55 @@ def pareto_table(front: list[Record], controls: list[Record]) -> Table:
     for rows in (front, [control for control in controls if control not in front]):
         for record in rows:
             cells = [f"{record.metrics[name]:.3f}" for _, name in COLUMNS]
-            table.add_row(str(record.trial), describe(record), *cells)
+            table.add_row(str(record.trial), describe(record) + warning(record), *cells)
         table.add_section()
     return table
+
+
+def flag_table(records: list[Record]) -> Table:
+    """Trials whose robust accuracy may be an artefact, and why."""
+    table = Table(title="Robust accuracies that are not to be believed")
+    table.add_column("trial", justify="right")
+    table.add_column("signs of gradient masking")
+    for record in records:
+        signs = [f"{name}: {FLAGS[name].meaning}" for name in record.flags]
+        table.add_row(record.label, "\n".join(signs))
+    return table
+
+
+def comparison_table(comparisons: list[Comparison]) -> Table:
+    found = comparisons[0].clean
+    table = Table(title=f"On {found.num_samples} test images, mean ± deviation between seeds; 95 %")
+    for title in ("configuration", "seeds", "clean", "robust", "Δ clean", "Δ robust"):
+        table.add_column(title, justify="left" if title == "configuration" else "right")
+    for comparison in comparisons:
+        table.add_row(
+            run_name(comparison.arm.config),
+            str(comparison.clean.num_distillations),
+            percent(comparison.clean),
+            percent(comparison.robust),
+            *(signed_percent(g).replace("**", "") for g in comparison.gains),
+        )
+    return table
+
+
+def print_verdicts(console: Console, comparisons: list[Comparison]) -> None:
+    """One line for each regularized configuration: better, worse, or not clear."""
+    for comparison in comparisons:
+        if comparison.robust_gain is None:
+            continue
+        gain = comparison.robust_gain
+        seeds = f"{gain.num_distillations} seeds" if gain.num_distillations > 1 else "one seed"
+        outcome = "no clear difference to"
+        if gain.is_clear:
+            outcome = "more robust than" if gain.mean > 0 else "less robust than"
+        console.print(
+            f"{run_name(comparison.arm.config)}: {outcome} its unregularized baseline "
+            f"({signed_percent(gain).replace('**', '')} points, {seeds})",
+            highlight=False,
+            markup=False,
+            soft_wrap=True,
+        )
 
 
 def print_choice(
@@ -81,6 +137,7 @@ def print_places(console: Console, folder: StudyFolder, tracking_uri: str) -> No
         "every trial": folder.path / "results.csv",
         "Pareto front": folder.path / "pareto.csv",
         "its picture": folder.path / "pareto.png",
+        "over seeds": folder.path / "comparison.md",
         "chosen config": folder.path / "best.json",
         "Optuna storage": folder.path / "optuna.db",
         "artifacts": folder.artifacts,

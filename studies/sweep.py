@@ -1,7 +1,8 @@
 """Search λ, h, IPC and the base method for data sets that make robust students.
 
 Every study starts with the unregularized baseline of each method and IPC. The search selects on
-validation; test figures only report. Running the same command again goes on where it stopped.
+validation; the front and its baselines are then run again with new seeds on test images, and only
+these figures are the study's result. Running the same command again goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -9,11 +10,15 @@ from __future__ import annotations
 import argparse
 import shlex
 from collections.abc import Sequence
+from dataclasses import replace
 
 from rich.console import Console
 
-from guard.errors import StudyError
+from guard.config import EvaluationConfig
+from guard.errors import ConfigError, StudyError
 from studies import cli
+from studies.presets import Preset
+from tune.confirmation import Confirmation
 
 
 def parser() -> argparse.ArgumentParser:
@@ -40,6 +45,7 @@ def parser() -> argparse.ArgumentParser:
         metavar="SHARE",
         help="clean validation accuracy that the choice may lose to its baseline (default: 0.03)",
     )
+    add_confirmation_flags(parser)
     machines = parser.add_argument_group("where it runs")
     machines.add_argument(
         "--address", metavar="RAY", help="host:port or auto of a Ray cluster (default: a local Ray)"
@@ -65,6 +71,43 @@ def parser() -> argparse.ArgumentParser:
     return parser
 
 
+def add_confirmation_flags(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("how what it finds is confirmed, on test images")
+    group.add_argument(
+        "--confirm-seeds",
+        type=int,
+        metavar="K",
+        help="new seeds of each configuration (default: preset's)",
+    )
+    group.add_argument(
+        "--confirm-configurations",
+        type=int,
+        metavar="N",
+        help="of the Pareto front at most N, the chosen one first (default: preset's)",
+    )
+    group.add_argument(
+        "--confirm-attacks", metavar="NAMES", help="attacks or suites, a,b,… (default: preset's)"
+    )
+    group.add_argument("--no-confirm", action="store_true", help="the search alone")
+
+
+def confirmation(args: argparse.Namespace, preset: Preset) -> Confirmation:
+    """What the flags make of the preset's confirmation. Raises StudyError."""
+    wanted = preset.confirm
+    if args.confirm_seeds is not None:
+        wanted = replace(wanted, seeds=args.confirm_seeds)
+    if args.confirm_configurations is not None:
+        wanted = replace(wanted, configurations=args.confirm_configurations)
+    if args.confirm_attacks is not None:
+        names = tuple(name.strip() for name in args.confirm_attacks.split(","))
+        try:
+            EvaluationConfig(attacks=names)
+        except ConfigError as error:
+            raise StudyError(f"--confirm-attacks: {error}") from None
+        wanted = replace(wanted, attacks=names)
+    return replace(wanted, seeds=0) if args.no_confirm else wanted
+
+
 def main(argv: Sequence[str]) -> int:
     args = parser().parse_args(argv)
     console = Console(highlight=False)
@@ -80,6 +123,7 @@ def main(argv: Sequence[str]) -> int:
     from studies import launch  # Ray and Optuna, after everything that can be checked without them
 
     plan = launch.make_plan(folder, space, preset, resources, args)
+    plan = replace(plan, confirmation=confirmation(args, preset))
     if args.dry_run:
         launch.print_plan(console, plan)
         return 0
@@ -91,6 +135,11 @@ def check_flags(args: argparse.Namespace) -> None:
     """Raises StudyError for a number out of range."""
     if args.num_trials is not None and args.num_trials < 1:
         raise StudyError(f"--num-trials: must be at least 1, got {args.num_trials}")
+    for name in ("confirm_seeds", "confirm_configurations"):
+        value = getattr(args, name)
+        if value is not None and value < 1:
+            flag = name.replace("_", "-")
+            raise StudyError(f"--{flag}: must be at least 1, got {value}; or --no-confirm")
     if args.max_concurrent < 0:
         raise StudyError(f"--max-concurrent: must be at least 1, got {args.max_concurrent}")
     if not 0 <= args.max_clean_drop <= 1:

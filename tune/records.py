@@ -15,11 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from guard.config import RegularizerConfig, TrialConfig
+from guard.flags import flags_of
 from guard.pipeline import TrialResult
 
 OBJECTIVES = ("validation/clean_accuracy", "validation/robust_accuracy")
 FIXED_COLUMNS = (
     "trial",
+    "phase",
     "status",
     "dataset",
     "method",
@@ -29,6 +31,8 @@ FIXED_COLUMNS = (
     "ipc",
     "seed",
 )
+SEARCH, CONFIRMATION = "search", "confirmation"
+FOLDERS = {SEARCH: "trials", CONFIRMATION: "confirmation"}
 STUDY_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 RESERVED = ("artifacts", "mlflow", "mlflow.db")
 
@@ -51,6 +55,8 @@ class Record:
     waiting_seconds: float = 0.0
     stages: tuple[Mapping[str, Any], ...] = ()
     paths: Mapping[str, str] = field(default_factory=dict)
+    phase: str = SEARCH
+    """search, or confirmation: a trial of the search run again with another seed."""
 
     @classmethod
     def of(
@@ -60,6 +66,7 @@ class Record:
         params: Mapping[str, Any],
         control: bool,
         result: TrialResult,
+        phase: str = SEARCH,
     ) -> Record:
         return cls(
             trial,
@@ -74,14 +81,32 @@ class Record:
             result.waiting_seconds,
             tuple(asdict(stage) for stage in result.stages),
             {name: str(path) for name, path in result.paths.items()},
+            phase,
         )
 
     @classmethod
     def failed(
-        cls, trial: int, config: TrialConfig, params: Mapping[str, Any], control: bool, reason: str
+        cls,
+        trial: int,
+        config: TrialConfig,
+        params: Mapping[str, Any],
+        control: bool,
+        reason: str,
+        phase: str = SEARCH,
     ) -> Record:
         plain = (config.to_dict(), config.fingerprint())
-        return cls(trial, "failed", reason, control, params, *plain)
+        return cls(trial, "failed", reason, control, params, *plain, phase=phase)
+
+    @property
+    def label(self) -> str:
+        """A name that no other run of the study has."""
+        number = str(self.trial)
+        return number if self.phase == SEARCH else f"{number} seed {self.config['seed']}"
+
+    @property
+    def flags(self) -> list[str]:
+        """Signs that its robust accuracy is not to be believed."""
+        return flags_of(self.metrics)
 
     @property
     def finished(self) -> bool:
@@ -113,6 +138,7 @@ class Record:
         penalty = RegularizerConfig.from_dict(self.config["regularizer"])
         values = (
             self.trial,
+            self.phase,
             self.status,
             self.config["data"]["name"],
             self.config["method"],
@@ -130,8 +156,16 @@ class Record:
             "stage_seconds": self.stage_seconds,
             "waiting_seconds": self.waiting_seconds,
             "fingerprint": self.fingerprint,
+            "flags": "; ".join(self.flags),
             "reason": self.reason,
         }
+
+
+def one_line(error: Exception) -> str:
+    """The cause of an error that Ray wrapped, without its trace."""
+    cause = getattr(error, "cause", None) or error
+    lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
+    return f"{type(cause).__name__}: {lines[-1] if lines else ''}"
 
 
 def write_atomically(path: Path, text: str) -> None:
@@ -168,30 +202,48 @@ class StudyFolder:
         return f"sqlite:///{self.output / 'mlflow.db'}"
 
     def write(self, record: Record) -> None:
+        name = f"{record.trial:05d}"
+        if record.phase == CONFIRMATION:
+            name = f"{name}-{record.config['seed']}"
         text = json.dumps(asdict(record), indent=1)
-        write_atomically(self.path / "trials" / f"{record.trial:05d}.json", text)
+        write_atomically(self.path / FOLDERS[record.phase] / f"{name}.json", text)
 
     def read(self, trial: int) -> Record | None:
-        try:
-            text = (self.path / "trials" / f"{trial:05d}.json").read_text()
-        except FileNotFoundError:
-            return None
-        values = json.loads(text)
-        return Record(**{**values, "stages": tuple(values["stages"])})
+        """The record of a trial of the search."""
+        return read_record(self.path / FOLDERS[SEARCH] / f"{trial:05d}.json")
 
     def records(self) -> list[Record]:
-        """Every record, by trial number."""
-        numbers = sorted(int(path.stem) for path in (self.path / "trials").glob("[0-9]*.json"))
+        """Every trial of the search, by number."""
+        numbers = sorted(
+            int(path.stem) for path in (self.path / FOLDERS[SEARCH]).glob("[0-9]*.json")
+        )
         return [record for number in numbers if (record := self.read(number)) is not None]
+
+    def confirmations(self) -> list[Record]:
+        """Every run of the confirmation, by trial number and seed."""
+        found = map(read_record, (self.path / FOLDERS[CONFIRMATION]).glob("[0-9]*.json"))
+        return sorted(
+            (record for record in found if record is not None),
+            key=lambda record: (record.trial, record.config["seed"]),
+        )
 
     def write_tables(self, records: Iterable[Record], best: Record | None) -> None:
         """results.csv, pareto.csv and, if there is a choice, best.json: what `records` say now."""
         records = list(records)
-        write_atomically(self.path / "results.csv", to_csv(record.row() for record in records))
+        rows = [record.row() for record in (*records, *self.confirmations())]
+        write_atomically(self.path / "results.csv", to_csv(rows))
         front = [record.row() for record in pareto_front(records)]
         write_atomically(self.path / "pareto.csv", to_csv(front))
         if best is not None:
             write_atomically(self.path / "best.json", json.dumps(best.config, indent=2))
+
+
+def read_record(path: Path) -> Record | None:
+    try:
+        values = json.loads(path.read_text())
+    except FileNotFoundError:
+        return None
+    return Record(**{**values, "stages": tuple(values["stages"])})
 
 
 def to_csv(rows: Iterable[Mapping[str, Any]]) -> str:

@@ -23,6 +23,7 @@ from ray import tune as ray_tune
 from ray.tune.search.optuna import OptunaSearch
 
 from guard.errors import StudyError
+from tune.confirmation import Confirmation
 from tune.records import StudyFolder
 from tune.resources import StageResources
 from tune.space import CONTROL, Params, SearchSpace
@@ -54,6 +55,7 @@ class Plan:
     resources: StageResources = field(default_factory=StageResources)
     max_concurrent: int = 0
     """Trials at a time; 0: one more than the stages that fit."""
+    confirmation: Confirmation = field(default_factory=Confirmation)
 
 
 @contextlib.contextmanager

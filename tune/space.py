@@ -49,14 +49,14 @@ class Suggests(Protocol):
 
 
 def parse_value(text: str) -> Any:
-    """A distribution, or a plain value: JSON where the text is JSON, the text itself otherwise.
+    """A distribution, or a plain value (`plain`).
 
     Raises ConfigError for a distribution that cannot be.
     """
     call = re.fullmatch(r"\s*([a-z]+)\s*\((.*)\)\s*", text)
     if call is None:
-        return _plain(text)
-    name, arguments = call[1], [_plain(part.strip()) for part in call[2].split(",")]
+        return plain(text)
+    name, arguments = call[1], [plain(part.strip()) for part in call[2].split(",")]
     try:
         if name == "choice" and call[2].strip():
             return CategoricalDistribution(arguments)
@@ -70,7 +70,11 @@ def parse_value(text: str) -> Any:
         raise ConfigError("", f"{text} is no distribution ({error}); there are: {KINDS}") from None
 
 
-def _plain(text: str) -> Any:
+def plain(text: str) -> Any:
+    """JSON where the text is JSON, a number where it is a fraction (8/255), or the text itself."""
+    fraction = re.fullmatch(r"(\d+(?:\.\d+)?)/([1-9]\d*)", text)
+    if fraction is not None:
+        return float(fraction[1]) / float(fraction[2])
     try:
         return json.loads(text)
     except ValueError:

@@ -22,7 +22,7 @@ from pathlib import Path
 
 from guard.config import TrialConfig
 from guard.errors import StudyError
-from tune.records import Record, StudyFolder, pareto_front
+from tune.records import SEARCH, Record, StudyFolder, pareto_front
 
 EXPERIMENT = "robust-distillation"
 EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
@@ -33,6 +33,14 @@ PARENT = "mlflow.parentRunId"
 SERVER_TIMEOUT_S = 5.0
 CLOSE_TIMEOUT_S = 60.0
 MAX_PARAM_LENGTH = 500
+STUDY_FILES = (
+    "results.csv",
+    "pareto.csv",
+    "pareto.png",
+    "best.json",
+    "comparison.csv",
+    "comparison.md",
+)
 PACKAGES = ("torch", "torchvision", "torchattacks", "ray", "optuna", "mlflow", "numpy")
 
 
@@ -92,7 +100,7 @@ class Tracker:
 
     def __post_init__(self) -> None:
         self._queue: queue.Queue[Callable[[], None] | None] = queue.Queue()
-        self._runs: dict[int, str] = {}
+        self._runs: dict[str, str] = {}
         self._tags = {f"version.{name}": version(name) for name in PACKAGES}
         self._tags["guard.commit"] = git_commit(Path(__file__).parent)
         self._thread = threading.Thread(target=self._work, daemon=True, name="mlflow")
@@ -101,7 +109,7 @@ class Tracker:
 
     def stage(self, number: int, config: TrialConfig, metrics: Mapping[str, float]) -> None:
         """Metrics of one part of a running trial."""
-        self._queue.put(lambda: self._log_metrics(self._run(number, config), metrics))
+        self._queue.put(lambda: self._log_metrics(self._run(str(number), config), metrics))
 
     def finish(self, record: Record) -> None:
         """Everything about a finished trial."""
@@ -153,17 +161,17 @@ class Tracker:
         run_id: str = run.info.run_id
         return run_id
 
-    def _run(self, number: int, config: TrialConfig) -> str:
+    def _run(self, label: str, config: TrialConfig) -> str:
         """The child run of a trial: known, found by tag, or new."""
-        if number not in self._runs:
+        if label not in self._runs:
             fingerprint = config.fingerprint()
-            self._runs[number] = (
-                self._find({STUDY: self.folder.name, TRIAL: str(number)})
+            self._runs[label] = (
+                self._find({STUDY: self.folder.name, TRIAL: label})
                 or self._interrupted(fingerprint)
                 or self._create_child(config)
             )
-            self._client.set_tag(self._runs[number], TRIAL, str(number))
-        return self._runs[number]
+            self._client.set_tag(self._runs[label], TRIAL, label)
+        return self._runs[label]
 
     def _interrupted(self, fingerprint: str) -> str | None:
         """An unfinished run of the same config, which the study left when it was stopped."""
@@ -192,7 +200,7 @@ class Tracker:
 
     def _finish(self, record: Record) -> None:
         config = TrialConfig.from_dict(record.config)
-        run_id = self._run(record.trial, config)
+        run_id = self._run(record.label, config)
         seconds = {"seconds": record.seconds, "stage_seconds": record.stage_seconds}
         self._log_metrics(run_id, {**record.metrics, **seconds} if record.finished else {})
         for part in ("teacher", "student"):
@@ -203,7 +211,13 @@ class Tracker:
                 self._client.log_artifact(
                     run_id, str(Path(record.paths["distilled"]) / name), "distilled"
                 )
-        for tag, value in ((STATUS, record.status), ("guard.reason", record.reason)):
+        tags = {
+            STATUS: record.status,
+            "guard.reason": record.reason,
+            "guard.phase": record.phase,
+            "guard.flags": "; ".join(record.flags),
+        }
+        for tag, value in tags.items():
             self._client.set_tag(run_id, tag, value[:MAX_PARAM_LENGTH])
         self._client.set_terminated(run_id, "FINISHED" if record.finished else "FAILED")
 
@@ -238,12 +252,19 @@ class Tracker:
     def _close(self, records: list[Record], status: str) -> None:
         settled = self._settled()
         for record in records:
-            if str(record.trial) not in settled:
+            if record.label not in settled:
                 self._finish(record)
-        for name in ("results.csv", "pareto.csv", "pareto.png", "best.json"):
+        for name in (
+            "results.csv",
+            "pareto.csv",
+            "pareto.png",
+            "best.json",
+            "comparison.csv",
+            "comparison.md",
+        ):
             if (self.folder.path / name).is_file():
                 self._client.log_artifact(self._parent, str(self.folder.path / name))
-        front = pareto_front(records)
+        front = pareto_front(r for r in records if r.phase == SEARCH)
         best = {f"best/{name}": max(r.metrics[name] for r in front) for name in _shared(front)}
         self._log_metrics(self._parent, {**best, "num_trials": float(len(records))})
         query = f"tags.`{STUDY}` = '{self.folder.name}' and attributes.status = 'RUNNING'"

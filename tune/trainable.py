@@ -14,7 +14,7 @@ from ray import tune as ray_tune
 
 from guard.config import TrialConfig
 from guard.pipeline import run_trial
-from tune.records import Record, StudyFolder
+from tune.records import Record, StudyFolder, one_line
 from tune.space import configured
 from tune.stages import RayRunner
 
@@ -68,10 +68,3 @@ def split_sample(sampled: Mapping[str, Any]) -> tuple[dict[str, Any], bool]:
     """Parameters of a trial, and whether it is a control, from what the search proposed."""
     params = {k: v for k, v in sampled.items() if k not in (NUMBER, IS_CONTROL)}
     return params, bool(sampled[IS_CONTROL])
-
-
-def one_line(error: Exception) -> str:
-    """The cause of an error that Ray wrapped, without its trace."""
-    cause = getattr(error, "cause", None) or error
-    lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
-    return f"{type(cause).__name__}: {lines[-1] if lines else ''}"

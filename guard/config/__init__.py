@@ -8,10 +8,10 @@ from guard.config.common import (
     ComputeConfig,
     DataConfig,
     DatasetName,
-    EvaluationConfig,
     ModelConfig,
     Seed,
 )
+from guard.config.evaluation import EvaluationConfig, expanded, passes_of, reported
 from guard.config.methods import (
     CDAConfig,
     DCConfig,
@@ -56,5 +56,8 @@ __all__ = [
     "TESLAConfig",
     "TrainConfig",
     "TrialConfig",
+    "expanded",
     "expert_training",
+    "passes_of",
+    "reported",
 ]

@@ -1,11 +1,10 @@
-"""Sections that every trial has: data, network, evaluation, machine."""
+"""Sections that every trial has: data, network, machine."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from guard.errors import ConfigError
 from guard.schema import Config, above, at_least
 
 DatasetName = Literal[
@@ -60,42 +59,6 @@ class ModelConfig(Config):
     @property
     def has_batchnorm(self) -> bool:
         return self.name != "convnet" or self.norm == "batch"
-
-
-@dataclass(frozen=True, kw_only=True)
-class EvaluationConfig(Config):
-    """The threat model (L_inf, pixels in [0, 1]) and the attacks of the suite."""
-
-    eps: Annotated[float, at_least(0, at_most=1)] = 1 / 255
-    """Radius of the L_inf ball, in pixels."""
-    attacks: tuple[str, ...] = ("pgd20",)
-    """pgd<k>, mim, cw (L2, not bounded by eps), square, autoattack."""
-    seed: Seed = 0
-    batch_size: Annotated[int, at_least(1)] = 500
-    max_samples: Annotated[int, at_least(1)] | None = None
-    """Evaluate on so many images, drawn by `seed`; None: on all."""
-
-    def check(self) -> None:
-        for position, attack in enumerate(self.attacks):
-            if not is_attack(attack):
-                raise ConfigError(
-                    f"attacks[{position}]",
-                    f"no attack is named {attack!r}; there are: pgd<steps>, {', '.join(ATTACKS)}",
-                )
-        if not self.attacks:
-            raise ConfigError("attacks", "must name at least one attack")
-        if len(set(self.attacks)) < len(self.attacks):
-            raise ConfigError("attacks", f"must be distinct, got {', '.join(self.attacks)}")
-
-
-ATTACKS = ("mim", "cw", "square", "autoattack")
-
-
-def is_attack(name: str) -> bool:
-    steps = name.removeprefix("pgd")
-    return name in ATTACKS or (
-        name.startswith("pgd") and steps.isascii() and steps.isdigit() and int(steps) > 0
-    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
-from guard.config.common import ComputeConfig, DataConfig, EvaluationConfig, ModelConfig, Seed
+from guard.config.common import ComputeConfig, DataConfig, ModelConfig, Seed
+from guard.config.evaluation import EvaluationConfig
 from guard.config.methods import (
     CDAConfig,
     DCConfig,

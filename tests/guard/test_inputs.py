@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from guard.artifacts import ArtifactStore
-from guard.attacks import ThreatModel, build_attacks
+from guard.attacks import ThreatModel, attack_images
 from guard.config import ComputeConfig, ModelConfig, RegularizerConfig, TrialConfig
 from guard.data import TensorImages
 from guard.datasets import load_data
@@ -188,7 +188,7 @@ def test_a_whitening_model_is_trained_and_attacked_in_pixels(
     assert isinstance(model.normalize, Zca) and torch.equal(model.normalize.weight, fit["weight"])
     x, y = next(splits.test.batches(40, CPU))
     eps = 0.05
-    evaluated = build_attacks("pgd5", model, ThreatModel(eps, 10))[0](x, y)
+    evaluated = attack_images("pgd5", model, x, y, ThreatModel(eps, 10), 0)
     trained = attack_batch(model, x, y, RegularizerConfig.named("pgd-at"), eps, draws())
     for moved in (evaluated, trained):
         assert eps - 1e-3 < (moved - x).abs().max() < eps + 1e-6

@@ -13,8 +13,15 @@ import torch
 import guard
 from guard.artifacts import Artifact, ArtifactStore, Stage
 from guard.config import TrialConfig
-from guard.evaluate import evaluate
-from guard.pipeline import evaluate_stage, local_runner, plan, run_trial
+from guard.evaluate import evaluate, metrics
+from guard.pipeline import (
+    Steps,
+    evaluation_chain,
+    local_runner,
+    plan,
+    run_trial,
+    teacher_checks,
+)
 from guard.schema import digest
 from guard.stages import STAGES
 
@@ -27,9 +34,14 @@ ORDER = [
     "student",
     "evaluate",
     "evaluate",
+    "diagnose",
 ]
 
 EVERY = set(ORDER)
+CHECKS = {"evaluate", "diagnose"}
+EVALUATED = ["evaluate", "evaluate", "diagnose"]
+VERDICTS = {"validation verdicts", "test verdicts"}
+SINCE_DISTILLED = ("distilled", "relabel", "student", *CHECKS)
 
 
 def tensor_files(root: Path) -> dict[str, bytes]:
@@ -39,17 +51,28 @@ def tensor_files(root: Path) -> dict[str, bytes]:
 def test_a_trial_completes_with_every_metric(trial: SimpleNamespace) -> None:
     result = trial.result
     assert (result.status, result.reason) == ("complete", "")
-    evaluated = ("clean_accuracy", "robust_accuracy", "robust_accuracy/pgd2", "num_samples")
-    assert set(result.metrics) == {
-        *(f"{part}/{name}" for part in ("teacher", "validation", "test") for name in evaluated),
+    evaluated = ("clean_accuracy", "robust_accuracy", "drop_rate", "num_samples")
+    passes = ("forward_passes", "backward_passes")
+    expected = {
+        *(
+            f"{part}/{name}"
+            for part in ("teacher", "validation", "test")
+            for name in (*evaluated, *passes)
+        ),
         *(
             f"{part}/train_{name}"
             for part in ("teacher", "student")
             for name in ("loss", "accuracy")
         ),
+        "teacher/robust_accuracy/pgd20",
+        "validation/robust_accuracy/pgd2",
+        "test/robust_accuracy/pgd2",
         "distilled/label_loss",
         "distilled/bn_loss",
     }
+    found = {name for name in result.metrics if not name.startswith("reliability/")}
+    assert found == expected
+    assert "reliability/flags" in result.metrics
     for name, value in result.metrics.items():
         if "accuracy" in name:
             assert 0 <= value <= 1
@@ -61,11 +84,13 @@ def test_a_trial_completes_with_every_metric(trial: SimpleNamespace) -> None:
 
 def test_a_trial_reports_each_part_when_it_is_done(trial: SimpleNamespace) -> None:
     parts = [part for part, _ in trial.reports]
-    assert parts == ["teacher", "teacher", "distilled", "student", "validation", "test"]
+    assert parts == [
+        *("teacher", "teacher", "distilled", "student", "reliability", "validation", "test")
+    ]
     merged: dict[str, float] = {}
-    for part, metrics in trial.reports:
-        assert metrics and all(name.startswith(f"{part}/") for name in metrics)
-        merged.update(metrics)
+    for part, values in trial.reports:
+        assert values and all(name.startswith(f"{part}/") for name in values)
+        merged.update(values)
     assert merged == trial.result.metrics
 
 
@@ -84,11 +109,19 @@ def test_a_trial_runs_exactly_the_planned_stages(trial: SimpleNamespace) -> None
 
 
 def test_a_result_says_where_things_are(trial: SimpleNamespace) -> None:
-    addresses = {stage.name: stage.address for stage in plan(trial.config)}
+    stages = plan(trial.config)
+    addresses = {stage.name: stage.address for stage in stages}
+    validation, test = (
+        stage.address
+        for stage in stages
+        if stage.name == "evaluate" and stage.inputs["model"] == addresses["student"]
+    )
     assert trial.result.paths == {
         "teacher": trial.store.path(addresses["squeeze"]),
         "distilled": trial.store.path(addresses["distilled"]),
         "student": trial.store.path(addresses["student"]),
+        "validation verdicts": trial.store.path(validation),
+        "test verdicts": trial.store.path(test),
     }
     student = guard.load_model(trial.result.paths["student"])
     assert student(torch.rand(2, 1, 8, 8)).shape == (2, 10)
@@ -97,11 +130,10 @@ def test_a_result_says_where_things_are(trial: SimpleNamespace) -> None:
 def test_the_reported_accuracy_is_that_of_the_saved_student(trial: SimpleNamespace) -> None:
     splits = guard.load_data(trial.config.data)
     student = guard.load_model(trial.result.paths["student"])
+    own = trial.config.evaluation
     for split in ("validation", "test"):
-        verdicts = evaluate(
-            student, splits.named(split), trial.config.evaluation, 10, torch.device("cpu")
-        )
-        for name, value in verdicts.metrics().items():
+        verdicts = evaluate(student, splits.named(split), own, 10, torch.device("cpu"))
+        for name, value in metrics(verdicts, own).items():
             assert trial.result.metrics[f"{split}/{name}"] == value
 
 
@@ -129,14 +161,14 @@ def test_a_fresh_store_gets_the_same_bytes(trial: SimpleNamespace, tmp_path: Pat
     assert result.metrics == trial.result.metrics
     made = tensor_files(tmp_path)
     first = {name: (trial.store.root / name).read_bytes() for name in made}
-    assert len(made) == len(ORDER)
+    assert len(made) == len(ORDER) - 1  # a diagnosis is numbers only
     assert made == first
 
 
 def test_other_seeds_give_other_results(trial: SimpleNamespace) -> None:
     result = run_trial(trial.config.override({"student.seed": 1}), local_runner(trial.store))
     built = [record.name for record in result.stages if record.built]
-    assert built == ["relabel", "student", "evaluate", "evaluate"]
+    assert built == ["relabel", "student", "evaluate", "evaluate", "diagnose"]
     assert result.metrics["student/train_loss"] != trial.result.metrics["student/train_loss"]
 
 
@@ -150,18 +182,21 @@ def stages_by_name(config: TrialConfig) -> dict[str, set[str]]:
 @pytest.mark.parametrize(
     ("change", "rebuilt"),
     [
-        ({"ipc": 4}, {"recover", "distilled", "relabel", "student", "evaluate"}),
+        ({"ipc": 4}, {"recover", *SINCE_DISTILLED}),
         ({"seed": 1}, EVERY),
         ({"model.width": 9}, EVERY),
         ({"regularizer.weight": 9}, EVERY),
         ({"squeeze.lr": 9}, EVERY),
         ({"data.split_seed": 9}, EVERY),
         ({"compute.num_threads": 2}, EVERY),
-        ({"sre2l.lr": 9}, {"recover", "distilled", "relabel", "student", "evaluate"}),
-        ({"student.seed": 1}, {"relabel", "student", "evaluate"}),
-        ({"student.temperature": 1}, {"student", "evaluate"}),
-        ({"evaluation.eps": 0.2}, {"evaluate"}),
+        ({"sre2l.lr": 9}, {"recover", *SINCE_DISTILLED}),
+        ({"student.seed": 1}, {"relabel", "student", *CHECKS}),
+        ({"student.temperature": 1}, {"student", *CHECKS}),
+        ({"evaluation.eps": 0.2}, CHECKS),
+        ({"evaluation.seed": 9}, CHECKS),
+        ({"evaluation.norm": "L2"}, CHECKS),
         ({"evaluation.attacks": ["mim"]}, {"evaluate"}),
+        ({"evaluation.more_eps": [0.2]}, {"evaluate"}),
     ],
 )
 def test_a_change_rebuilds_what_depends_on_it(
@@ -182,16 +217,66 @@ def test_a_stage_reads_only_what_was_planned_before_it(tiny_config: TrialConfig)
     for stage in plan(tiny_config.override({"ipc": 5})):
         assert set(stage.inputs.values()) <= known
         known.add(stage.address)
-    assert len(known) == 10
+    assert len(known) == 11
 
 
 def test_validation_and_test_are_attacked_alike(tiny_config: TrialConfig) -> None:
-    student = plan(tiny_config)[5]
-    stages = [evaluate_stage(tiny_config, student, split) for split in ("validation", "test")]
-    values = [{**stage.config, "split": ""} for stage in stages]
-    assert values[0] == values[1]
-    assert stages[0].key != stages[1].key
-    assert [stage.config["split"] for stage in stages] == ["validation", "test"]
+    tried = tiny_config.override({"evaluation.attacks": ["pgd2", "mim"]})
+    student = Steps.of(tried).student
+    chains = [evaluation_chain(tried, student, split) for split in ("validation", "test")]
+    for stages in zip(*chains, strict=True):
+        values = [{**stage.config, "split": ""} for stage in stages]
+        assert values[0] == values[1]
+        assert stages[0].key != stages[1].key
+        assert [stage.config["split"] for stage in stages] == ["validation", "test"]
+
+
+def test_the_plan_has_every_link_of_a_chain(tiny_config: TrialConfig) -> None:
+    tried = tiny_config.override(
+        {"evaluation.attacks": ["pgd2", "mim"], "evaluation.more_eps": [0.2]}
+    )
+    student = Steps.of(tried).student
+    chains = [evaluation_chain(tried, student, split) for split in ("validation", "test")]
+    links = [stage for together in zip(*chains, strict=True) for stage in together]
+    planned = [stage for stage in plan(tried) if stage.inputs.get("model") == student.address]
+    assert [stage for stage in planned if stage.name == "evaluate"] == links and len(links) == 8
+    assert planned[-1].name == "diagnose"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"attacks": ["standard"]},
+        {"attacks": ["pgd20", "cw"], "cascade": False},
+        {"more_eps": [0.01, 0.2]},
+        {"splits": ["test"]},
+        {"diagnose": False},
+    ],
+    ids=lambda change: "-".join(change),
+)
+def test_the_teacher_is_checked_by_the_cheap_suite_whatever_the_suite(
+    change: dict[str, Any], tiny_config: TrialConfig
+) -> None:
+    tried = tiny_config.override({f"evaluation.{name}": value for name, value in change.items()})
+    (check,) = teacher_checks(tried, Steps.of(tried))
+    (plain,) = teacher_checks(tiny_config, Steps.of(tiny_config))
+    assert check.key == plain.key
+    said = (check.config["attack"], check.config["eps"], check.config["split"])
+    assert said == ("pgd20", tiny_config.evaluation.eps, "validation")
+    assert check.inputs == {"model": Steps.of(tried).teachers[0].address}
+
+
+def test_only_the_first_of_several_teachers_is_checked(tiny_config: TrialConfig) -> None:
+    tried = tiny_config.override({"method": "mtt", "mtt.experts.count": 3})
+    steps = Steps.of(tried)
+    (check,) = teacher_checks(tried, steps)
+    assert len(steps.teachers) == 3
+    assert check.inputs["model"] == steps.teachers[0].address
+
+
+def test_no_teacher_has_no_check(tiny_config: TrialConfig) -> None:
+    tried = tiny_config.override({"method": "dc"})
+    assert teacher_checks(tried, Steps.of(tried)) == []
 
 
 def pretend(diverging: str = "") -> tuple[list[list[str]], Any]:
@@ -219,14 +304,47 @@ def test_independent_stages_are_asked_for_together(tiny_config: TrialConfig) -> 
         ["distilled"],
         ["relabel"],
         ["student"],
-        ["evaluate", "evaluate"],
+        ["evaluate", "evaluate", "diagnose"],
     ]
     assert result.metrics["distilled/loss"] == 2.0
     assert result.metrics["test/loss"] == 1.0
     assert result.waiting_seconds == pytest.approx(result.seconds - 12.0)
 
 
-EVALUATED = ["evaluate", "evaluate"]
+def test_the_links_of_both_splits_are_asked_for_one_after_another(tiny_config: TrialConfig) -> None:
+    asked, run_stage = pretend()
+    tried = tiny_config.override({"evaluation.attacks": ["pgd2", "mim", "square"]})
+    result = run_trial(tried, run_stage)
+    assert asked[-3:] == [EVALUATED, EVALUATED[:2], EVALUATED[:2]]
+    chains = [
+        evaluation_chain(tried, Steps.of(tried).student, split) for split in ("validation", "test")
+    ]
+    for split, chain in zip(("validation", "test"), chains, strict=True):
+        assert result.paths[f"{split} verdicts"] == Path(chain[-1].address)
+
+
+@pytest.mark.parametrize("attacks", [["pgd2"], ["pgd2", "mim"]])
+def test_the_student_may_be_evaluated_on_test_only(
+    attacks: list[str], tiny_config: TrialConfig
+) -> None:
+    asked, run_stage = pretend()
+    change = {"evaluation.splits": ["test"], "evaluation.attacks": attacks}
+    tried = tiny_config.override(change)
+    result = run_trial(tried, run_stage)
+    assert asked[-len(attacks) :] == [["evaluate", "diagnose"], ["evaluate"]][: len(attacks)]
+    parts = {name.split("/")[0] for name in result.metrics}
+    assert "test" in parts and "validation" not in parts
+    assert "test verdicts" in result.paths and "validation verdicts" not in result.paths
+    student = Steps.of(tried).student.address
+    splits = [s.config["split"] for s in plan(tried) if s.inputs.get("model") == student]
+    assert splits == ["test"] * (len(attacks) + 1)
+
+
+def test_the_diagnosis_can_be_left_out(tiny_config: TrialConfig) -> None:
+    asked, run_stage = pretend()
+    result = run_trial(tiny_config.override({"evaluation.diagnose": False}), run_stage)
+    assert asked[-1] == ["evaluate", "evaluate"]
+    assert not any(name.startswith("reliability/") for name in result.metrics)
 
 
 @pytest.mark.parametrize(
@@ -266,9 +384,10 @@ def test_each_method_asks_for_its_own_stages(
     names = {name for group in groups for name in group}
     taught = groups[0][0] in ("squeeze", "expert") and "distilled" in names
     made = {"distilled"} if "distilled" in names else set()
-    assert set(result.paths) == {"student"} | made | ({"teacher"} if taught else set())
+    models = {"student"} | made | ({"teacher"} if taught else set())
+    assert set(result.paths) == models | VERDICTS
     parts = {name.split("/")[0] for name in result.metrics}
-    assert parts == {*result.paths, "validation", "test"}
+    assert parts == {*models, "reliability", "validation", "test"}
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from guard.errors import UserError
 from studies import cli, sweep, trial
 from studies.presets import PRESETS
 from tune.resources import Resources
+from tune.space import configured
 
 
 def write_images(folder: Path, count: int = 3) -> None:
@@ -108,6 +109,14 @@ def test_a_bad_config_file_is_named(text: str, message: str, tmp_path: Path) -> 
 
 def space(settings: list[str], data: str | None = None) -> Any:
     return cli.search_space(PRESETS["digits"](), cli.parse_settings(settings), data)
+
+
+def test_a_field_fixed_inside_a_searched_section_holds_for_all_its_choices() -> None:
+    made = space(["regularizer=choice(curvature, gradient-norm)", "regularizer.weight=0.7"])
+    assert "regularizer.weight" in made.distributions
+    configs = [configured(made.base, params) for params in made.grid(1)]
+    assert {config.regularizer.kind for config in configs} == {"curvature", "gradient-norm"}
+    assert {config.regularizer.weight for config in configs} == {0.7}
 
 
 def test_a_fixed_value_leaves_the_space_and_a_distribution_joins_it() -> None:

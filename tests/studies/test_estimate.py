@@ -1,10 +1,14 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from guard.datasets import load_data
-from studies.estimate import attack_passes, estimate, seconds_per_pass
+from studies.estimate import estimate, seconds_per_pass
 from studies.presets import PRESETS
+
+AUTOATTACK = 200 + 1800 + 2700 + 5000
 
 
 def test_work_is_counted_in_image_passes() -> None:
@@ -52,6 +56,33 @@ def test_real_images_take_no_distillation() -> None:
     assert set(whole) == {"squeeze", "evaluate"}
 
 
-@pytest.mark.parametrize(("attack", "passes"), [("pgd7", 14), ("cw", 100), ("autoattack", 8800)])
-def test_an_attack_costs_its_passes(attack: str, passes: int) -> None:
-    assert attack_passes(attack) == passes
+@pytest.mark.parametrize(
+    ("change", "of_validation", "of_test"),
+    [
+        ({"attacks": ["pgd7"]}, 41 + 15, 15),
+        ({"attacks": ["autoattack"]}, 41 + 1 + AUTOATTACK, 1 + AUTOATTACK),
+        ({"attacks": ["pgd7", "cw"], "more_eps": [0.2, 0.3]}, 41 + 143, 143),
+        ({"attacks": ["paper"]}, 41 + 341 + AUTOATTACK, 341 + AUTOATTACK),
+        ({"splits": ["test"]}, 41, 41),
+        ({"splits": ["validation"], "attacks": ["mim"]}, 41 + 41, 0),
+    ],
+    ids=["steps", "suite", "radii", "paper", "test", "validation"],
+)
+def test_an_evaluation_is_of_every_attack_at_every_radius_and_the_teachers_is_cheap(
+    change: dict[str, Any], of_validation: int, of_test: int
+) -> None:
+    config = PRESETS["digits"]().config
+    splits = load_data(config.data)
+    tried = config.override({f"evaluation.{name}": value for name, value in change.items()})
+    validation, test = len(splits.validation), len(splits.test)
+    expected = validation * of_validation + test * of_test
+    assert estimate(tried, splits).passes["evaluate"] == expected
+    few = tried.override({"evaluation.max_samples": 10})
+    assert estimate(few, splits).passes["evaluate"] == 10 * (of_validation + of_test)
+
+
+def test_without_a_teacher_only_the_student_is_evaluated() -> None:
+    config = PRESETS["digits"]().config.unregularized().override({"method": "dc"})
+    splits = load_data(config.data)
+    images = len(splits.validation) + len(splits.test)
+    assert estimate(config, splits).passes["evaluate"] == 41 * images

@@ -52,3 +52,21 @@ def test_a_terminal_gets_one_live_block(make_record: Callable[..., Record]) -> N
         shown.finished(make_record(0, 0.9, 0.4), None)
     assert "0 of 3 trials" in output.getvalue()
     assert "[  1/3] trial 0" in output.getvalue()
+
+
+def test_a_confirmation_has_lines_and_a_count_of_its_own(
+    make_record: Callable[..., Record], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(progress, "PLAIN_EVERY_S", -1.0)
+    output = io.StringIO()
+    with Progress(Console(file=output, width=200), num_trials=1, already=1) as shown:
+        shown.confirming(2)
+        shown.confirmed(make_record(5, 0.9, 0.4))
+        shown.tick(STATUS)
+        shown.confirmed(make_record(5, 0, 0, status="failed"))
+    start, first, status, failed = output.getvalue().splitlines()
+    assert start == "confirming with new seeds on test images: 2 runs"
+    assert first.startswith("[  1/2] confirmation of trial 5")
+    assert first.endswith("test clean 0.900, robust 0.400")
+    assert status.startswith("1 of 2 runs of the confirmation, ")
+    assert failed.endswith("failed (why)")

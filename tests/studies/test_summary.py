@@ -2,12 +2,17 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
+import pytest
 from rich.console import Console
 
+from guard.config import TrialConfig
+from guard.statistics import Estimate
 from studies.figures import pareto_figure, save_png
-from studies.summary import print_places, print_summary
+from studies.summary import print_places, print_summary, print_verdicts
+from tune.comparison import Arm, Comparison
 from tune.records import Record, StudyFolder
 
 Make = Callable[..., Record]
@@ -59,3 +64,42 @@ def test_the_front_is_drawn_with_every_trial(make_record: Make, tmp_path: Path) 
     assert drawn == [(0.5, 0.2), (0.88, 0.45), (0.9, 0.1)]
     save_png(figure, tmp_path / "pareto.png")
     assert (tmp_path / "pareto.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_doubtful_figure_carries_its_warning(make_record: Make, tmp_path: Path) -> None:
+    doubtful = make_record(1, 0.88, 0.85)
+    metrics = {**doubtful.metrics, "reliability/zero_gradients": 0.9}
+    records = [make_record(0, 0.9, 0.1, control=True), replace(doubtful, metrics=metrics)]
+    text = said(records, StudyFolder(tmp_path, "s"))
+    assert "(unreliable: vanishing-gradient)" in " ".join(text.split())
+    assert "Robust accuracies that are not to be believed" in text
+    (axes,) = pareto_figure(records, 0.03).axes
+    assert "evaluation unreliable" in [t.get_text() for t in axes.get_legend().get_texts()]
+    assert "vanishing-gradient" in records[1].row()["flags"]
+
+
+def comparison(gain: Estimate) -> Comparison:
+    own = Estimate(0.5, 0.4, 0.6, 0.02, float("nan"), 3, 3, 359)
+    return Comparison(Arm(TrialConfig()), own, own, gain, gain)
+
+
+@pytest.mark.parametrize(
+    ("low", "mean", "high", "verdict"),
+    [
+        (0.01, 0.1, 0.2, "more robust than"),
+        (-0.2, -0.1, -0.01, "less robust than"),
+        (-0.01, 0.1, 0.2, "no clear difference to"),
+        (-0.2, -0.1, 0.01, "no clear difference to"),
+    ],
+)
+def test_a_winner_needs_an_interval_without_zero(
+    low: float, mean: float, high: float, verdict: str
+) -> None:
+    console = Console(file=io.StringIO(), width=200)
+    gain = Estimate(mean, low, high, 0.02, float("nan"), 3, 3, 359)
+    print_verdicts(console, [comparison(gain)])
+    assert isinstance(console.file, io.StringIO)
+    assert f": {verdict} its unregularized baseline" in console.file.getvalue()
+    assert f"({100 * mean:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}] points, 3 seeds)" in (
+        console.file.getvalue()
+    )

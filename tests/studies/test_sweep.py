@@ -33,13 +33,21 @@ SMALL = [
     "regularizer.weight=choice(0.1, 1e6)",
     "regularizer.h=0.1",
 ]
+CONFIRM = [
+    "--confirm-seeds",
+    "2",
+    "--confirm-configurations",
+    "1",
+    "--confirm-attacks",
+    "pgd3,fgsm",
+]
 METRICS = ("clean_accuracy", "robust_accuracy", "robust_accuracy/pgd3")
 
 
 def command(output: Path, num_trials: int) -> list[str]:
     settings = [part for setting in SMALL for part in ("--set", setting)]
     where = ["--output", str(output), "--num-trials", str(num_trials), "--name", "small"]
-    return [sys.executable, "-m", "studies.sweep", "--sampler", "grid", *where, *settings]
+    return [sys.executable, "-m", "studies.sweep", "--sampler", "grid", *where, *CONFIRM, *settings]
 
 
 @dataclass(frozen=True)
@@ -49,10 +57,13 @@ class Study:
     """What the first sitting printed before it was interrupted."""
     text: str
 
+    def phase(self, name: str) -> list[dict[str, str]]:
+        with (self.folder.path / "results.csv").open(newline="") as file:
+            return [row for row in csv.DictReader(file) if row["phase"] == name]
+
     @property
     def rows(self) -> list[dict[str, str]]:
-        with (self.folder.path / "results.csv").open(newline="") as file:
-            return list(csv.DictReader(file))
+        return self.phase("search")
 
 
 @pytest.fixture(scope="module")
@@ -111,9 +122,41 @@ def test_accuracies_are_shares_and_robust_is_at_most_clean(study: Study) -> None
                 assert 0 <= robust <= clean <= 1
 
 
+def test_what_was_found_is_confirmed_with_new_seeds_on_test_images_alone(study: Study) -> None:
+    confirmed = study.phase("confirmation")
+    best = choose(study.folder.records(), 0.03)
+    assert best is not None
+    assert {row["seed"] for row in confirmed} == {"1", "2"}
+    assert str(best.trial) in {row["trial"] for row in confirmed}
+    assert "none" in {row["regularizer"] for row in confirmed}
+    for row in confirmed:
+        assert row["validation/clean_accuracy"] == ""
+        clean, robust, pgd = (float(row[f"test/{name}"]) for name in METRICS)
+        assert 0 <= robust <= pgd <= clean <= 1
+        assert robust <= float(row["test/robust_accuracy/fgsm"])
+
+
+def test_the_comparison_is_of_the_confirmation(study: Study) -> None:
+    with (study.folder.path / "comparison.csv").open(newline="") as file:
+        found = {row["regularizer"]: row for row in csv.DictReader(file)}
+    for kind, row in found.items():
+        runs = [r for r in study.phase("confirmation") if r["regularizer"] == kind]
+        assert int(row["seeds"]) == len(runs) == 2
+        mean = sum(float(r["test/robust_accuracy"]) for r in runs) / 2
+        assert float(row["robust"]) == pytest.approx(mean)
+        assert float(row["robust_low"]) <= mean <= float(row["robust_high"])
+    assert "confirming with new seeds" in study.text
+    assert (study.folder.path / "comparison.md").read_text().startswith("| method | IPC |")
+
+
 def test_trials_share_their_teacher(study: Study) -> None:
-    squeezed = list((study.folder.artifacts / "squeeze").glob("[!.]*"))
-    assert len(squeezed) == 3
+    keys = [
+        stage["key"]
+        for record in study.folder.records()
+        for stage in record.stages
+        if stage["name"] == "squeeze"
+    ]
+    assert len(keys) == 6 and len(set(keys)) == 3
     built = [
         stage["key"]
         for record in study.folder.records()
@@ -140,7 +183,8 @@ def test_mlflow_has_one_run_a_trial_with_the_tables_values(study: Study) -> None
     experiment = client.get_experiment_by_name(EXPERIMENT)
     assert experiment is not None
     runs = {r.data.tags[TRIAL]: r for r in client.search_runs([experiment.experiment_id])}
-    assert sorted(runs) == sorted(["parent", *(row["trial"] for row in study.rows)])
+    confirmed = [record.label for record in study.folder.confirmations()]
+    assert sorted(runs) == sorted(["parent", *(row["trial"] for row in study.rows), *confirmed])
     assert all(run.info.status == "FINISHED" for run in runs.values())
     for row in study.rows:
         for name in METRICS if row["status"] == "complete" else ():

@@ -81,8 +81,9 @@ def test_a_row_names_what_is_validation_and_what_is_test() -> None:
 def test_a_table_has_the_columns_of_every_row_and_full_precision() -> None:
     text = to_csv([record(0, 0.0, 0.0, status="diverged").row(), record(1, 1 / 3, 0.5).row()])
     rows = list(csv.DictReader(io.StringIO(text)))
-    assert list(rows[0])[:9] == [
+    assert list(rows[0])[:10] == [
         "trial",
+        "phase",
         "status",
         "dataset",
         "method",

@@ -1,0 +1,150 @@
+"""The threat model and the attacks of an evaluation."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar, Literal
+
+from guard.config.common import Seed
+from guard.errors import ConfigError
+from guard.schema import Config, at_least
+
+Norm = Literal["Linf", "L2"]
+Split = Literal["validation", "test"]
+
+TARGETS = 9  # of the standard AutoAttack's targeted parts
+AUTOATTACK_STEPS, SQUARE_QUERIES = 100, 5000
+
+PASSES: Mapping[str, int] = {
+    "fgsm": 2,
+    "mim": 40,
+    "jitter": 40,
+    "cw": 100,
+    "deepfool": 550,
+    "vmi": 240,
+    "apgd-ce": 2 * AUTOATTACK_STEPS,
+    "apgd-t": TARGETS * 2 * AUTOATTACK_STEPS,
+    "fab-t": TARGETS * 3 * AUTOATTACK_STEPS,
+    "square": SQUARE_QUERIES,
+}
+"""Attacks by name and their forward and backward passes of a sample that survives, about; beside
+these pgd<k> and margin<k> take k steps, and square<k> asks k times."""
+UNBOUNDED = ("cw", "deepfool")
+"""They look for the nearest adversarial example, at any distance (L2)."""
+LINF_ONLY = ("fgsm", "mim", "jitter", "vmi")
+AUTOATTACK = ("apgd-ce", "apgd-t", "fab-t", "square")
+SUITES: Mapping[str, tuple[str, ...]] = {
+    "autoattack": AUTOATTACK,
+    "search": ("pgd20",),
+    "paper": ("pgd100", "square", "autoattack", "cw", "mim"),
+    "standard": ("autoattack",),
+}
+"""Names that stand for several attacks: search is cheap, for trials; paper is GUARD's Table 2."""
+
+
+def steps_of(name: str) -> int | None:
+    """k of pgd<k>, margin<k> and square<k>; None for other names."""
+    for kind in ("pgd", "margin", "square"):
+        digits = name.removeprefix(kind)
+        if name.startswith(kind) and digits.isascii() and digits.isdigit() and int(digits) > 0:
+            return int(digits)
+    return None
+
+
+def passes_of(name: str) -> int:
+    """Forward and backward passes of a sample that survives the attack."""
+    steps = steps_of(name)
+    if steps is None:
+        return PASSES[name]
+    return steps if name.startswith("square") else 2 * steps
+
+
+def expanded(names: tuple[str, ...]) -> tuple[str, ...]:
+    """The single attacks that the names stand for, each once, from cheap to strong."""
+    found: set[str] = set()
+    for name in names:
+        found |= set(expanded(SUITES[name])) if name in SUITES else {name}
+    return tuple(sorted(found, key=lambda name: (passes_of(name), name)))
+
+
+def reported(names: tuple[str, ...]) -> tuple[str, ...]:
+    """The names that have a figure of their own: a suite's members, but autoattack as one."""
+    members = [SUITES[n] if n in SUITES and n != "autoattack" else (n,) for n in names]
+    return tuple(dict.fromkeys(name for group in members for name in group))
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationConfig(Config):
+    """The threat model (a ball in pixels, images in [0, 1]), the attacks, and the samples."""
+
+    norm: Norm = "Linf"
+    eps: Annotated[float, at_least(0)] = 1 / 255
+    """Radius of the ball, in pixels: what the search selects on and adversarial training uses."""
+    more_eps: tuple[Annotated[float, at_least(0)], ...] = ()
+    """Further radii that are reported."""
+    attacks: tuple[str, ...] = ("pgd20",)
+    """fgsm, mim, pgd<k>, margin<k> (PGD on the logit margin), jitter, vmi, apgd-ce, apgd-t, fab-t,
+    square, square<k>, cw and deepfool (at any distance), or a suite: search, paper, standard,
+    autoattack."""
+    cascade: bool = True
+    """Each attack sees only the samples that the earlier, cheaper ones left right: the worst case
+    is the same and costs less. False: each attack sees every sample that is right, so that each has
+    a figure of its own."""
+    diagnose: bool = True
+    """Look for signs of an unreliable evaluation (gradient masking)."""
+    splits: tuple[Split, ...] = ("validation", "test")
+    """Where the student is evaluated."""
+    seed: Seed = 0
+    batch_size: Annotated[int, at_least(1)] = 500
+    max_samples: Annotated[int, at_least(1)] | None = None
+    """Evaluate on so many images, drawn by `seed`; None: on all."""
+
+    NAMED: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "paper": {"eps": 1 / 255, "attacks": ("paper",), "cascade": False},
+        "standard": {
+            "eps": 8 / 255,
+            "more_eps": (1 / 255, 2 / 255, 4 / 255),
+            "attacks": ("standard",),
+        },
+        "digits": {"eps": 0.1, "more_eps": (0.05, 0.2), "attacks": ("standard",)},
+    }
+
+    @property
+    def radii(self) -> tuple[float, ...]:
+        """Every radius, ascending."""
+        return tuple(sorted({self.eps, *self.more_eps}))
+
+    def check(self) -> None:
+        known = (*PASSES, *SUITES)
+        for position, name in enumerate(self.attacks):
+            if name not in known and steps_of(name) is None:
+                raise ConfigError(
+                    f"attacks[{position}]",
+                    f"no attack is named {name!r}; there are: pgd<steps>, margin<steps>, "
+                    f"square<queries>, {', '.join(known)}",
+                )
+        for field, values in (("attacks", self.attacks), ("splits", self.splits)):
+            if not values:
+                raise ConfigError(field, "must name at least one")
+            if len(set(values)) < len(values):
+                raise ConfigError(field, f"must be distinct, got {', '.join(values)}")
+        unfit = [name for name in expanded(self.attacks) if name in LINF_ONLY]
+        if self.norm == "L2" and unfit:
+            raise ConfigError("attacks", f"{', '.join(unfit)} attack in L_inf, got norm L2")
+        for radius in self.radii:
+            if self.norm == "Linf" and radius > 1:
+                raise ConfigError("eps", f"must be at most 1 in L_inf, got {radius}")
+
+
+Part = tuple[float, str]
+"""(radius in pixels, attack); the radius of an unbounded attack is infinite."""
+
+
+def parts_of(config: EvaluationConfig) -> list[Part]:
+    """The single attacks of an evaluation: from small radii to large, from cheap to strong."""
+    names = expanded(config.attacks)
+    free = [(math.inf, name) for name in names if name in UNBOUNDED]
+    bounded = [name for name in names if name not in UNBOUNDED]
+    return free + [(eps, name) for eps in config.radii for name in bounded]

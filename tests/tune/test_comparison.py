@@ -1,0 +1,103 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from guard.config import TrialConfig
+from guard.evaluate import Verdicts
+from tune.comparison import arms, compare, compared, markdown
+from tune.records import CONFIRMATION, Record, StudyFolder
+
+SAMPLES = 200
+
+
+def record(
+    folder: Path,
+    seed: int,
+    clean: float,
+    robust: float,
+    *,
+    penalty: bool = True,
+    student: int = 0,
+    phase: str = "search",
+    **changes: object,
+) -> Record:
+    """A trial with that share of its first samples right."""
+    config = TrialConfig().override({"seed": seed, "student.seed": student, **changes})
+    config = config if penalty else config.unregularized()
+    numbers = torch.arange(SAMPLES)
+    right = numbers < round(clean * SAMPLES)
+    part = (config.evaluation.eps, "pgd20")
+    place = folder / f"{seed}-{student}-{penalty}-{clean}"
+    place.mkdir(exist_ok=True)
+    Verdicts(right, {part: numbers < round(robust * SAMPLES)}).save(place / "verdicts.safetensors")
+    plain = (config.to_dict(), config.fingerprint())
+    paths = {"test verdicts": str(place)}
+    return Record(seed, "complete", "", not penalty, {}, *plain, paths=paths, phase=phase)
+
+
+def test_trials_that_differ_in_seeds_alone_are_one_arm(tmp_path: Path) -> None:
+    records = [record(tmp_path, seed, 0.9, 0.5) for seed in (0, 1)]
+    records += [record(tmp_path, 0, 0.9, 0.5, student=1), record(tmp_path, 0, 0.9, 0.5, ipc=1)]
+    records += [replace(record(tmp_path, 2, 0.9, 0.5), status="diverged")]
+    first, second = arms(records)
+    assert sorted(first.records) == [(0, 0), (0, 1), (1, 0)]
+    assert (first.config.seed, second.config.ipc) == (0, 1)
+
+
+def test_a_gain_is_paired_with_the_control_on_the_seeds_of_both(tmp_path: Path) -> None:
+    records = [record(tmp_path, s, 0.9, 0.5 + s / 100) for s in (0, 1, 2, 3)]
+    records += [record(tmp_path, s, 0.95, 0.3 + s / 100, penalty=False) for s in (1, 2, 3)]
+    ours, control = compare(records)
+    assert control.robust_gain is None
+    assert ours.robust.num_distillations == 4
+    assert ours.robust.mean == pytest.approx(0.515)
+    assert ours.robust_gain is not None and ours.clean_gain is not None
+    assert ours.robust_gain.num_distillations == 3
+    assert ours.robust_gain.mean == pytest.approx(0.2)
+    assert ours.robust_gain.is_clear and ours.clean_gain.mean == pytest.approx(-0.05)
+
+
+def test_a_control_must_be_the_same_but_for_the_regularizer(tmp_path: Path) -> None:
+    records = [record(tmp_path, s, 0.9, 0.5) for s in (0, 1)]
+    records += [record(tmp_path, s, 0.9, 0.4, penalty=False, ipc=1) for s in (0, 1)]
+    assert compare(records)[0].robust_gain is None
+
+
+def test_a_table_marks_clear_gains_and_only_those(tmp_path: Path) -> None:
+    records = [record(tmp_path, s, 0.9, level) for s, level in enumerate((0.5, 0.52, 0.51))]
+    records += [record(tmp_path, s, 0.9, 0.3, penalty=False) for s in range(3)]
+    header, _, ours, control = markdown(compare(records)).strip().splitlines()
+    assert header.startswith("| method | IPC |")
+    assert "curvature (λ = 0.1, h = 0.1) | 3 | 90.0 ± 0.0 | 51.0 ± 1.0 | +0.0 [" in ours
+    assert "**+21.0** [" in ours
+    assert control.endswith("|  |  |")
+
+
+def test_rows_say_how_many_seeds_students_and_samples(tmp_path: Path) -> None:
+    records = [record(tmp_path, s, 0.9, 0.5, student=t) for s in (0, 1) for t in (0, 1, 2)]
+    row = compare(records)[0].row()
+    assert (row["seeds"], row["students"], row["samples"]) == (2, 6, SAMPLES)
+    assert row["robust_low"] <= row["robust"] <= row["robust_high"]
+    assert np.isfinite(row["robust_student_std"])
+
+
+def test_a_confirmation_is_what_a_study_says(tmp_path: Path) -> None:
+    folder = StudyFolder(tmp_path, "study")
+    folder.write(record(tmp_path, 0, 0.9, 0.9))
+    assert compared(folder) == []
+    for seed in (1, 2):
+        folder.write(record(tmp_path, seed, 0.9, 0.4, phase=CONFIRMATION))
+    (found,) = compared(folder)
+    assert found.robust.mean == pytest.approx(0.4)
+
+
+def test_a_search_over_seeds_is_compared_without_a_confirmation(tmp_path: Path) -> None:
+    folder = StudyFolder(tmp_path, "study")
+    for seed in (0, 1):
+        folder.write(record(tmp_path, seed, 0.9, 0.5))
+    assert compared(folder)[0].robust.num_distillations == 2

@@ -1,0 +1,146 @@
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from guard.config import TrialConfig
+from guard.pipeline import TrialResult
+from tune import confirmation
+from tune.confirmation import Confirmation, Planned, confirm, planned, unconfirmed
+from tune.records import CONFIRMATION, Record, StudyFolder
+
+
+def record(trial: int, clean: float, robust: float, weight: float = 0.0, **changes: Any) -> Record:
+    config = TrialConfig().override({"regularizer.weight": weight, **changes})
+    config = config if weight else config.unregularized()
+    names = ("validation/clean_accuracy", "validation/robust_accuracy")
+    metrics = dict(zip(names, (clean, robust), strict=True))
+    plain = (config.to_dict(), config.fingerprint())
+    return Record(trial, "complete", "", not weight, {}, *plain, metrics)
+
+
+RECORDS = [
+    record(0, 0.99, 0.3),
+    record(1, 0.98, 0.5, 0.1),
+    record(2, 0.97, 0.6, 0.2),
+    record(3, 0.90, 0.7, 0.3),
+    record(4, 0.96, 0.4, 0.4),
+]
+
+
+def test_the_front_and_its_controls_run_again_with_new_seeds() -> None:
+    runs = planned(Confirmation(seeds=2, configurations=9), RECORDS, RECORDS[2])
+    assert [run.origin.trial for run in runs] == [0, 2, 3, 1] * 2
+    assert [run.config.seed for run in runs] == [1] * 4 + [2] * 4
+    assert all(run.config.student.seed == run.config.seed for run in runs)
+    assert all(run.config.evaluation.splits == ("test",) for run in runs)
+    assert all(run.config.evaluation.attacks == ("standard",) for run in runs)
+
+
+def test_the_chosen_one_comes_first_when_there_is_a_limit() -> None:
+    runs = planned(Confirmation(seeds=1, configurations=2), RECORDS, RECORDS[2])
+    assert [run.origin.trial for run in runs] == [0, 2, 3]
+
+
+def test_no_seed_of_the_search_is_used() -> None:
+    records = [*RECORDS, record(5, 0.99, 0.3, seed=7)]
+    runs = planned(Confirmation(seeds=2), records, None)
+    assert {run.config.seed for run in runs} == {8, 9}
+
+
+def test_the_same_config_is_confirmed_once() -> None:
+    twice = [*RECORDS, record(9, 0.97, 0.6, 0.2)]
+    runs = planned(Confirmation(seeds=1, configurations=9), twice, twice[2])
+    assert sorted(run.origin.trial for run in runs) == [0, 1, 2, 3]
+
+
+def test_nothing_is_confirmed_without_seeds() -> None:
+    assert planned(Confirmation(seeds=0), RECORDS, RECORDS[2]) == []
+
+
+@pytest.fixture
+def pretend(monkeypatch: pytest.MonkeyPatch) -> Callable[[Any], None]:
+    """Replace the work of a trial."""
+
+    def use(result: Any) -> None:
+        monkeypatch.setattr(confirmation, "run_trial", lambda config, run_stage: result(config))
+
+    return use
+
+
+def complete(config: TrialConfig) -> TrialResult:
+    return TrialResult("complete", "", {"test/clean_accuracy": 0.9}, 1.0, 0.0, (), {})
+
+
+def run_all(folder: StudyFolder, runs: list[Planned]) -> list[Record]:
+    told: list[Record] = []
+    thread = threading.get_ident()
+
+    def finished(record: Record) -> None:
+        assert threading.get_ident() == thread
+        told.append(record)
+
+    confirm(folder, runs, lambda: None, 2, finished, lambda: None)  # type: ignore[arg-type]
+    return told
+
+
+def test_runs_are_recorded_and_not_run_again(tmp_path: Path, pretend: Any) -> None:
+    pretend(complete)
+    folder = StudyFolder(tmp_path, "s")
+    runs = planned(Confirmation(seeds=2), RECORDS, RECORDS[2])
+    told = run_all(folder, runs)
+    assert len(told) == len(runs) and all(record.phase == CONFIRMATION for record in told)
+    assert unconfirmed(folder, runs) == []
+    more = planned(Confirmation(seeds=3), RECORDS, RECORDS[2])
+    assert {run.config.seed for run in unconfirmed(folder, more)} == {3}
+    assert folder.records() == []
+    assert [r.config["seed"] for r in folder.confirmations() if r.trial == 0] == [1, 2]
+    assert len({record.label for record in told}) == len(told)
+
+
+def test_other_attacks_are_another_confirmation(tmp_path: Path, pretend: Any) -> None:
+    pretend(complete)
+    folder = StudyFolder(tmp_path, "s")
+    run_all(folder, planned(Confirmation(seeds=1), RECORDS, None))
+    other = planned(Confirmation(seeds=1, attacks=("pgd20",)), RECORDS, None)
+    assert unconfirmed(folder, other) == other
+
+
+def test_a_run_that_fails_is_recorded_and_stays_unconfirmed(tmp_path: Path, pretend: Any) -> None:
+    def fail(config: TrialConfig) -> TrialResult:
+        raise RuntimeError("no luck")
+
+    pretend(fail)
+    folder = StudyFolder(tmp_path, "s")
+    runs = planned(Confirmation(seeds=1), RECORDS, None)
+    told = run_all(folder, runs)
+    assert {record.status for record in told} == {"failed"}
+    assert told[0].reason == "RuntimeError: no luck"
+    assert unconfirmed(folder, runs) == runs
+
+
+def test_an_interrupt_keeps_what_is_done(tmp_path: Path, pretend: Any) -> None:
+    pretend(complete)
+    folder = StudyFolder(tmp_path, "s")
+    runs = planned(Confirmation(seeds=3), RECORDS, RECORDS[2])
+
+    def interrupt(record: Record) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        confirm(folder, runs, lambda: None, 1, interrupt, lambda: None)  # type: ignore[arg-type]
+    assert 1 <= len(folder.confirmations()) < len(runs)
+
+
+def test_results_hold_both_phases_by_name(tmp_path: Path, pretend: Any) -> None:
+    pretend(complete)
+    folder = StudyFolder(tmp_path, "s")
+    run_all(folder, planned(Confirmation(seeds=1), RECORDS, None))
+    folder.write_tables(RECORDS, None)
+    lines = (folder.path / "results.csv").read_text().splitlines()
+    phases = [line.split(",")[1] for line in lines]
+    assert phases == ["phase"] + ["search"] * 5 + ["confirmation"] * 4
