@@ -193,7 +193,7 @@ def test_a_trial_completes(name: str, lab: Lab) -> None:
     assert (result.status, result.reason) == ("complete", "")
     assert [record.key for record in result.stages] == keys(config)
     assert {record.name for record in result.stages} <= set(STAGES)
-    assert set(result.paths) - {"student"} == (
+    assert set(result.paths) - {"student", "validation verdicts", "test verdicts"} == (
         (set() if name == "whole" else {"distilled"})
         | ({"teacher"} if METHODS[name].teachers(config) else set())
     )
@@ -587,6 +587,7 @@ def test_the_whole_set_is_no_set(lab: Lab) -> None:
         "squeeze",
         "evaluate",
         "evaluate",
+        "diagnose",
     ]
 
 
