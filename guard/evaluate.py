@@ -30,6 +30,7 @@ from guard.config.evaluation import AUTOATTACK, UNBOUNDED, Part, parts_of, repor
 from guard.data import ImageSet
 from guard.datasets import stage_data
 from guard.device import setup
+from guard.models import folded
 from guard.saving import load_model
 from guard.seeding import generator
 
@@ -226,7 +227,7 @@ def evaluate_stage(stage: Stage, store: ArtifactStore, folder: Path) -> Mapping[
     splits = stage_data(stage)
     config = EvaluationConfig.from_dict(stage.config["evaluation"])
     part = part_of(stage)
-    model = load_model(store.path(stage.inputs["model"]), device)
+    model = folded(load_model(store.path(stage.inputs["model"]), device))
     images = chosen(splits.named(stage.config["split"]), config)
     before, passes = None, {}
     if "before" not in stage.inputs:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from guard.config import ModelConfig
 from guard.inputs import InputLayer, input_layer
@@ -102,6 +104,22 @@ def build_model(config: ModelConfig, spec: ImageSpec, seed: int = 0) -> Classifi
     with fenced(seed, "model"):
         network = MODELS[config.name](config, spec)
     return Classifier(layer, network)
+
+
+def folded(model: Classifier) -> Classifier:
+    """A copy for evaluation that computes the same up to rounding, in about half of the time on a
+    CPU: each BatchNorm of a plain sequence is folded into the convolution before it, and images lie
+    channels last."""
+    copied = copy.deepcopy(model).eval()
+    if isinstance(copied.network, nn.Sequential):
+        layers: list[nn.Module] = []
+        for layer in copied.network:
+            if isinstance(layer, nn.BatchNorm2d) and layers and isinstance(layers[-1], nn.Conv2d):
+                layers[-1] = fuse_conv_bn_eval(layers[-1], layer)
+            else:
+                layers.append(layer)
+        copied.network = nn.Sequential(*layers)
+    return copied.to(memory_format=torch.channels_last)
 
 
 BatchNorm = nn.modules.batchnorm._BatchNorm

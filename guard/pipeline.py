@@ -229,7 +229,7 @@ def evaluation_chain(config: TrialConfig, model: Stage, split: str) -> list[Stag
         chain.append(
             Stage.of(
                 "evaluate",
-                2,
+                3,
                 {"model": model, **({"before": chain[-1]} if chain else {})},
                 data=config.data,
                 evaluation=(what_it_reports if is_last else how_it_attacks)(config.evaluation),
@@ -262,7 +262,7 @@ def diagnosis(config: TrialConfig, steps: Steps) -> list[Stage]:
     return [
         Stage.of(
             "diagnose",
-            1,
+            2,
             {"model": steps.student, **surrogates},
             data=config.data,
             evaluation=replace(how_it_attacks(config.evaluation), eps=config.evaluation.eps),

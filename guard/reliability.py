@@ -1,6 +1,6 @@
 """Whether an evaluation can be believed: cheap measurements of a model that is attacked.
 
-Small enough to run with every trial (some 300 passes of 100 images). What they mean is said in
+Small enough to run with every trial (some 300 passes of 64 images). What they mean is said in
 `guard.flags`.
 """
 
@@ -21,11 +21,11 @@ from guard.data import ImageSet
 from guard.datasets import stage_data
 from guard.device import setup
 from guard.flags import flags_of
-from guard.models import frozen
+from guard.models import folded, frozen
 from guard.saving import load_model
 from guard.seeding import derive, fenced, generator
 
-SAMPLES = 100
+SAMPLES = 64
 ATTACK, RESTARTS, BLACK_BOX = "pgd20", 4, "square200"
 HALF_RANGE = 0.5
 
@@ -38,7 +38,7 @@ def diagnose(
     device: torch.device,
     surrogate: nn.Module | None = None,
 ) -> dict[str, float]:
-    """What `guard.flags` judges, on up to 100 images that the model gets right; shares of those.
+    """What `guard.flags` judges, on up to 64 images that the model gets right; shares of those.
 
     zero_gradients: with an input gradient of 0 in float32. restart_gain, square_gain,
     transfer_gain: broken by four more starts of PGD-20, by 200 queries of Square, by PGD-20 on the
@@ -149,7 +149,8 @@ def diagnose_stage(stage: Stage, store: ArtifactStore, folder: Path) -> Mapping[
     splits = stage_data(stage)
     config = EvaluationConfig.from_dict(stage.config["evaluation"])
     models = {
-        role: load_model(store.path(address), device) for role, address in stage.inputs.items()
+        role: folded(load_model(store.path(address), device))
+        for role, address in stage.inputs.items()
     }
     images = splits.named(stage.config["split"])
     classes = splits.spec.num_classes

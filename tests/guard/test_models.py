@@ -9,7 +9,7 @@ from torch import nn
 from guard.config import ModelConfig, TrialConfig
 from guard.errors import ConfigError
 from guard.inputs import Normalize
-from guard.models import MODELS, Classifier, batchnorms, build_model, frozen
+from guard.models import MODELS, Classifier, batchnorms, build_model, folded, frozen
 from guard.schema import type_hints
 from guard.spec import ImageSpec
 
@@ -201,3 +201,17 @@ def test_a_classifier_is_its_network_after_its_normalisation() -> None:
     x = images(GREY_8)
     torch.testing.assert_close(model(x), (x.flatten(1) - 0.5) / 0.25)
     assert {"normalize.mean", "normalize.std"} == set(copy.deepcopy(model).state_dict())
+
+
+@pytest.mark.parametrize("name", ["bn-convnet", "convnet", "resnet18"])
+def test_a_folded_model_computes_the_same(name: str) -> None:
+    model = build_model(ModelConfig(name=name, width=8, depth=3, norm="batch"), RGB_32, 1)
+    x = images(RGB_32, 40)
+    model.train()(x)  # running statistics of their own
+    before = copy.deepcopy(model.eval().state_dict())
+    fast = folded(model)
+    torch.testing.assert_close(fast(x), model(x), rtol=1e-4, atol=1e-5)
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+    assert not fast.training
+    if name != "resnet18":
+        assert not batchnorms(fast) and batchnorms(model)
