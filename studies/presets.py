@@ -111,7 +111,9 @@ def digits() -> Preset:
     confirm = Confirmation(
         configurations=2, attacks=("pgd100", "margin100", "apgd-ce", "square500")
     )
-    return Preset(config, space, 12, "scikit-learn's 8x8 digits; 6 minutes on 2 cores", confirm)
+    return Preset(
+        config, space, 12, "scikit-learn's 8x8 digits; 6 to 10 minutes on 2 cores", confirm
+    )
 
 
 def fashion_mnist() -> Preset:
