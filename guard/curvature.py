@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from guard.models import frozen
+from guard.regularizers import sample_losses
 from guard.seeding import generator
 
 Product = Callable[[Tensor], Tensor]
@@ -81,7 +82,7 @@ def local_loss(model: nn.Module, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, 
     shape = x.shape
 
     def gradient_at(x: Tensor) -> tuple[Tensor, Tensor]:
-        losses = F.cross_entropy(model(x), y, reduction="none")
+        losses = sample_losses(model, x, y)
         (gradient,) = torch.autograd.grad(losses.sum(), x, create_graph=True)
         return losses, gradient
 

@@ -211,10 +211,17 @@ def evaluate(
 
 def chosen(images: ImageSet, config: EvaluationConfig) -> ImageSet:
     """All images, or `max_samples` of them drawn by the seed."""
-    if config.max_samples is None or config.max_samples >= len(images):
+    if config.max_samples is None:
         return images
-    order = torch.randperm(len(images), generator=generator(config.seed, "samples"))
-    return images.subset(order[: config.max_samples].sort().values)
+    return drawn(images, config.max_samples, config.seed, "samples")
+
+
+def drawn(images: ImageSet, count: int, seed: int, label: str) -> ImageSet:
+    """At most so many images, drawn by the seed and the label, in their own order."""
+    if count >= len(images):
+        return images
+    order = torch.randperm(len(images), generator=generator(seed, label))
+    return images.subset(order[:count].sort().values)
 
 
 def evaluate_stage(stage: Stage, store: ArtifactStore, folder: Path) -> Mapping[str, Any]:

@@ -116,8 +116,7 @@ def run_trial(
         keep("student", trained.summary["metrics"])
 
         splits = config.evaluation.splits
-        chains = [evaluation_chain(config, steps.student, split) for split in splits]
-        first, *others = zip(*chains, strict=True)
+        first, *others = student_links(config, steps)
         checks = diagnosis(config, steps)
         made = run(*first, *checks)
         for checked in made[len(splits) :]:
@@ -219,6 +218,13 @@ def teacher_checks(config: TrialConfig, steps: Steps) -> list[Stage]:
     ]
 
 
+def student_links(config: TrialConfig, steps: Steps) -> list[tuple[Stage, ...]]:
+    """The student's evaluation: the stages of all splits that run at the same time, in order."""
+    splits = config.evaluation.splits
+    chains = [evaluation_chain(config, steps.student, split) for split in splits]
+    return list(zip(*chains, strict=True))
+
+
 def evaluation_chain(config: TrialConfig, model: Stage, split: str) -> list[Stage]:
     """A stage for each attack, each after the one before it. Only the last says what is reported,
     so evaluations with the same beginning share it."""
@@ -281,10 +287,7 @@ def plan(config: TrialConfig) -> list[Stage]:
     """Every stage of a trial that does not diverge."""
     steps = Steps.of(config)
     checked = teacher_checks(config, steps)
-    splits = config.evaluation.splits
-    first, *others = zip(
-        *(evaluation_chain(config, steps.student, split) for split in splits), strict=True
-    )
+    first, *others = student_links(config, steps)
     checks = [*first, *diagnosis(config, steps), *(stage for links in others for stage in links)]
     optional = [stage for stage in (steps.distilled, steps.relabel) if stage is not None]
     before = [*steps.whitening, *steps.teachers, *checked, *steps.parts, *steps.labellers]

@@ -20,10 +20,11 @@ from guard.config import EvaluationConfig
 from guard.data import ImageSet
 from guard.datasets import stage_data
 from guard.device import setup
+from guard.evaluate import drawn
 from guard.flags import flags_of
 from guard.models import folded, frozen
 from guard.saving import load_model
-from guard.seeding import derive, fenced, generator
+from guard.seeding import derive, fenced
 
 SAMPLES = 64
 ATTACK, RESTARTS, BLACK_BOX = "pgd20", 4, "square200"
@@ -49,7 +50,7 @@ def diagnose(
     """
     model.eval()
     x, y = right_samples(model, images, config, device)
-    found = {**outputs(model, x)}
+    found = outputs(model, x)
     if len(y):
         found |= {"zero_gradients": zero_gradients(model, x, y)}
         found |= attack_gains(model, x, y, config, num_classes, surrogate)
@@ -59,10 +60,10 @@ def diagnose(
 def right_samples(
     model: nn.Module, images: ImageSet, config: EvaluationConfig, device: torch.device
 ) -> tuple[Tensor, Tensor]:
-    order = torch.randperm(len(images), generator=generator(config.seed, "diagnosed"))
-    some = images.subset(order[: 2 * SAMPLES].sort().values)
     kept = []
-    for x, y in some.batches(config.batch_size, device):
+    for x, y in drawn(images, 2 * SAMPLES, config.seed, "diagnosed").batches(
+        config.batch_size, device
+    ):
         with torch.no_grad(), fenced(config.seed, "diagnosed"):
             right = model(x).argmax(dim=1) == y
         kept.append((x[right], y[right]))

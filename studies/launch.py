@@ -26,7 +26,7 @@ from studies.progress import Progress, duration
 from studies.summary import print_places, print_summary
 from tune import cluster
 from tune.callback import StudyCallback
-from tune.comparison import compared, markdown
+from tune.comparison import Comparison, compared, markdown
 from tune.confirmation import Planned, confirm, planned, unconfirmed
 from tune.records import Record, StudyFolder, choose, to_csv, write_atomically
 from tune.resources import StageResources
@@ -81,13 +81,14 @@ def run_sweep(console: Console, plan: Plan, args: argparse.Namespace, command: s
         sweep = Sweep(console, plan, open_study(plan), args.max_clean_drop)
         already = finished(sweep.study)
         console.print(f"study {folder.path}: {already} of {plan.num_trials} trials are finished")
-        if not sweep.is_done:
+        if sweep.is_done:
+            comparisons = sweep.write_files()
+        else:
             console.print("starting Ray …")
             with cluster.started(args.address, verbose=args.verbose):
                 plan.resources.check(cluster.nodes())
-                sweep.run_on_ray(tracking_uri, command)
-        sweep.write_files()
-        print_summary(console, folder, folder.records(), args.max_clean_drop)
+                comparisons = sweep.run_on_ray(tracking_uri, command)
+        print_summary(console, folder.records(), args.max_clean_drop, comparisons)
         print_places(console, folder, tracking_uri)
         if not sweep.is_done:
             console.print(
@@ -129,11 +130,11 @@ class Sweep:
         return choose(self.folder.records(), self.max_clean_drop)
 
     def unconfirmed(self) -> list[Planned]:
-        records = self.folder.records()
-        runs = planned(self.plan.confirmation, records, choose(records, self.max_clean_drop))
+        runs = planned(self.plan.confirmation, self.folder.records(), self.best())
         return unconfirmed(self.folder, runs)
 
-    def run_on_ray(self, tracking_uri: str, command: str) -> None:
+    def run_on_ray(self, tracking_uri: str, command: str) -> list[Comparison]:
+        """Search and confirm what is missing; write and track what there is then."""
         plan, folder, context = self.plan, self.folder, study_context(self.plan)
         desk = open_desk(context.desk, folder.artifacts, plan.resources)
         tracker = Tracker(folder, tracking_uri, note=f"Made by `{command}`. Files: `{folder.path}`")
@@ -142,12 +143,13 @@ class Sweep:
             run_study(plan, self.study, context, desk, [callback])
             if self.missing_trials <= 0:
                 self.confirm(context.desk, desk, tracker, progress)
-        self.write_files()
+        comparisons = self.write_files()
         records = [*folder.records(), *folder.confirmations()]
         tracker.close(records, "FINISHED" if self.is_done else "KILLED")
         if tracker.errors:
             first = f"MLflow: {len(tracker.errors)} calls failed; first: {tracker.errors[0]}"
             self.console.print(first, style="yellow")
+        return comparisons
 
     def confirm(self, name: str, desk: Any, tracker: Tracker, progress: Progress) -> None:
         """Run what is unconfirmed. Ctrl-C ends it as it ends the search."""
@@ -166,8 +168,8 @@ class Sweep:
         with contextlib.suppress(KeyboardInterrupt):
             confirm(self.folder, runs, lambda: RayRunner(name), slots, settle, tick)
 
-    def write_files(self) -> None:
-        """Tables and pictures of what there is now."""
+    def write_files(self) -> list[Comparison]:
+        """Tables and pictures of what there is now, and what they say over seeds."""
         records, best = self.folder.records(), self.best()
         self.folder.write_tables(records, best)
         if records:
@@ -178,6 +180,7 @@ class Sweep:
             rows = [comparison.row() for comparison in comparisons]
             write_atomically(self.folder.path / "comparison.csv", to_csv(rows))
             write_atomically(self.folder.path / "comparison.md", markdown(comparisons))
+        return comparisons
 
 
 def check_same_study(plan: Plan) -> None:

@@ -7,7 +7,7 @@ from rich.table import Table
 
 from guard.flags import FLAGS
 from studies.progress import describe, warning
-from tune.comparison import Comparison, compared, percent, signed_percent
+from tune.comparison import Comparison, percent, signed_percent
 from tune.records import Record, StudyFolder, choose, control_of, pareto_front
 from tune.tracking import run_name
 
@@ -20,7 +20,10 @@ COLUMNS = (
 
 
 def print_summary(
-    console: Console, folder: StudyFolder, records: list[Record], max_clean_drop: float
+    console: Console,
+    records: list[Record],
+    max_clean_drop: float,
+    comparisons: list[Comparison],
 ) -> None:
     """The Pareto table, the chosen configuration against its control, and where things are."""
     front, best = pareto_front(records), choose(records, max_clean_drop)
@@ -39,7 +42,6 @@ def print_summary(
     flagged = [record for record in records if record.flags]
     if flagged:
         console.print(flag_table(flagged))
-    comparisons = compared(folder)
     if comparisons:
         console.print(comparison_table(comparisons))
         print_verdicts(console, comparisons)
@@ -81,7 +83,7 @@ def comparison_table(comparisons: list[Comparison]) -> Table:
             str(comparison.clean.num_distillations),
             percent(comparison.clean),
             percent(comparison.robust),
-            *(signed_percent(g).replace("**", "") for g in comparison.gains),
+            *map(signed_percent, comparison.gains),
         )
     return table
 
@@ -98,7 +100,7 @@ def print_verdicts(console: Console, comparisons: list[Comparison]) -> None:
             outcome = "more robust than" if gain.mean > 0 else "less robust than"
         console.print(
             f"{run_name(comparison.arm.config)}: {outcome} its unregularized baseline "
-            f"({signed_percent(gain).replace('**', '')} points, {seeds})",
+            f"({signed_percent(gain)} points, {seeds})",
             highlight=False,
             markup=False,
             soft_wrap=True,

@@ -145,8 +145,7 @@ def markdown(comparisons: list[Comparison]) -> str:
             row["seeds"],
             percent(comparison.clean),
             percent(comparison.robust),
-            signed_percent(comparison.clean_gain),
-            signed_percent(comparison.robust_gain),
+            *map(emphasized, comparison.gains),
         ]
         lines.append(f"| {' | '.join(map(str, cells))} |")
     return "\n".join(lines) + "\n"
@@ -164,4 +163,13 @@ def signed_percent(found: Estimate | None) -> str:
         return ""
     mean = f"{100 * found.mean:+.1f}"
     ends = f"[{100 * found.low:+.1f}, {100 * found.high:+.1f}]"
-    return f"{f'**{mean}**' if found.is_clear else mean} {ends}"
+    return f"{mean} {ends}"
+
+
+def emphasized(found: Estimate | None) -> str:
+    """`signed_percent`, its mean bold where the interval leaves zero out."""
+    text = signed_percent(found)
+    if found is None or not found.is_clear:
+        return text
+    mean, ends = text.split(" ", 1)
+    return f"**{mean}** {ends}"

@@ -254,14 +254,7 @@ class Tracker:
         for record in records:
             if record.label not in settled:
                 self._finish(record)
-        for name in (
-            "results.csv",
-            "pareto.csv",
-            "pareto.png",
-            "best.json",
-            "comparison.csv",
-            "comparison.md",
-        ):
+        for name in STUDY_FILES:
             if (self.folder.path / name).is_file():
                 self._client.log_artifact(self._parent, str(self.folder.path / name))
         front = pareto_front(r for r in records if r.phase == SEARCH)

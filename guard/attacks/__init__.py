@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torchattacks
@@ -23,7 +24,7 @@ from torch import Tensor, nn
 from guard.attacks.cw import CarliniWagner
 from guard.attacks.draws import SharedDraws
 from guard.attacks.passes import Counted
-from guard.attacks.pgd import Objective, ProjectedGradient
+from guard.attacks.pgd import ProjectedGradient
 from guard.config.evaluation import AUTOATTACK_STEPS, SQUARE_QUERIES, TARGETS, Norm, steps_of
 from guard.models import frozen
 from guard.seeding import derive, fenced
@@ -120,10 +121,13 @@ def targets(threat: ThreatModel) -> int:
     return min(threat.num_classes, TARGETS + 1)
 
 
+def standard(threat: ThreatModel) -> dict[str, Any]:
+    """What AutoAttack's parts with gradients have in common."""
+    return {"norm": threat.norm, "eps": threat.eps, "seed": 0, "steps": AUTOATTACK_STEPS}
+
+
 def apgd_ce(model: nn.Module, threat: ThreatModel) -> Attack:
-    attack: Attack = torchattacks.APGD(
-        model, norm=threat.norm, eps=threat.eps, seed=0, steps=AUTOATTACK_STEPS, loss="ce"
-    )
+    attack: Attack = torchattacks.APGD(model, **standard(threat), loss="ce")
     return attack
 
 
@@ -131,27 +135,14 @@ def apgd_t(model: nn.Module, threat: ThreatModel) -> Attack:
     """Does nothing with fewer than four classes, where its loss is not defined."""
     if threat.num_classes < FEWEST_CLASSES:
         return lambda x, y: x
-    attack: Attack = torchattacks.APGDT(
-        model,
-        norm=threat.norm,
-        eps=threat.eps,
-        seed=0,
-        steps=AUTOATTACK_STEPS,
-        n_classes=targets(threat),
-    )
+    attack: Attack = torchattacks.APGDT(model, **standard(threat), n_classes=targets(threat))
     return attack
 
 
 def fab_t(model: nn.Module, threat: ThreatModel) -> Attack:
     """arXiv 1907.02044."""
     attack: Attack = torchattacks.FAB(
-        model,
-        norm=threat.norm,
-        eps=threat.eps,
-        seed=0,
-        steps=AUTOATTACK_STEPS,
-        multi_targeted=True,
-        n_classes=targets(threat),
+        model, **standard(threat), multi_targeted=True, n_classes=targets(threat)
     )
     return attack
 
@@ -192,8 +183,7 @@ def build_attack(name: str, model: nn.Module, threat: ThreatModel) -> Attack:
         return pgd(model, threat, steps)
     if name.startswith("square"):
         return square(model, threat, steps)
-    margin: Objective = "margin"
-    return ProjectedGradient(model, threat.norm, threat.eps, steps, margin)
+    return ProjectedGradient(model, threat.norm, threat.eps, steps, "margin")
 
 
 def attack_images(

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from guard.attacks.cw import margins
+from guard.regularizers import unit
 
 Objective = Literal["cross-entropy", "margin"]
 
@@ -53,12 +54,12 @@ class ProjectedGradient:
         """Uniform in the cube; in L2 a uniform direction and a uniform length."""
         if self.norm == "Linf":
             return self.project(x, x + self.eps * (2 * torch.rand_like(x) - 1))
-        direction = normalized(torch.randn_like(x))
+        direction = unit(torch.randn_like(x))
         length = torch.rand_like(x[:, :1, :1, :1])
         return self.project(x, x + self.eps * length * direction)
 
     def ascent(self, gradient: Tensor) -> Tensor:
-        return gradient.sign() if self.norm == "Linf" else normalized(gradient)
+        return gradient.sign() if self.norm == "Linf" else unit(gradient)
 
     def project(self, x: Tensor, moved: Tensor) -> Tensor:
         """Into the ball, then into [0, 1], which leaves it in the ball."""
@@ -75,12 +76,3 @@ def lengths(values: Tensor) -> Tensor:
     """L2 norms, (B, 1, 1, 1)."""
     norms: Tensor = values.flatten(1).norm(dim=1)
     return norms[:, None, None, None]
-
-
-def normalized(values: Tensor) -> Tensor:
-    """v/‖v‖; 0 where v is 0. Scaled by max|v| first, so squares do not underflow."""
-    largest = values.flatten(1).abs().amax(dim=1)[:, None, None, None]
-    scaled = values / torch.where(largest > 0, largest, 1)
-    length = lengths(scaled)
-    unit: Tensor = scaled / torch.where(length > 0, length, 1)
-    return unit

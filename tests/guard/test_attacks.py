@@ -20,9 +20,10 @@ from guard.attacks import (
     build_attack,
 )
 from guard.attacks.cw import margins
-from guard.attacks.pgd import Objective, ProjectedGradient, normalized
+from guard.attacks.pgd import Objective, ProjectedGradient
 from guard.config.evaluation import LINF_ONLY, UNBOUNDED
 from guard.models import frozen
+from guard.regularizers import unit
 from guard.seeding import fenced
 
 NAMES = ("pgd5", "margin5", *guard.attacks.BUILDS)
@@ -561,7 +562,7 @@ def test_an_attack_ends_when_every_sample_is_broken(norm: str) -> None:
 def test_directions_have_unit_length_at_any_scale(scale: float) -> None:
     values = scale * torch.randn(4, 1, 3, 3, generator=draws())
     values[1] = 0
-    lengths = normalized(values).flatten(1).norm(dim=1)
+    lengths = unit(values).flatten(1).norm(dim=1)
     torch.testing.assert_close(lengths, torch.tensor([1.0, 0.0, 1.0, 1.0]))
 
 

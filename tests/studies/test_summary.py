@@ -20,7 +20,7 @@ Make = Callable[..., Record]
 
 def said(records: list[Record], folder: StudyFolder) -> str:
     console = Console(file=io.StringIO(), width=200)
-    print_summary(console, folder, records, 0.03)
+    print_summary(console, records, 0.03, [])
     print_places(console, folder, folder.tracking_uri)
     file = console.file
     assert isinstance(file, io.StringIO)
