@@ -86,6 +86,37 @@ def add_output_flags(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_machine_flags(parser: argparse.ArgumentParser) -> None:
+    machines = parser.add_argument_group("where it runs")
+    machines.add_argument(
+        "--address", metavar="RAY", help="host:port or auto of a Ray cluster (default: a local Ray)"
+    )
+    machines.add_argument(
+        "--resources",
+        action="append",
+        default=[],
+        metavar="STAGE=CPUS[,GPUS]",
+        help=f"what a stage holds: all=1,0.5 or squeeze=4,1; stages: {', '.join(STAGE_NAMES)}. "
+        "Default: compute.num_threads CPUs, and one GPU on cuda. Repeatable",
+    )
+    machines.add_argument(
+        "--max-concurrent", type=int, default=0, metavar="N", help="trials at a time (default: fit)"
+    )
+    machines.add_argument(
+        "--tracking-uri", metavar="URI", help="MLflow (default: sqlite in the output folder)"
+    )
+    parser.add_argument(
+        "--dry-run", action="store_true", help="print space, stages and work; start nothing"
+    )
+    parser.add_argument("--verbose", action="store_true", help="show what Ray logs")
+
+
+def check_machine_flags(args: argparse.Namespace) -> None:
+    """Raises StudyError for a number out of range."""
+    if args.max_concurrent < 0:
+        raise StudyError(f"--max-concurrent: must be at least 1, got {args.max_concurrent}")
+
+
 def output_folder(output: str, name: str) -> StudyFolder:
     """Raises StudyError for a name that is no plain file name."""
     if not STUDY_NAME.fullmatch(name) or name in RESERVED:

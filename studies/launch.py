@@ -3,15 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
-import os
 from dataclasses import dataclass
-from typing import Any
 
 import optuna
-import ray
-import torch
 from rich.console import Console
 
 from guard.artifacts import ArtifactStore
@@ -22,34 +17,30 @@ from studies import cli
 from studies.estimate import estimate, seconds_per_pass
 from studies.figures import pareto_figure, save_png
 from studies.presets import Preset
-from studies.progress import Progress, duration
+from studies.progress import duration
+from studies.session import Place, Session, close, opened
 from studies.summary import print_places, print_summary
-from tune import cluster
 from tune.callback import StudyCallback
-from tune.comparison import Comparison, compared, markdown
-from tune.confirmation import Planned, confirm, planned, unconfirmed
-from tune.records import Record, StudyFolder, choose, to_csv, write_atomically
-from tune.resources import StageResources
+from tune.comparison import Comparison, compared, write_comparisons
+from tune.confirmation import planned
+from tune.records import Record, StudyFolder, choose, write_atomically
+from tune.runs import Run, unfinished
 from tune.search import (
     Plan,
     finished,
     locked,
     num_planned,
-    num_slots,
     open_study,
     run_study,
     study_context,
 )
 from tune.space import SearchSpace, describe
-from tune.stages import RayRunner, open_desk
-from tune.tracking import Tracker, check_tracking
 
 
 def make_plan(
     folder: StudyFolder,
     space: SearchSpace,
     preset: Preset,
-    resources: StageResources,
     args: argparse.Namespace,
 ) -> Plan:
     queued = num_planned(space, args.sampler)
@@ -60,36 +51,30 @@ def make_plan(
         args.num_trials or default,
         args.sampler,
         args.sampler_seed,
-        resources,
-        args.max_concurrent,
     )
 
 
-def run_sweep(console: Console, plan: Plan, args: argparse.Namespace, command: str) -> int:
+def run_sweep(
+    console: Console, plan: Plan, place: Place, max_clean_drop: float, command: str
+) -> int:
     """Everything after the checks: lock the folder, start Ray, run, report."""
     folder = plan.folder
-    tracking_uri = args.tracking_uri or folder.tracking_uri
-    if args.tracking_uri:
-        check_tracking(args.tracking_uri)
-    if args.address:
-        cluster.check_address(args.address)
-    else:
-        plan.resources.check([(os.cpu_count() or 1, torch.cuda.device_count())])
     with locked(folder):
         check_same_study(plan)
         ArtifactStore(folder.artifacts).remove_abandoned()
-        sweep = Sweep(console, plan, open_study(plan), args.max_clean_drop)
+        sweep = Sweep(plan, open_study(plan), max_clean_drop)
         already = finished(sweep.study)
         console.print(f"study {folder.path}: {already} of {plan.num_trials} trials are finished")
         if sweep.is_done:
             comparisons = sweep.write_files()
         else:
-            console.print("starting Ray …")
-            with cluster.started(args.address, verbose=args.verbose):
-                plan.resources.check(cluster.nodes())
-                comparisons = sweep.run_on_ray(tracking_uri, command)
-        print_summary(console, folder.records(), args.max_clean_drop, comparisons)
-        print_places(console, folder, tracking_uri)
+            with opened(console, folder, place, command) as session:
+                sweep.run(session)
+                comparisons = sweep.write_files()
+                records = [*folder.records(), *folder.confirmations()]
+                close(console, session, records, done=sweep.is_done)
+        print_summary(console, folder.records(), max_clean_drop, comparisons)
+        print_places(console, folder, place.tracking_uri)
         if not sweep.is_done:
             console.print(
                 f"\n{sweep.unfinished} are unfinished; what is done is kept. Go on:\n  {command}",
@@ -103,7 +88,6 @@ def run_sweep(console: Console, plan: Plan, args: argparse.Namespace, command: s
 class Sweep:
     """A study in its locked folder: the search, then the confirmation of what it found."""
 
-    console: Console
     plan: Plan
     study: optuna.Study
     max_clean_drop: float
@@ -129,44 +113,25 @@ class Sweep:
     def best(self) -> Record | None:
         return choose(self.folder.records(), self.max_clean_drop)
 
-    def unconfirmed(self) -> list[Planned]:
+    def unconfirmed(self) -> list[Run]:
         runs = planned(self.plan.confirmation, self.folder.records(), self.best())
-        return unconfirmed(self.folder, runs)
+        return unfinished(runs, self.folder.confirmations())
 
-    def run_on_ray(self, tracking_uri: str, command: str) -> list[Comparison]:
-        """Search and confirm what is missing; write and track what there is then."""
-        plan, folder, context = self.plan, self.folder, study_context(self.plan)
-        desk = open_desk(context.desk, folder.artifacts, plan.resources)
-        tracker = Tracker(folder, tracking_uri, note=f"Made by `{command}`. Files: `{folder.path}`")
-        with Progress(self.console, plan.num_trials, finished(self.study)) as progress:
-            callback = StudyCallback(context, desk, tracker, progress, self.max_clean_drop)
-            run_study(plan, self.study, context, desk, [callback])
-            if self.missing_trials <= 0:
-                self.confirm(context.desk, desk, tracker, progress)
-        comparisons = self.write_files()
-        records = [*folder.records(), *folder.confirmations()]
-        tracker.close(records, "FINISHED" if self.is_done else "KILLED")
-        if tracker.errors:
-            first = f"MLflow: {len(tracker.errors)} calls failed; first: {tracker.errors[0]}"
-            self.console.print(first, style="yellow")
-        return comparisons
-
-    def confirm(self, name: str, desk: Any, tracker: Tracker, progress: Progress) -> None:
-        """Run what is unconfirmed. Ctrl-C ends it as it ends the search."""
-        runs = self.unconfirmed()
-        progress.confirming(len(runs))
-
-        def settle(record: Record) -> None:
-            tracker.finish(record)
-            progress.confirmed(record)
-
-        def tick() -> None:
-            with contextlib.suppress(ray.exceptions.RayError):  # busy: the next tick will do
-                progress.tick(ray.get(desk.status.remote(), timeout=2))
-
-        slots = num_slots(self.plan.resources) + 1
-        with contextlib.suppress(KeyboardInterrupt):
-            confirm(self.folder, runs, lambda: RayRunner(name), slots, settle, tick)
+    def run(self, session: Session) -> None:
+        """Search and confirm what is missing."""
+        plan, progress = self.plan, session.progress
+        progress.begin("trials", plan.num_trials, finished(self.study))
+        context = study_context(plan, session.desk_name)
+        callback = StudyCallback(
+            context, session.desk, session.tracker, progress, self.max_clean_drop
+        )
+        run_study(plan, self.study, context, session.desk, session.place.slots, [callback])
+        runs = self.unconfirmed() if self.missing_trials <= 0 else []
+        if runs:
+            what = "runs of the confirmation"
+            progress.say(f"confirming with new seeds on test images: {len(runs)} runs")
+            progress.begin(what, len(runs))
+            session.run(runs)
 
     def write_files(self) -> list[Comparison]:
         """Tables and pictures of what there is now, and what they say over seeds."""
@@ -176,10 +141,7 @@ class Sweep:
             picture = self.folder.path / "pareto.png"
             save_png(pareto_figure(records, self.max_clean_drop), picture)
         comparisons = compared(self.folder)
-        if comparisons:
-            rows = [comparison.row() for comparison in comparisons]
-            write_atomically(self.folder.path / "comparison.csv", to_csv(rows))
-            write_atomically(self.folder.path / "comparison.md", markdown(comparisons))
+        write_comparisons(self.folder, comparisons)
         return comparisons
 
 

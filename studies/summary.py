@@ -9,7 +9,6 @@ from guard.flags import FLAGS
 from studies.progress import describe, warning
 from tune.comparison import Comparison, percent, signed_percent
 from tune.records import Record, StudyFolder, choose, control_of, pareto_front
-from tune.tracking import run_name
 
 COLUMNS = (
     ("val clean", "validation/clean_accuracy"),
@@ -79,11 +78,11 @@ def comparison_table(comparisons: list[Comparison]) -> Table:
         table.add_column(title, justify="left" if title == "configuration" else "right")
     for comparison in comparisons:
         table.add_row(
-            run_name(comparison.arm.config),
+            comparison.arm.title,
             str(comparison.clean.num_distillations),
             percent(comparison.clean),
             percent(comparison.robust),
-            *map(signed_percent, comparison.gains),
+            *map(signed_percent, (comparison.clean_gain, comparison.robust_gain)),
         )
     return table
 
@@ -99,7 +98,7 @@ def print_verdicts(console: Console, comparisons: list[Comparison]) -> None:
         if gain.is_clear:
             outcome = "more robust than" if gain.mean > 0 else "less robust than"
         console.print(
-            f"{run_name(comparison.arm.config)}: {outcome} its unregularized baseline "
+            f"{comparison.arm.title}: {outcome} its unregularized baseline "
             f"({signed_percent(gain)} points, {seeds})",
             highlight=False,
             markup=False,

@@ -46,28 +46,7 @@ def parser() -> argparse.ArgumentParser:
         help="clean validation accuracy that the choice may lose to its baseline (default: 0.03)",
     )
     add_confirmation_flags(parser)
-    machines = parser.add_argument_group("where it runs")
-    machines.add_argument(
-        "--address", metavar="RAY", help="host:port or auto of a Ray cluster (default: a local Ray)"
-    )
-    machines.add_argument(
-        "--resources",
-        action="append",
-        default=[],
-        metavar="STAGE=CPUS[,GPUS]",
-        help=f"what a stage holds: all=1,0.5 or squeeze=4,1; stages: {', '.join(cli.STAGE_NAMES)}. "
-        "Default: compute.num_threads CPUs, and one GPU on cuda. Repeatable",
-    )
-    machines.add_argument(
-        "--max-concurrent", type=int, default=0, metavar="N", help="trials at a time (default: fit)"
-    )
-    machines.add_argument(
-        "--tracking-uri", metavar="URI", help="MLflow (default: sqlite in the output folder)"
-    )
-    parser.add_argument(
-        "--dry-run", action="store_true", help="print space, stages and work; start nothing"
-    )
-    parser.add_argument("--verbose", action="store_true", help="show what Ray logs")
+    cli.add_machine_flags(parser)
     return parser
 
 
@@ -120,15 +99,16 @@ def main(argv: Sequence[str]) -> int:
     space = cli.checked(cli.on_device(space, args.device))
     resources = cli.parse_resources(args.resources, space.base)
 
-    from studies import launch  # Ray and Optuna, after everything that can be checked without them
+    from studies import launch, session  # Ray and Optuna, after what can be checked without them
 
-    plan = launch.make_plan(folder, space, preset, resources, args)
+    plan = launch.make_plan(folder, space, preset, args)
     plan = replace(plan, confirmation=confirmation(args, preset))
     if args.dry_run:
         launch.print_plan(console, plan)
         return 0
     command = "uv run python -m studies.sweep " + shlex.join(argv)
-    return launch.run_sweep(console, plan, args, command)
+    place = session.place(args, folder, resources)
+    return launch.run_sweep(console, plan, place, args.max_clean_drop, command)
 
 
 def check_flags(args: argparse.Namespace) -> None:
@@ -140,8 +120,7 @@ def check_flags(args: argparse.Namespace) -> None:
         if value is not None and value < 1:
             flag = name.replace("_", "-")
             raise StudyError(f"--{flag}: must be at least 1, got {value}; or --no-confirm")
-    if args.max_concurrent < 0:
-        raise StudyError(f"--max-concurrent: must be at least 1, got {args.max_concurrent}")
+    cli.check_machine_flags(args)
     if not 0 <= args.max_clean_drop <= 1:
         raise StudyError(f"--max-clean-drop: must be in [0, 1], got {args.max_clean_drop}")
 

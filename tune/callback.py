@@ -53,8 +53,9 @@ class StudyCallback(ray_tune.Callback):
         if number is None:
             return
         if result["part"] != "done":
-            config = self._context.config(*split_sample(trial.config))
-            self._tracker.stage(number, config, result["metrics"])
+            params, control = split_sample(trial.config)
+            config = self._context.config(params, control)
+            self._tracker.stage(number, config, params, result["metrics"])
             return
         record = self._folder.read(number)
         if record is not None:

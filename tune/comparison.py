@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from guard.config import RegularizerConfig, TrialConfig
+from guard.config import EvaluationConfig, RegularizerConfig, TrialConfig
 from guard.statistics import Estimate, Run, difference, estimate
-from tune.records import Record, StudyFolder
+from tune.records import Record, StudyFolder, to_csv, write_atomically
 
 Values = Mapping[Run, NDArray[np.float64]]
+SEEDS = {"seed": 0, "student.seed": 0}
 
 
 @dataclass(frozen=True)
@@ -25,61 +27,110 @@ class Arm:
     """With all seeds 0."""
     records: Mapping[Run, Record] = field(default_factory=dict)
     """By (distillation seed, student seed)."""
+    settings: str = ""
+    """Fields in which the arms of a study differ, other than method, IPC, penalty, λ and h."""
 
-    def verdicts(self, split: str) -> tuple[Values, Values]:
-        """Right without an attack, and right under the suite, sample by sample, of each run."""
-        from guard.evaluate import Verdicts
+    @property
+    def penalty(self) -> str:
+        """The regularizer in words, e.g. "curvature (λ = 0.3, h = 0.1)"."""
+        return penalty_text(self.config.regularizer)
 
-        clean, robust = {}, {}
+    @property
+    def title(self) -> str:
+        parts = (self.config.method, f"IPC {self.config.ipc}", self.penalty, self.settings)
+        return ", ".join(part for part in parts if part)
+
+    def values(self, split: str) -> Mapping[str, Values]:
+        """0 or 1 of each sample, by what was measured: "clean" (right without an attack), "robust"
+        (right under every attack at the search's radius), "robust/eps_<r>" at another radius, and
+        "robust/<attack>" where each attack saw every sample."""
+        from guard.evaluate import Verdicts, figures, radius_name
+
+        own: EvaluationConfig = self.config.evaluation
+        found: dict[str, dict[Run, NDArray[np.float64]]] = {}
         for run, record in self.records.items():
             path = Path(record.paths[f"{split} verdicts"]) / "verdicts.safetensors"
             verdicts = Verdicts.load(path)
-            clean[run] = verdicts.clean.numpy().astype(np.float64)
-            robust[run] = verdicts.robust(self.config.evaluation.eps).numpy().astype(np.float64)
-        return clean, robust
+            measured = {"clean": verdicts.clean, "robust": verdicts.robust(own.eps)}
+            for eps in own.radii:
+                if eps != own.eps:
+                    measured[f"robust/{radius_name(eps)}"] = verdicts.robust(eps)
+            for name in () if own.cascade else figures(own, own.eps):
+                measured[f"robust/{name}"] = verdicts.under(own.eps, name)
+            for name, verdict in measured.items():
+                found.setdefault(name, {})[run] = verdict.numpy().astype(np.float64)
+        return found
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """An arm's accuracies, and what it has more than its control (None: it is one, or has none)."""
+    """An arm's accuracies, and what it has more than its control."""
 
     arm: Arm
-    clean: Estimate
-    robust: Estimate
-    clean_gain: Estimate | None
-    robust_gain: Estimate | None
+    found: Mapping[str, Estimate]
+    """By what was measured (`Arm.values`)."""
+    gains: Mapping[str, Estimate]
+    """Paired differences to the control; empty for a control, and without one."""
 
     @property
-    def gains(self) -> tuple[Estimate | None, Estimate | None]:
-        return self.clean_gain, self.robust_gain
+    def clean(self) -> Estimate:
+        return self.found["clean"]
+
+    @property
+    def robust(self) -> Estimate:
+        return self.found["robust"]
+
+    @property
+    def clean_gain(self) -> Estimate | None:
+        return self.gains.get("clean")
+
+    @property
+    def robust_gain(self) -> Estimate | None:
+        return self.gains.get("robust")
+
+    @property
+    def is_control(self) -> bool:
+        return not self.arm.config.regularizer.active
 
     def row(self) -> dict[str, Any]:
         """A row of a table, accuracies in [0, 1]."""
         config = self.arm.config
         penalty: RegularizerConfig = config.regularizer
+        used = penalty.fields_used() if penalty.active else frozenset()
         facts: dict[str, Any] = {
             "method": config.method,
             "ipc": config.ipc,
-            "regularizer": penalty.kind if penalty.active else "none",
-            "weight": penalty.weight if penalty.active else 0.0,
-            "h": penalty.h if penalty.active and "h" in penalty.fields_used() else None,
+            "regularizer": kind_of(penalty),
+            "weight": penalty.weight if "weight" in used else None,
+            "h": penalty.h if "h" in used else None,
+            "settings": self.arm.settings,
             "seeds": self.clean.num_distillations,
             "students": self.clean.num_students,
             "samples": self.clean.num_samples,
         }
-        parts = {
-            "clean": self.clean,
-            "robust": self.robust,
-            "clean_gain": self.clean_gain,
-            "robust_gain": self.robust_gain,
-        }
-        for name, found in parts.items():
-            facts[name] = found.mean if found else None
-            for end in ("distillation_std", "student_std", "low", "high"):
-                if end.endswith("std") and name.endswith("gain"):
-                    continue
-                facts[f"{name}_{end}"] = getattr(found, end) if found else None
+        for name, found in self.found.items():
+            facts |= columns(name, found)
+            gain = self.gains.get(name)
+            facts |= {k: v for k, v in columns(f"{name}_gain", gain).items() if "std" not in k}
         return facts
+
+
+def columns(name: str, found: Estimate | None) -> dict[str, float | None]:
+    ends = ("distillation_std", "student_std", "low", "high")
+    named = {name: found.mean if found else None}
+    return named | {f"{name}_{end}": getattr(found, end) if found else None for end in ends}
+
+
+def kind_of(penalty: RegularizerConfig) -> str:
+    """What a table calls it: none, or the kind."""
+    return penalty.kind if penalty.active else "none"
+
+
+def penalty_text(penalty: RegularizerConfig) -> str:
+    used = penalty.fields_used() if penalty.active else frozenset()
+    signs = {"weight": f"λ = {penalty.weight:.3g}", "h": f"h = {penalty.h:.3g}"}
+    numbers = ", ".join(text for name, text in signs.items() if name in used)
+    return kind_of(penalty) + (f" ({numbers})" if numbers else "")
 
 
 def arms(records: Iterable[Record]) -> list[Arm]:
@@ -89,22 +140,55 @@ def arms(records: Iterable[Record]) -> list[Arm]:
         if record.status == "complete":
             config = TrialConfig.from_dict(record.config)
             run = (config.seed, config.student.seed)
-            seedless = config.override({"seed": 0, "student.seed": 0})
+            seedless = config.override(SEEDS)
             found.setdefault(seedless.fingerprint(), (seedless, {}))[1].setdefault(run, record)
-    return [Arm(config, runs) for config, runs in found.values()]
+    return named([Arm(config, runs) for config, runs in found.values()])
+
+
+def named(arms: Sequence[Arm]) -> list[Arm]:
+    """The arms with their `settings`. Fields that an arm does not read are left out."""
+    titled = ("method", "ipc", "regularizer.kind", "regularizer.weight", "regularizer.h")
+    flats = [arm.config.flat() for arm in arms]
+    varied = [
+        path
+        for path in dict.fromkeys(path for flat in flats for path in flat)
+        if path not in titled and len({json.dumps(flat.get(path)) for flat in flats}) > 1
+    ]
+    settings = [
+        ", ".join(
+            f"{path} = {plain_number(flat[path])}"
+            for path in varied
+            if path in flat and is_read(arm.config, path)
+        )
+        for arm, flat in zip(arms, flats, strict=True)
+    ]
+    return [replace(arm, settings=text) for arm, text in zip(arms, settings, strict=True)]
+
+
+def is_read(config: TrialConfig, path: str) -> bool:
+    """Whether a trial of this config reads the field, as far as its regularizer decides it."""
+    section, _, name = path.partition(".")
+    used = config.regularizer.fields_used() if config.regularizer.active else frozenset()
+    return section != "regularizer" or name in used
+
+
+def plain_number(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def compare(records: Iterable[Record], split: str = "test") -> list[Comparison]:
     """Every arm of the records, and its gain over its control on the seeds that both have."""
     every = arms(records)
-    verdicts = {arm.config.fingerprint(): arm.verdicts(split) for arm in every}
+    values = {arm.config.fingerprint(): arm.values(split) for arm in every}
     comparisons = []
     for arm in every:
-        own = verdicts[arm.config.fingerprint()]
-        other = verdicts.get(arm.config.unregularized().fingerprint())
-        is_control = not arm.config.regularizer.active
-        gains = [None, None] if is_control or other is None else list(map(gain, own, other))
-        comparisons.append(Comparison(arm, estimate(own[0]), estimate(own[1]), *gains))
+        own = values[arm.config.fingerprint()]
+        control = arm.config.unregularized().fingerprint()
+        other = values.get(control, {}) if arm.config.regularizer.active else {}
+        gains = {name: gain(own[name], other[name]) for name in own if name in other}
+        known = {name: found for name, found in gains.items() if found is not None}
+        found = {name: estimate(runs) for name, runs in own.items()}
+        comparisons.append(Comparison(arm, found, known))
     return comparisons
 
 
@@ -127,28 +211,54 @@ def gain(ours: Values, theirs: Values) -> Estimate | None:
     return difference({run: ours[run] for run in shared}, {run: theirs[run] for run in shared})
 
 
-def markdown(comparisons: list[Comparison]) -> str:
+def markdown(comparisons: Sequence[Comparison]) -> str:
     """The comparisons as a table for people, in percent; a gain is bold where its interval leaves
     zero out."""
-    columns = ("method", "IPC", "regularizer", "seeds", "clean", "robust", "Δ clean", "Δ robust")
+    with_settings = any(comparison.arm.settings for comparison in comparisons)
+    radii = [n for n in comparisons[0].found if n.startswith("robust/eps")] if comparisons else []
+    measured = ["clean", "robust", *radii]
+    columns = ["method", "IPC", "regularizer", *(["settings"] if with_settings else []), "seeds"]
+    columns += measured + [f"Δ {name}" for name in measured]
     lines = [f"| {' | '.join(columns)} |", f"|{'---|' * len(columns)}"]
     for comparison in comparisons:
-        row = comparison.row()
-        step = f", h = {row['h']:.3g}" if row["h"] is not None else ""
-        name = row["regularizer"]
-        if name != "none":
-            name += f" (λ = {row['weight']:.3g}{step})"
+        config = comparison.arm.config
         cells = [
-            row["method"],
-            row["ipc"],
-            name,
-            row["seeds"],
-            percent(comparison.clean),
-            percent(comparison.robust),
-            *map(emphasized, comparison.gains),
+            config.method,
+            config.ipc,
+            comparison.arm.penalty,
+            *([comparison.arm.settings] if with_settings else []),
+            comparison.clean.num_distillations,
+            *(percent(comparison.found[name]) for name in measured),
+            *(emphasized(comparison.gains.get(name)) for name in measured),
         ]
         lines.append(f"| {' | '.join(map(str, cells))} |")
     return "\n".join(lines) + "\n"
+
+
+def attack_markdown(comparisons: Sequence[Comparison]) -> str:
+    """Accuracy under each attack alone, in percent; "" where the attacks ran as a cascade."""
+    parts = [n for n in comparisons[0].found if n.startswith("robust/")] if comparisons else []
+    names = [name for name in parts if not name.startswith("robust/eps")]
+    if not names:
+        return ""
+    columns = ["configuration", "clean", *(name.removeprefix("robust/") for name in names), "all"]
+    lines = [f"| {' | '.join(columns)} |", f"|{'---|' * len(columns)}"]
+    for comparison in comparisons:
+        found = [comparison.found[name] for name in ("clean", *names, "robust")]
+        lines.append(f"| {comparison.arm.title} | {' | '.join(map(percent, found))} |")
+    return "\n".join(lines) + "\n"
+
+
+def write_comparisons(folder: StudyFolder, comparisons: Sequence[Comparison]) -> None:
+    """comparison.csv, comparison.md and, with figures by attack, attacks.md; nothing for none."""
+    if not comparisons:
+        return
+    rows = [comparison.row() for comparison in comparisons]
+    write_atomically(folder.path / "comparison.csv", to_csv(rows))
+    write_atomically(folder.path / "comparison.md", markdown(comparisons))
+    attacks = attack_markdown(comparisons)
+    if attacks:
+        write_atomically(folder.path / "attacks.md", attacks)
 
 
 def percent(found: Estimate) -> str:

@@ -52,9 +52,6 @@ class Plan:
     """Finished trials that the study shall have in the end, controls included."""
     sampler: SamplerName = "tpe"
     sampler_seed: int = 0
-    resources: StageResources = field(default_factory=StageResources)
-    max_concurrent: int = 0
-    """Trials at a time; 0: one more than the stages that fit."""
     confirmation: Confirmation = field(default_factory=Confirmation)
 
 
@@ -152,9 +149,10 @@ def run_study(
     study: optuna.Study,
     context: StudyContext,
     desk: Any,
+    slots: int,
     callbacks: Sequence[ray_tune.Callback],
 ) -> None:
-    """Run trials until the study has `num_trials` finished ones or is interrupted.
+    """Run `slots` trials at a time until the study has `num_trials` finished ones or is stopped.
 
     Ray must be up, and `desk` be the actor that `context.desk` names. A trial that fails is
     recorded and the study goes on without it.
@@ -180,7 +178,7 @@ def run_study(
         tune_config=ray_tune.TuneConfig(
             search_alg=search,
             num_samples=remaining,
-            max_concurrent_trials=plan.max_concurrent or num_slots(plan.resources) + 1,
+            max_concurrent_trials=slots,
             reuse_actors=True,
         ),
         run_config=ray_tune.RunConfig(
@@ -193,10 +191,9 @@ def run_study(
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-def study_context(plan: Plan) -> StudyContext:
+def study_context(plan: Plan, desk_name: str) -> StudyContext:
     folder = plan.folder
-    base = plan.space.base.to_dict()
-    return StudyContext(base, str(folder.output), folder.name, f"desk:{folder.path}")
+    return StudyContext(plan.space.base.to_dict(), str(folder.output), folder.name, desk_name)
 
 
 def num_slots(resources: StageResources) -> int:

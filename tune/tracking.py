@@ -19,6 +19,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 from guard.config import TrialConfig
 from guard.errors import StudyError
@@ -78,14 +79,22 @@ def git_commit(folder: Path) -> str:
     return text.stdout.strip()
 
 
-def run_name(config: TrialConfig) -> str:
-    """What a person reads in the runs table, e.g. "sre2l ipc 10 curvature λ=0.1 h=0.1"."""
+NAMED = ("method", "ipc", "regularizer", "regularizer.kind", "regularizer.weight", "regularizer.h")
+
+
+def run_name(config: TrialConfig, params: Mapping[str, Any] | None = None) -> str:
+    """What a person reads in the runs table, e.g. "sre2l ipc 10 curvature λ=0.1 h=0.1 seed=1".
+
+    params: what sets the trial apart in its study; what the rest of the name says is left out.
+    """
     penalty = config.regularizer
     name = f"{config.method} ipc {config.ipc} "
-    if not penalty.active:
-        return name + "unregularized"
-    step = f" h={penalty.h:.3g}" if "h" in penalty.fields_used() else ""
-    return name + f"{penalty.kind} λ={penalty.weight:.3g}{step}"
+    used = penalty.fields_used() if penalty.active else frozenset()
+    numbers = (("weight", f" λ={penalty.weight:.3g}"), ("h", f" h={penalty.h:.3g}"))
+    name += penalty.kind if penalty.active else "unregularized"
+    name += "".join(text for field, text in numbers if field in used)
+    others = {k: v for k, v in (params or {}).items() if k not in NAMED}
+    return name + "".join(f" {path}={value}" for path, value in others.items())
 
 
 @dataclass
@@ -107,9 +116,15 @@ class Tracker:
         self._thread.start()
         self._queue.put(self._open)
 
-    def stage(self, number: int, config: TrialConfig, metrics: Mapping[str, float]) -> None:
+    def stage(
+        self,
+        number: int,
+        config: TrialConfig,
+        params: Mapping[str, Any],
+        metrics: Mapping[str, float],
+    ) -> None:
         """Metrics of one part of a running trial."""
-        self._queue.put(lambda: self._log_metrics(self._run(str(number), config), metrics))
+        self._queue.put(lambda: self._log_metrics(self._run(str(number), config, params), metrics))
 
     def finish(self, record: Record) -> None:
         """Everything about a finished trial."""
@@ -161,14 +176,14 @@ class Tracker:
         run_id: str = run.info.run_id
         return run_id
 
-    def _run(self, label: str, config: TrialConfig) -> str:
+    def _run(self, label: str, config: TrialConfig, params: Mapping[str, Any]) -> str:
         """The child run of a trial: known, found by tag, or new."""
         if label not in self._runs:
             fingerprint = config.fingerprint()
             self._runs[label] = (
                 self._find({STUDY: self.folder.name, TRIAL: label})
                 or self._interrupted(fingerprint)
-                or self._create_child(config)
+                or self._create_child(config, params)
             )
             self._client.set_tag(self._runs[label], TRIAL, label)
         return self._runs[label]
@@ -182,13 +197,13 @@ class Tracker:
                 return run_id
         return None
 
-    def _create_child(self, config: TrialConfig) -> str:
+    def _create_child(self, config: TrialConfig, params: Mapping[str, Any]) -> str:
         from mlflow.entities import Param
 
         tags = {PARENT: self._parent, FINGERPRINT: config.fingerprint(), "seed": str(config.seed)}
-        run_id = self._create(run_name(config), tags)
-        params = [Param(k, str(v)[:MAX_PARAM_LENGTH]) for k, v in config.flat().items()]
-        self._client.log_batch(run_id, params=params)
+        run_id = self._create(run_name(config, params), tags)
+        fields = [Param(k, str(v)[:MAX_PARAM_LENGTH]) for k, v in config.flat().items()]
+        self._client.log_batch(run_id, params=fields)
         return run_id
 
     def _log_metrics(self, run_id: str, metrics: Mapping[str, float], step: int = 0) -> None:
@@ -200,7 +215,7 @@ class Tracker:
 
     def _finish(self, record: Record) -> None:
         config = TrialConfig.from_dict(record.config)
-        run_id = self._run(record.label, config)
+        run_id = self._run(record.label, config, record.params)
         seconds = {"seconds": record.seconds, "stage_seconds": record.stage_seconds}
         self._log_metrics(run_id, {**record.metrics, **seconds} if record.finished else {})
         for part in ("teacher", "student"):
@@ -259,7 +274,8 @@ class Tracker:
                 self._client.log_artifact(self._parent, str(self.folder.path / name))
         front = pareto_front(r for r in records if r.phase == SEARCH)
         best = {f"best/{name}": max(r.metrics[name] for r in front) for name in _shared(front)}
-        self._log_metrics(self._parent, {**best, "num_trials": float(len(records))})
+        trials = sum(record.phase == SEARCH for record in records)
+        self._log_metrics(self._parent, {**best, "num_trials": float(trials)})
         query = f"tags.`{STUDY}` = '{self.folder.name}' and attributes.status = 'RUNNING'"
         for run in self._client.search_runs([self._experiment], query):
             if run.info.run_id != self._parent:

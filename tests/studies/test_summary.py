@@ -80,7 +80,8 @@ def test_a_doubtful_figure_carries_its_warning(make_record: Make, tmp_path: Path
 
 def comparison(gain: Estimate) -> Comparison:
     own = Estimate(0.5, 0.4, 0.6, 0.02, float("nan"), 3, 3, 359)
-    return Comparison(Arm(TrialConfig()), own, own, gain, gain)
+    both = {"clean": gain, "robust": gain}
+    return Comparison(Arm(TrialConfig()), {"clean": own, "robust": own}, both)
 
 
 @pytest.mark.parametrize(

@@ -9,9 +9,10 @@ import pytest
 
 from guard.config import TrialConfig
 from guard.pipeline import TrialResult
-from tune import confirmation
-from tune.confirmation import Confirmation, Planned, confirm, planned, unconfirmed
+from tune import runs as runs_module
+from tune.confirmation import Confirmation, planned
 from tune.records import CONFIRMATION, Record, StudyFolder
+from tune.runs import Run, run_all, unfinished
 
 
 def record(trial: int, clean: float, robust: float, weight: float = 0.0, **changes: Any) -> Record:
@@ -34,7 +35,7 @@ RECORDS = [
 
 def test_the_front_and_its_controls_run_again_with_new_seeds() -> None:
     runs = planned(Confirmation(seeds=2, configurations=9), RECORDS, RECORDS[2])
-    assert [run.origin.trial for run in runs] == [0, 2, 3, 1] * 2
+    assert [run.trial for run in runs] == [0, 2, 3, 1] * 2
     assert [run.config.seed for run in runs] == [1] * 4 + [2] * 4
     assert all(run.config.student.seed == run.config.seed for run in runs)
     assert all(run.config.evaluation.splits == ("test",) for run in runs)
@@ -43,7 +44,7 @@ def test_the_front_and_its_controls_run_again_with_new_seeds() -> None:
 
 def test_the_chosen_one_comes_first_when_there_is_a_limit() -> None:
     runs = planned(Confirmation(seeds=1, configurations=2), RECORDS, RECORDS[2])
-    assert [run.origin.trial for run in runs] == [0, 2, 3]
+    assert [run.trial for run in runs] == [0, 2, 3]
 
 
 def test_no_seed_of_the_search_is_used() -> None:
@@ -55,7 +56,7 @@ def test_no_seed_of_the_search_is_used() -> None:
 def test_the_same_config_is_confirmed_once() -> None:
     twice = [*RECORDS, record(9, 0.97, 0.6, 0.2)]
     runs = planned(Confirmation(seeds=1, configurations=9), twice, twice[2])
-    assert sorted(run.origin.trial for run in runs) == [0, 1, 2, 3]
+    assert sorted(run.trial for run in runs) == [0, 1, 2, 3]
 
 
 def test_nothing_is_confirmed_without_seeds() -> None:
@@ -67,7 +68,7 @@ def pretend(monkeypatch: pytest.MonkeyPatch) -> Callable[[Any], None]:
     """Replace the work of a trial."""
 
     def use(result: Any) -> None:
-        monkeypatch.setattr(confirmation, "run_trial", lambda config, run_stage: result(config))
+        monkeypatch.setattr(runs_module, "run_trial", lambda config, run_stage: result(config))
 
     return use
 
@@ -76,7 +77,7 @@ def complete(config: TrialConfig) -> TrialResult:
     return TrialResult("complete", "", {"test/clean_accuracy": 0.9}, 1.0, 0.0, (), {})
 
 
-def run_all(folder: StudyFolder, runs: list[Planned]) -> list[Record]:
+def do(folder: StudyFolder, runs: list[Run]) -> list[Record]:
     told: list[Record] = []
     thread = threading.get_ident()
 
@@ -84,7 +85,7 @@ def run_all(folder: StudyFolder, runs: list[Planned]) -> list[Record]:
         assert threading.get_ident() == thread
         told.append(record)
 
-    confirm(folder, runs, lambda: None, 2, finished, lambda: None)  # type: ignore[arg-type]
+    run_all(folder, runs, lambda: None, 2, finished, lambda: None)  # type: ignore[arg-type]
     return told
 
 
@@ -92,11 +93,11 @@ def test_runs_are_recorded_and_not_run_again(tmp_path: Path, pretend: Any) -> No
     pretend(complete)
     folder = StudyFolder(tmp_path, "s")
     runs = planned(Confirmation(seeds=2), RECORDS, RECORDS[2])
-    told = run_all(folder, runs)
+    told = do(folder, runs)
     assert len(told) == len(runs) and all(record.phase == CONFIRMATION for record in told)
-    assert unconfirmed(folder, runs) == []
+    assert unfinished(runs, folder.confirmations()) == []
     more = planned(Confirmation(seeds=3), RECORDS, RECORDS[2])
-    assert {run.config.seed for run in unconfirmed(folder, more)} == {3}
+    assert {run.config.seed for run in unfinished(more, folder.confirmations())} == {3}
     assert folder.records() == []
     assert [r.config["seed"] for r in folder.confirmations() if r.trial == 0] == [1, 2]
     assert len({record.label for record in told}) == len(told)
@@ -105,9 +106,9 @@ def test_runs_are_recorded_and_not_run_again(tmp_path: Path, pretend: Any) -> No
 def test_other_attacks_are_another_confirmation(tmp_path: Path, pretend: Any) -> None:
     pretend(complete)
     folder = StudyFolder(tmp_path, "s")
-    run_all(folder, planned(Confirmation(seeds=1), RECORDS, None))
+    do(folder, planned(Confirmation(seeds=1), RECORDS, None))
     other = planned(Confirmation(seeds=1, attacks=("pgd20",)), RECORDS, None)
-    assert unconfirmed(folder, other) == other
+    assert unfinished(other, folder.confirmations()) == other
 
 
 def test_a_run_that_fails_is_recorded_and_stays_unconfirmed(tmp_path: Path, pretend: Any) -> None:
@@ -117,10 +118,10 @@ def test_a_run_that_fails_is_recorded_and_stays_unconfirmed(tmp_path: Path, pret
     pretend(fail)
     folder = StudyFolder(tmp_path, "s")
     runs = planned(Confirmation(seeds=1), RECORDS, None)
-    told = run_all(folder, runs)
+    told = do(folder, runs)
     assert {record.status for record in told} == {"failed"}
     assert told[0].reason == "RuntimeError: no luck"
-    assert unconfirmed(folder, runs) == runs
+    assert unfinished(runs, folder.confirmations()) == runs
 
 
 def test_an_interrupt_keeps_what_is_done(tmp_path: Path, pretend: Any) -> None:
@@ -132,14 +133,14 @@ def test_an_interrupt_keeps_what_is_done(tmp_path: Path, pretend: Any) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        confirm(folder, runs, lambda: None, 1, interrupt, lambda: None)  # type: ignore[arg-type]
+        run_all(folder, runs, lambda: None, 1, interrupt, lambda: None)  # type: ignore[arg-type]
     assert 1 <= len(folder.confirmations()) < len(runs)
 
 
 def test_results_hold_both_phases_by_name(tmp_path: Path, pretend: Any) -> None:
     pretend(complete)
     folder = StudyFolder(tmp_path, "s")
-    run_all(folder, planned(Confirmation(seeds=1), RECORDS, None))
+    do(folder, planned(Confirmation(seeds=1), RECORDS, None))
     folder.write_tables(RECORDS, None)
     lines = (folder.path / "results.csv").read_text().splitlines()
     phases = [line.split(",")[1] for line in lines]

@@ -51,9 +51,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> StudyFolder:
     (folder.path / "results.csv").write_text("trial\n0\n")
 
     tracker = Tracker(folder, folder.tracking_uri, note="a note")
-    tracker.stage(0, first, {"teacher/clean_accuracy": 0.8})
+    tracker.stage(0, first, {}, {"teacher/clean_accuracy": 0.8})
     tracker.finish(done)
-    tracker.stage(1, second, {"teacher/clean_accuracy": 0.7})
+    tracker.stage(1, second, {}, {"teacher/clean_accuracy": 0.7})
     tracker.close([done], "KILLED")
     assert tracker.errors == []
 
@@ -129,7 +129,7 @@ def test_the_distilled_set_and_the_tables_are_artifacts(
 def test_a_tracker_that_cannot_write_raises_nothing(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     tracker = Tracker(StudyFolder(tmp_path, "s"), f"sqlite:///{tmp_path}/file/mlflow.db")
-    tracker.stage(0, TrialConfig(), {"a": 1.0})
+    tracker.stage(0, TrialConfig(), {}, {"a": 1.0})
     tracker.finish(record(0, TrialConfig()))
     tracker.close([])
     assert tracker.errors
@@ -140,7 +140,7 @@ def test_closing_adds_what_was_not_finished_and_leaves_the_rest(
 ) -> None:
     late = TrialConfig().override({"seed": 9})
     tracker = Tracker(folder, folder.tracking_uri)
-    tracker.stage(7, late, {"teacher/clean_accuracy": 0.6})
+    tracker.stage(7, late, {}, {"teacher/clean_accuracy": 0.6})
     tracker.close([record(0, TrialConfig(), metrics={"new": 1.0}), record(7, late)])
     assert tracker.errors == []
     client = MlflowClient(folder.tracking_uri)

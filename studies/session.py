@@ -1,0 +1,105 @@
+"""A study at work on a running Ray: its desk, its tracking, its progress."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+import torch
+from rich.console import Console
+
+from studies.progress import Progress
+from tune import cluster
+from tune.records import Record, StudyFolder
+from tune.resources import StageResources
+from tune.runs import Run, run_all
+from tune.search import num_slots
+from tune.stages import RayRunner, open_desk
+from tune.tracking import Tracker, check_tracking
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a study runs and is tracked."""
+
+    address: str | None
+    """Of a Ray cluster; None: a local Ray."""
+    tracking_uri: str
+    resources: StageResources
+    max_concurrent: int = 0
+    """Trials at a time; 0: one more than the stages that fit."""
+    verbose: bool = False
+
+    @property
+    def slots(self) -> int:
+        """Trials at a time on the running Ray."""
+        return self.max_concurrent or num_slots(self.resources) + 1
+
+
+def place(args: argparse.Namespace, folder: StudyFolder, resources: StageResources) -> Place:
+    """What the machine flags say (`cli.add_machine_flags`). Raises StudyError for a place that is
+    not there, or too small."""
+    if args.tracking_uri:
+        check_tracking(args.tracking_uri)
+    if args.address:
+        cluster.check_address(args.address)
+    else:
+        resources.check([(os.cpu_count() or 1, torch.cuda.device_count())])
+    uri = args.tracking_uri or folder.tracking_uri
+    return Place(args.address, uri, resources, args.max_concurrent, args.verbose)
+
+
+@dataclass(frozen=True)
+class Session:
+    """What works for a study while Ray is up."""
+
+    folder: StudyFolder
+    place: Place
+    desk_name: str
+    desk: Any
+    tracker: Tracker
+    progress: Progress
+
+    def run(self, runs: Sequence[Run]) -> None:
+        """Do the runs. Ctrl-C ends it; what is done is kept."""
+
+        def settle(record: Record) -> None:
+            self.tracker.finish(record)
+            self.progress.finished(record)
+
+        def tick() -> None:
+            with contextlib.suppress(ray.exceptions.RayError):  # busy: the next tick will do
+                self.progress.tick(ray.get(self.desk.status.remote(), timeout=2))
+
+        with contextlib.suppress(KeyboardInterrupt):
+            run_all(
+                self.folder, runs, lambda: RayRunner(self.desk_name), self.place.slots, settle, tick
+            )
+
+
+@contextlib.contextmanager
+def opened(console: Console, folder: StudyFolder, place: Place, command: str) -> Iterator[Session]:
+    """Ray started or joined, and a session on it. The caller closes the tracker."""
+    console.print("starting Ray …")
+    with cluster.started(place.address, verbose=place.verbose):
+        place.resources.check(cluster.nodes())
+        name = f"desk:{folder.path}"
+        desk = open_desk(name, folder.artifacts, place.resources)
+        note = f"Made by `{command}`. Files: `{folder.path}`"
+        tracker = Tracker(folder, place.tracking_uri, note=note)
+        with Progress(console) as progress:
+            yield Session(folder, place, name, desk, tracker, progress)
+
+
+def close(console: Console, session: Session, records: list[Record], *, done: bool) -> None:
+    """Finish the tracking of a study; failed calls are told, and change nothing else."""
+    session.tracker.close(records, "FINISHED" if done else "KILLED")
+    errors = session.tracker.errors
+    if errors:
+        first = f"MLflow: {len(errors)} calls failed; first: {errors[0]}"
+        console.print(first, style="yellow")
