@@ -196,3 +196,16 @@ def use_statistics_of(model: nn.Module, x: Tensor) -> None:
             handle.remove()
         for bn, tracking in zip(layers, tracks, strict=True):
             bn.track_running_stats = tracking
+
+
+@torch.no_grad()
+def penultimate(model: nn.Module, x: Tensor) -> Tensor:
+    """What the last linear layer of the model receives for images x (N, C, H, W): (N, F)."""
+    received: list[Tensor] = []
+    last = [module for module in model.modules() if isinstance(module, nn.Linear)][-1]
+    handle = last.register_forward_pre_hook(lambda module, inputs: received.append(inputs[0]))
+    try:
+        model(x)
+    finally:
+        handle.remove()
+    return received[0]

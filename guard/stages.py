@@ -10,6 +10,7 @@ from guard.artifacts import ArtifactStore, Stage
 from guard.distilled import assemble
 from guard.evaluate import evaluate_stage
 from guard.inputs import fit_whitening
+from guard.landscape import look_around
 from guard.methods import dc, mtt, sre2l, subset
 from guard.methods.teaching import squeeze
 from guard.reliability import diagnose_stage
@@ -31,6 +32,7 @@ STAGES: Mapping[str, Builder] = {
     "student": train_student,
     "evaluate": evaluate_stage,
     "diagnose": diagnose_stage,
+    "landscape": look_around,
 }
 
 

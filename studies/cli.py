@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from guard.config import ModelConfig, TrialConfig
 from guard.errors import ConfigError, StudyError, UserError
@@ -16,9 +16,6 @@ from studies.presets import PRESETS, Preset
 from tune.records import RESERVED, STUDY_NAME, StudyFolder
 from tune.resources import EVERY_STAGE, Resources, StageResources
 from tune.space import SearchSpace, configured, parse_value, plain
-
-if TYPE_CHECKING:
-    from optuna.distributions import BaseDistribution
 
 STAGE_NAMES = (
     "whitening",
@@ -33,6 +30,7 @@ STAGE_NAMES = (
     "student",
     "evaluate",
     "diagnose",
+    "landscape",
 )
 
 
@@ -165,16 +163,16 @@ def search_space(preset: Preset, settings: Mapping[str, Any], data: str | None) 
     inside_fixed = tuple(f"{path}." for path in fixed)
     kept = {k: v for k, v in preset.space.items() if not k.startswith(inside_fixed)}
     space = {path: d for path, d in {**kept, **searched}.items() if path not in fixed}
-    return SearchSpace(base_config(preset.config, fixed, space.get("method")), space)
+    methods = getattr(space.get("method"), "choices", ())
+    return SearchSpace(base_config(preset.config, fixed, methods), space)
 
 
 def base_config(
-    config: TrialConfig, fixed: Mapping[str, Any], methods: BaseDistribution | None
+    config: TrialConfig, fixed: Mapping[str, Any], methods: Sequence[Any]
 ) -> TrialConfig:
     """The config with the fixed values, for the first of the searched methods that they fit."""
-    choices = getattr(methods, "choices", None) or [fixed.get("method", config.method)]
     refused = []
-    for method in choices:
+    for method in methods or [fixed.get("method", config.method)]:
         try:
             return overridden(config, {**fixed, "method": method})
         except ConfigError as error:
@@ -197,19 +195,24 @@ def overridden(config: TrialConfig, values: Mapping[str, Any]) -> TrialConfig:
     return config.override({path: listed(path, value) for path, value in values.items()})
 
 
-def on_device(space: SearchSpace, device: str) -> SearchSpace:
-    """The space for a device that is there. Raises StudyError if it is not."""
+def on_device(config: TrialConfig, device: str) -> TrialConfig:
+    """The config for a device that is there. Raises StudyError if it is not."""
     from guard.device import available_device
 
     try:
-        base = space.base.override({"compute.device": available_device(device)})
+        return config.override({"compute.device": available_device(device)})
     except ValueError as error:
         raise StudyError(f"--device: {error}") from None
-    return dataclasses.replace(space, base=base)
 
 
-def checked(space: SearchSpace) -> SearchSpace:
-    """The space with its data read, checked and fingerprinted, and its sizes found possible.
+def checked_space(space: SearchSpace) -> SearchSpace:
+    """The space with its data read and its controls checked (`checked`)."""
+    controls = [configured(space.base, params, control=True) for params in space.controls()]
+    return dataclasses.replace(space, base=checked(space.base, controls))
+
+
+def checked(base: TrialConfig, configs: Iterable[TrialConfig]) -> TrialConfig:
+    """The base with its data read, checked and fingerprinted; the configs' sizes are possible.
 
     Raises DataError or ConfigError; nothing has been started then.
     """
@@ -217,12 +220,10 @@ def checked(space: SearchSpace) -> SearchSpace:
     from guard.methods import METHODS
     from guard.models import build_model
 
-    splits = load_data(space.base.data)
-    base = space.base.override({"data.sha256": splits.sha256})
+    splits = load_data(base.data)
     smallest = int(splits.train.y.bincount().min())
     models: set[ModelConfig] = set()
-    for params in space.controls():
-        config = configured(base, params, control=True)
+    for config in configs:
         if METHODS[config.method].needs_real_images(config) and config.ipc > smallest:
             raise ConfigError(
                 "ipc",
@@ -235,7 +236,7 @@ def checked(space: SearchSpace) -> SearchSpace:
             build_model(model, splits.spec)
         except ValueError as error:
             raise ConfigError("", str(error)) from None
-    return dataclasses.replace(space, base=base)
+    return base.override({"data.sha256": splits.sha256})
 
 
 def parse_resources(texts: Sequence[str], config: TrialConfig) -> StageResources:

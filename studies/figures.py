@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from tune.records import OBJECTIVES, Record, choose, pareto_front
+from guard.statistics import Estimate
+from tune.comparison import Comparison
+from tune.records import OBJECTIVES, Record, pareto_front
 
 MARKERS = "os^Dv<>P*X"
 """One for each method and IPC."""
 
 
-def pareto_figure(records: list[Record], max_clean_drop: float) -> Figure:
+def pareto_figure(records: Sequence[Record], best: Record | None) -> Figure:
     """Every complete trial by clean and robust validation accuracy: filled markers are
-    regularized, hollow ones are the unregularized baselines; the line is the Pareto front."""
+    regularized, hollow ones are the unregularized baselines; the line is the Pareto front.
+    best: the chosen one."""
     complete = [record for record in records if record.status == "complete"]
     groups = sorted({record.group for record in complete})
     figure = Figure(figsize=(6.4, 4.4), dpi=150, layout="constrained")
@@ -43,7 +48,6 @@ def pareto_figure(records: list[Record], max_clean_drop: float) -> Figure:
     if flagged:
         label = "evaluation unreliable"
         axes.scatter(*_points(flagged), marker="x", s=90, color="black", label=label, zorder=3)
-    best = choose(records, max_clean_drop)
     if best is not None:
         clean, robust = best.objectives
         axes.annotate(
@@ -68,6 +72,115 @@ def pareto_figure(records: list[Record], max_clean_drop: float) -> Figure:
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8)
     return figure
+
+
+def arms_figure(comparisons: Sequence[Comparison], title: str) -> Figure:
+    """Clean and robust accuracy of every arm with their 95 % intervals, one arm a row."""
+    height = 1.3 + 0.32 * len(comparisons)
+    figure = Figure(figsize=(7.2, height), dpi=150, layout="constrained")
+    axes = figure.subplots()
+    looks = {"clean": ("o", "C0", "none"), "robust": ("s", "C1", "C1")}
+    for name, (marker, color, face) in looks.items():
+        found = [comparison.found[name] for comparison in comparisons]
+        axes.errorbar(
+            [estimate.mean for estimate in found],
+            range(len(found)),
+            xerr=[[e.mean - e.low for e in found], [e.high - e.mean for e in found]],
+            fmt=marker,
+            color=color,
+            markerfacecolor=face,
+            capsize=2,
+            lw=1,
+            label=name,
+        )
+    for row, comparison in enumerate(comparisons):
+        if comparison.is_control:
+            axes.axhspan(row - 0.5, row + 0.5, color="0.93", zorder=0)
+    axes.set_yticks(range(len(comparisons)), [c.arm.title for c in comparisons], fontsize=8)
+    axes.invert_yaxis()
+    axes.set_xlim(0, 1)
+    axes.set_xlabel("accuracy (share of images), 95 % interval; grey: unregularized")
+    axes.set_title(title, fontsize=9)
+    axes.grid(axis="x", alpha=0.3)
+    axes.legend(fontsize=8, loc="lower left")
+    return figure
+
+
+def eps_figure(comparisons: Sequence[Comparison], title: str) -> Figure | None:
+    """Robust accuracy against the radius; None where one radius was measured."""
+    own = comparisons[0].arm.config.evaluation
+    if len(own.radii) < 2:
+        return None
+    figure, axes = lines_figure(title)
+    for number, comparison in enumerate(comparisons):
+        found = [comparison.clean, *(comparison.at(eps) for eps in own.radii)]
+        style = "--" if comparison.is_control else "-"
+        draw_line(axes, [0, *own.radii], found, number, style, comparison.arm.title)
+    axes.set_xlabel(f"radius eps ({own.norm}, pixels in [0, 1])")
+    axes.legend(fontsize=7)
+    return figure
+
+
+def ipc_figure(comparisons: Sequence[Comparison], title: str) -> Figure:
+    """Robust accuracy against images per class, a line for each method and penalty."""
+    figure, axes = lines_figure(title)
+    lines: dict[str, list[Comparison]] = {}
+    for comparison in comparisons:
+        arm = comparison.arm
+        lines.setdefault(f"{arm.config.method}, {arm.penalty}", []).append(comparison)
+    for number, (label, members) in enumerate(lines.items()):
+        members.sort(key=lambda comparison: comparison.arm.config.ipc)
+        found = [comparison.robust for comparison in members]
+        style = "--" if members[0].is_control else "-"
+        ipcs = [comparison.arm.config.ipc for comparison in members]
+        draw_line(axes, ipcs, found, number, style, label)
+    axes.set_xscale("log")
+    axes.set_xlabel("images per class")
+    axes.set_ylabel("robust accuracy (share of images), 95 % interval")
+    axes.legend(fontsize=7)
+    return figure
+
+
+def attacks_figure(comparisons: Sequence[Comparison], title: str) -> Figure:
+    """Accuracy of every arm under each attack alone, strongest attacks on the right."""
+    columns = comparisons[0].attacks
+    height = 1.6 + 0.27 * len(comparisons)
+    figure = Figure(figsize=(7.2, height), dpi=150, layout="constrained")
+    axes = figure.subplots()
+    values = [[100 * c.found[name].mean for name in columns] for c in comparisons]
+    axes.imshow(values, cmap="Blues", vmin=0, vmax=130, aspect="auto")
+    for row, numbers in enumerate(values):
+        for column, number in enumerate(numbers):
+            axes.text(column, row, f"{number:.1f}", ha="center", va="center", fontsize=7)
+    titles = [name.removeprefix("robust/") for name in columns[:-1]] + ["all attacks"]
+    axes.set_xticks(range(len(columns)), titles, fontsize=8, rotation=30, ha="right")
+    axes.set_yticks(range(len(values)), [c.arm.title for c in comparisons], fontsize=7)
+    axes.set_title(f"{title}\naccuracy in %, mean over seeds", fontsize=9)
+    return figure
+
+
+def lines_figure(title: str) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(6.4, 4.4), dpi=150, layout="constrained")
+    axes = figure.subplots()
+    axes.set_ylabel("accuracy (share of images), 95 % interval")
+    axes.set_ylim(0, 1)
+    axes.set_title(title, fontsize=9)
+    axes.grid(alpha=0.3)
+    return figure, axes
+
+
+def draw_line(
+    axes: Axes,
+    x: Sequence[float],
+    found: Sequence[Estimate],
+    number: int,
+    style: str,
+    label: str,
+) -> None:
+    errors = [[e.mean - e.low for e in found], [e.high - e.mean for e in found]]
+    marker = MARKERS[number % len(MARKERS)]
+    means = [estimate.mean for estimate in found]
+    axes.errorbar(x, means, yerr=errors, fmt=f"{marker}{style}", capsize=2, lw=1, label=label)
 
 
 def _points(records: list[Record]) -> tuple[list[float], list[float]]:

@@ -10,20 +10,19 @@ import optuna
 from rich.console import Console
 
 from guard.artifacts import ArtifactStore
-from guard.datasets import load_data
-from guard.errors import StudyError
-from guard.pipeline import plan as plan_stages
-from studies import cli
-from studies.estimate import estimate, seconds_per_pass
-from studies.figures import pareto_figure, save_png
+from studies.dryrun import print_fields, print_work
+from studies.figures import save_png
+from studies.identity import About, claim
 from studies.presets import Preset
-from studies.progress import duration
+from studies.report import write_report
+from studies.selection import STORY
 from studies.session import Place, Session, close, opened
+from studies.study import Results
 from studies.summary import print_places, print_summary
 from tune.callback import StudyCallback
-from tune.comparison import Comparison, compared, write_comparisons
+from tune.comparison import Comparison, write_comparisons
 from tune.confirmation import planned
-from tune.records import Record, StudyFolder, choose, write_atomically
+from tune.records import Record, StudyFolder, choose
 from tune.runs import Run, unfinished
 from tune.search import (
     Plan,
@@ -60,9 +59,12 @@ def run_sweep(
     """Everything after the checks: lock the folder, start Ray, run, report."""
     folder = plan.folder
     with locked(folder):
-        check_same_study(plan)
+        space = plan.space
+        varied = {f"search {k}": describe(v) for k, v in space.distributions.items()}
+        about = About(STORY.name, command)
+        claim(folder, about, space.base, varied)
         ArtifactStore(folder.artifacts).remove_abandoned()
-        sweep = Sweep(plan, open_study(plan), max_clean_drop)
+        sweep = Sweep(plan, open_study(plan), max_clean_drop, about)
         already = finished(sweep.study)
         console.print(f"study {folder.path}: {already} of {plan.num_trials} trials are finished")
         if sweep.is_done:
@@ -91,6 +93,7 @@ class Sweep:
     plan: Plan
     study: optuna.Study
     max_clean_drop: float
+    about: About
 
     @property
     def folder(self) -> StudyFolder:
@@ -123,7 +126,12 @@ class Sweep:
         progress.begin("trials", plan.num_trials, finished(self.study))
         context = study_context(plan, session.desk_name)
         callback = StudyCallback(
-            context, session.desk, session.tracker, progress, self.max_clean_drop
+            context,
+            session.desk,
+            session.tracker,
+            session.timeline,
+            progress,
+            self.max_clean_drop,
         )
         run_study(plan, self.study, context, session.desk, session.place.slots, [callback])
         runs = self.unconfirmed() if self.missing_trials <= 0 else []
@@ -137,57 +145,19 @@ class Sweep:
         """Tables and pictures of what there is now, and what they say over seeds."""
         records, best = self.folder.records(), self.best()
         self.folder.write_tables(records, best)
-        if records:
-            picture = self.folder.path / "pareto.png"
-            save_png(pareto_figure(records, self.max_clean_drop), picture)
-        comparisons = compared(self.folder)
-        write_comparisons(self.folder, comparisons)
-        return comparisons
-
-
-def check_same_study(plan: Plan) -> None:
-    """Raises StudyError if the folder holds a study of another config or space."""
-    path = plan.folder.path / "study.json"
-    space = {name: describe(d) for name, d in plan.space.distributions.items()}
-    now = {**plan.space.base.flat(), **{f"search {name}": text for name, text in space.items()}}
-    del now["data.path"]  # data.sha256 says which data
-    if path.is_file():
-        before = json.loads(path.read_text())
-        for name in sorted(before.keys() | now.keys()):
-            if before.get(name) != now.get(name):
-                raise StudyError(
-                    f"--name: the study in {plan.folder.path} was made with {name} = "
-                    f"{before.get(name)}, not {now.get(name)}; choose another --name"
-                )
-    write_atomically(path, json.dumps(now, indent=1))
+        results = Results.read(self.folder)
+        for name, figure in STORY.figures(results).items():
+            save_png(figure, self.folder.path / f"{name}.png")
+        write_comparisons(self.folder, results.comparisons)
+        write_report(STORY, results, self.about)
+        return list(results.comparisons)
 
 
 def print_plan(console: Console, plan: Plan) -> None:
     """The answer to --dry-run."""
-    space, splits = plan.space, load_data(plan.space.base.data)
-    console.print(
-        f"data: {len(splits.train)} training, {len(splits.validation)} validation, "
-        f"{len(splits.test)} test images of {splits.spec.image_size} px, "
-        f"{splits.spec.num_classes} classes"
-    )
-    console.print("\nfields (searched ones say how):")
-    flat = space.base.flat()
-    for path in cli.field_list():
-        if path in space.distributions:
-            console.print(f"  {path} ~ {describe(space.distributions[path])}", markup=False)
-        elif path in flat:
-            console.print(f"  {path} = {json.dumps(flat[path])}", markup=False)
+    space = plan.space
+    searched = {path: describe(d) for path, d in space.distributions.items()}
+    splits = print_fields(console, space.base, searched)
     controls = ", ".join(json.dumps(params) for params in space.controls())
     console.print(f"\nunregularized baselines, first: {controls}", markup=False)
-    console.print("\nstages of one trial and their keys:")
-    for stage in plan_stages(space.base):
-        console.print(f"  {stage.name:<10} {stage.key}")
-    work, speed = estimate(space.base, splits), seconds_per_pass(space.base, splits)
-    shares = ", ".join(f"{name} {passes:.3g}" for name, passes in work.passes.items())
-    console.print(f"\nwork of one trial, in image passes: {shares}; {work.total:.3g} in all")
-    seconds = work.total * speed
-    console.print(
-        f"at {1e6 * speed:.1f} µs a pass measured here: about {duration(seconds)} a trial, "
-        f"{duration(seconds * plan.num_trials)} of one worker for {plan.num_trials} trials, "
-        "less what trials share"
-    )
+    print_work(console, space.base, splits, plan.num_trials)

@@ -20,7 +20,6 @@ from rich.table import Table
 from torch.nn import functional as F
 
 from guard.config import ModelConfig, RegularizerConfig, TrialConfig
-from guard.device import available_device
 from guard.errors import StudyError
 from guard.methods.gradients import ClassGradients, distance
 from guard.methods.trajectory import GRADIENTS, call, flat_parameters
@@ -72,10 +71,7 @@ def main(argv: Sequence[str]) -> int:
     preset = cli.load_preset(args.preset)
     space = cli.search_space(preset, cli.parse_settings(args.settings), args.data)
     config, console = space.base, Console(highlight=False)
-    try:
-        device = torch.device(available_device(args.device))
-    except ValueError as error:
-        raise StudyError(f"--device: {error}") from None
+    device = torch.device(cli.on_device(config, args.device).compute.device)
     rows: list[dict[str, Any]] = []
     with threads(config.compute.num_threads):
         for side in args.image_size:

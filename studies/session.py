@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +20,7 @@ from tune.resources import StageResources
 from tune.runs import Run, run_all
 from tune.search import num_slots
 from tune.stages import RayRunner, open_desk
+from tune.timeline import Timeline
 from tune.tracking import Tracker, check_tracking
 
 
@@ -63,13 +64,30 @@ class Session:
     desk_name: str
     desk: Any
     tracker: Tracker
+    timeline: Timeline
     progress: Progress
+
+    @property
+    def stages_at_a_time(self) -> int:
+        return num_slots(self.place.resources)
+
+    @contextlib.contextmanager
+    def at(self, folder: StudyFolder) -> Iterator[Callable[[], RayRunner]]:
+        """Another folder's stages on the same Ray, for as long as this lasts."""
+        name = f"desk:{folder.path}"
+        desk = open_desk(name, folder.artifacts, self.place.resources)
+        yield lambda: RayRunner(name)
+        del desk
+
+    def run_stage(self) -> RayRunner:
+        return RayRunner(self.desk_name)
 
     def run(self, runs: Sequence[Run]) -> None:
         """Do the runs. Ctrl-C ends it; what is done is kept."""
 
         def settle(record: Record) -> None:
             self.tracker.finish(record)
+            self.timeline.update()
             self.progress.finished(record)
 
         def tick() -> None:
@@ -77,9 +95,7 @@ class Session:
                 self.progress.tick(ray.get(self.desk.status.remote(), timeout=2))
 
         with contextlib.suppress(KeyboardInterrupt):
-            run_all(
-                self.folder, runs, lambda: RayRunner(self.desk_name), self.place.slots, settle, tick
-            )
+            run_all(self.folder, runs, self.run_stage, self.place.slots, settle, tick)
 
 
 @contextlib.contextmanager
@@ -93,11 +109,12 @@ def opened(console: Console, folder: StudyFolder, place: Place, command: str) ->
         note = f"Made by `{command}`. Files: `{folder.path}`"
         tracker = Tracker(folder, place.tracking_uri, note=note)
         with Progress(console) as progress:
-            yield Session(folder, place, name, desk, tracker, progress)
+            yield Session(folder, place, name, desk, tracker, Timeline(desk, folder.path), progress)
 
 
 def close(console: Console, session: Session, records: list[Record], *, done: bool) -> None:
     """Finish the tracking of a study; failed calls are told, and change nothing else."""
+    session.timeline.update()
     session.tracker.close(records, "FINISHED" if done else "KILLED")
     errors = session.tracker.errors
     if errors:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
+
 from rich.console import Console
 from rich.table import Table
 
 from guard.flags import FLAGS
 from studies.progress import describe, warning
+from studies.study import Results
 from tune.comparison import Comparison, percent, signed_percent
 from tune.records import Record, StudyFolder, choose, control_of, pareto_front
 
@@ -32,8 +36,8 @@ def print_summary(
         return
     controls = [record for record in records if record.control and record.status == "complete"]
     console.print(pareto_table(front, controls))
-    counts = {status: sum(r.status == status for r in records) for status in ("diverged", "failed")}
-    ended = [f"{count} {status}" for status, count in counts.items() if count]
+    counts = Counter(record.status for record in records)
+    ended = [f"{counts[s]} {s}" for s in ("diverged", "failed") if counts[s]]
     if ended:
         console.print(f"{len(records)} trials, of which {', '.join(ended)} (see results.csv)")
     if best is not None:
@@ -71,7 +75,7 @@ def flag_table(records: list[Record]) -> Table:
     return table
 
 
-def comparison_table(comparisons: list[Comparison]) -> Table:
+def comparison_table(comparisons: Sequence[Comparison]) -> Table:
     found = comparisons[0].clean
     table = Table(title=f"On {found.num_samples} test images, mean ± deviation between seeds; 95 %")
     for title in ("configuration", "seeds", "clean", "robust", "Δ clean", "Δ robust"):
@@ -130,6 +134,20 @@ def print_choice(
             highlight=False,
             soft_wrap=True,
         )
+
+
+def print_results(console: Console, results: Results, tracking_uri: str) -> None:
+    """Tables of a study whose trials are compared, and where things are."""
+    records = results.records
+    console.print()
+    if results.comparisons:
+        console.print(comparison_table(results.comparisons))
+    ended = [f"{n} {status}" for status, n in Counter(r.status for r in records).items()]
+    console.print(f"{len(records)} trials: {', '.join(ended)} (see results.csv)")
+    flagged = [record for record in records if record.flags]
+    if flagged:
+        console.print(flag_table(flagged))
+    print_places(console, results.folder, tracking_uri)
 
 
 def print_places(console: Console, folder: StudyFolder, tracking_uri: str) -> None:

@@ -96,7 +96,8 @@ def main(argv: Sequence[str]) -> int:
     space = cli.search_space(preset, cli.parse_settings(args.settings), args.data)
     if args.sampler != "grid":
         space.check_combinations()
-    space = cli.checked(cli.on_device(space, args.device))
+    space = replace(space, base=cli.on_device(space.base, args.device))
+    space = cli.checked_space(space)
     resources = cli.parse_resources(args.resources, space.base)
 
     from studies import launch, session  # Ray and Optuna, after what can be checked without them

@@ -20,7 +20,6 @@ from guard.errors import ConfigError, StudyError
 from guard.pipeline import TrialResult, local_runner, run_trial
 from studies import cli
 from studies.progress import duration
-from tune.space import SearchSpace
 from tune.tracking import run_name
 
 
@@ -50,8 +49,8 @@ def main(argv: Sequence[str]) -> int:
     if args.data is not None:
         values["data.path"] = args.data
     config = cli.overridden(read_config(Path(args.config)), values)
-    space = cli.on_device(SearchSpace(config, {}), args.device or config.compute.device)
-    config = cli.checked(space).base
+    config = cli.on_device(config, args.device or config.compute.device)
+    config = cli.checked(config, [config])
     console.print(f"{run_name(config)}, fingerprint {config.fingerprint()}")
 
     def report(part: str, metrics: object) -> None:

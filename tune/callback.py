@@ -10,6 +10,7 @@ from ray import tune as ray_tune
 
 from tune.records import Record, StudyFolder, choose
 from tune.stages import DeskStatus
+from tune.timeline import Timeline
 from tune.tracking import Tracker
 from tune.trainable import NUMBER, StudyContext, split_sample
 
@@ -32,10 +33,12 @@ class StudyCallback(ray_tune.Callback):
         context: StudyContext,
         desk: Any,
         tracker: Tracker,
+        timeline: Timeline,
         watcher: Watcher,
         max_clean_drop: float,
     ) -> None:
         self._context, self._desk, self._tracker = context, desk, tracker
+        self._timeline = timeline
         self._watcher, self._max_clean_drop = watcher, max_clean_drop
         self._last_tick = 0.0
 
@@ -85,6 +88,7 @@ class StudyCallback(ray_tune.Callback):
 
     def _settle(self, record: Record) -> None:
         self._tracker.finish(record)
+        self._timeline.update()
         records = self._folder.records()
         best = choose(records, self._max_clean_drop)
         self._folder.write_tables(records, best)

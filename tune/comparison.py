@@ -40,6 +40,10 @@ class Arm:
         parts = (self.config.method, f"IPC {self.config.ipc}", self.penalty, self.settings)
         return ", ".join(part for part in parts if part)
 
+    def accuracies(self, name: str, split: str = "test") -> list[float]:
+        """Of "clean" or "robust", a value a run."""
+        return [record.metrics[f"{split}/{name}_accuracy"] for record in self.records.values()]
+
     def values(self, split: str) -> Mapping[str, Values]:
         """0 or 1 of each sample, by what was measured: "clean" (right without an attack), "robust"
         (right under every attack at the search's radius), "robust/eps_<r>" at another radius, and
@@ -79,6 +83,24 @@ class Comparison:
     @property
     def robust(self) -> Estimate:
         return self.found["robust"]
+
+    @property
+    def measured(self) -> list[str]:
+        """Clean, and the worst case at each radius."""
+        return [n for n in self.found if "/" not in n or n.startswith("robust/eps_")]
+
+    @property
+    def attacks(self) -> list[str]:
+        """Each attack alone, between clean and the worst case; empty for a cascade."""
+        alone = [n for n in self.found if "/" in n and not n.startswith("robust/eps_")]
+        return ["clean", *alone, "robust"] if alone else []
+
+    def at(self, eps: float) -> Estimate:
+        """Robust accuracy at one of the radii."""
+        from guard.evaluate import radius_name
+
+        is_search = eps == self.arm.config.evaluation.eps
+        return self.robust if is_search else self.found[f"robust/{radius_name(eps)}"]
 
     @property
     def clean_gain(self) -> Estimate | None:
@@ -193,14 +215,16 @@ def compare(records: Iterable[Record], split: str = "test") -> list[Comparison]:
 
 
 def compared(folder: StudyFolder) -> list[Comparison]:
-    """What a study says in the end: its confirmation; without one, its trials where the search
-    itself went over seeds; otherwise nothing."""
+    """What a study says in the end: its confirmation; without one, its trials where they were not
+    chosen by what they are judged on, test images alone, or went over seeds; otherwise nothing."""
     confirmations = folder.confirmations()
     if confirmations:
         return compare(confirmations)
     records = folder.records()
-    on_test = [r for r in records if "test verdicts" in r.paths]
-    return compare(on_test) if any(len(arm.records) > 1 for arm in arms(on_test)) else []
+    on_test = [r for r in records if r.status == "complete" and "test verdicts" in r.paths]
+    unseen = all("validation verdicts" not in r.paths for r in on_test)
+    over_seeds = any(len(arm.records) > 1 for arm in arms(on_test))
+    return compare(on_test) if unseen or over_seeds else []
 
 
 def gain(ours: Values, theirs: Values) -> Estimate | None:
@@ -215,8 +239,7 @@ def markdown(comparisons: Sequence[Comparison]) -> str:
     """The comparisons as a table for people, in percent; a gain is bold where its interval leaves
     zero out."""
     with_settings = any(comparison.arm.settings for comparison in comparisons)
-    radii = [n for n in comparisons[0].found if n.startswith("robust/eps")] if comparisons else []
-    measured = ["clean", "robust", *radii]
+    measured = comparisons[0].measured if comparisons else []
     columns = ["method", "IPC", "regularizer", *(["settings"] if with_settings else []), "seeds"]
     columns += measured + [f"Δ {name}" for name in measured]
     lines = [f"| {' | '.join(columns)} |", f"|{'---|' * len(columns)}"]
@@ -237,14 +260,13 @@ def markdown(comparisons: Sequence[Comparison]) -> str:
 
 def attack_markdown(comparisons: Sequence[Comparison]) -> str:
     """Accuracy under each attack alone, in percent; "" where the attacks ran as a cascade."""
-    parts = [n for n in comparisons[0].found if n.startswith("robust/")] if comparisons else []
-    names = [name for name in parts if not name.startswith("robust/eps")]
+    names = comparisons[0].attacks if comparisons else []
     if not names:
         return ""
-    columns = ["configuration", "clean", *(name.removeprefix("robust/") for name in names), "all"]
+    columns = ["configuration", *(name.removeprefix("robust/") for name in names)]
     lines = [f"| {' | '.join(columns)} |", f"|{'---|' * len(columns)}"]
     for comparison in comparisons:
-        found = [comparison.found[name] for name in ("clean", *names, "robust")]
+        found = [comparison.found[name] for name in names]
         lines.append(f"| {comparison.arm.title} | {' | '.join(map(percent, found))} |")
     return "\n".join(lines) + "\n"
 

@@ -101,7 +101,18 @@ class Record:
     def label(self) -> str:
         """A name that no other run of the study has."""
         number = str(self.trial)
-        return number if self.phase == SEARCH else f"{number} seed {self.config['seed']}"
+        return number if self.is_search else f"{number} seed {self.config['seed']}"
+
+    @property
+    def is_search(self) -> bool:
+        return self.phase == SEARCH
+
+    @property
+    def accuracies(self) -> tuple[float | None, float | None]:
+        """Clean and robust accuracy on the split that the run is for: validation in a search."""
+        split = "validation" if OBJECTIVES[0] in self.metrics else "test"
+        clean, robust = (f"{split}/{name}" for name in ("clean_accuracy", "robust_accuracy"))
+        return self.metrics.get(clean), self.metrics.get(robust)
 
     @property
     def flags(self) -> list[str]:
@@ -227,11 +238,15 @@ class StudyFolder:
             key=lambda record: (record.trial, record.config["seed"]),
         )
 
+    def write_results(self, records: Iterable[Record]) -> None:
+        """results.csv: a row a trial of `records`, then of the confirmation."""
+        rows = [record.row() for record in (*records, *self.confirmations())]
+        write_atomically(self.path / "results.csv", to_csv(rows))
+
     def write_tables(self, records: Iterable[Record], best: Record | None) -> None:
         """results.csv, pareto.csv and, if there is a choice, best.json: what `records` say now."""
         records = list(records)
-        rows = [record.row() for record in (*records, *self.confirmations())]
-        write_atomically(self.path / "results.csv", to_csv(rows))
+        self.write_results(records)
         front = [record.row() for record in pareto_front(records)]
         write_atomically(self.path / "pareto.csv", to_csv(front))
         if best is not None:

@@ -8,6 +8,7 @@ case is a stage computed twice: publishing is atomic.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -18,6 +19,7 @@ import ray
 
 from guard.artifacts import Artifact, ArtifactStore, Stage
 from tune.resources import StageResources
+from tune.timeline import Span
 
 NAMESPACE = "robust-distillation-lab"
 STAGE_SHARE = 0.99
@@ -45,7 +47,8 @@ def compute(root: str, stage: Stage, desk_name: str) -> Artifact:
     """Compute one stage in a worker process, unless it has been published meanwhile."""
     from guard.stages import build
 
-    ray.get_actor(desk_name, namespace=NAMESPACE).started.remote(stage.address)
+    worker = ray.get_runtime_context().get_worker_id()
+    ray.get_actor(desk_name, namespace=NAMESPACE).started.remote(stage.address, worker)
     return ArtifactStore(Path(root)).get_or_build(stage, build)
 
 
@@ -56,7 +59,8 @@ class Desk:
         self._root, self._resources, self._name, self._task = root, resources, name, task
         self._store = ArtifactStore(Path(root))
         self._tasks: dict[str, asyncio.Task[Artifact]] = {}
-        self._started: dict[str, str] = {}
+        self._started: dict[str, tuple[str, float]] = {}
+        self._spans: list[Span] = []
         self._computed = self._shared = 0
         self._saved_seconds = 0.0
 
@@ -79,7 +83,9 @@ class Desk:
             artifact = await asyncio.shield(task)
         finally:
             del self._tasks[stage.address]
-            self._started.pop(stage.address, None)
+            worker, start = self._started.pop(stage.address, ("", 0.0))
+        if worker:
+            self._spans.append(Span(stage.name, stage.key, worker, start, time.time()))
         self._computed += 1
         return artifact
 
@@ -95,13 +101,18 @@ class Desk:
         artifact: Artifact = await task.remote(self._root, stage, self._name)
         return artifact
 
-    def started(self, address: str) -> None:
+    def started(self, address: str, worker: str) -> None:
         """Called by a task when it starts."""
         if address in self._tasks:
-            self._started[address] = address.split("/")[0]
+            self._started[address] = (worker, time.time())
+
+    def take_spans(self) -> list[Span]:
+        """What has been computed since this was asked last."""
+        taken, self._spans = self._spans, []
+        return taken
 
     def status(self) -> DeskStatus:
-        running = Counter(self._started.values())
+        running = Counter(address.split("/")[0] for address in self._started)
         waiting = len(self._tasks) - len(self._started)
         return DeskStatus(running, waiting, self._computed, self._shared, self._saved_seconds)
 

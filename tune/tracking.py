@@ -34,14 +34,8 @@ PARENT = "mlflow.parentRunId"
 SERVER_TIMEOUT_S = 5.0
 CLOSE_TIMEOUT_S = 60.0
 MAX_PARAM_LENGTH = 500
-STUDY_FILES = (
-    "results.csv",
-    "pareto.csv",
-    "pareto.png",
-    "best.json",
-    "comparison.csv",
-    "comparison.md",
-)
+STUDY_FILES = ("*.csv", "*.md", "*.png", "*.html", "best.json")
+"""What of a study's folder the parent run has."""
 PACKAGES = ("torch", "torchvision", "torchattacks", "ray", "optuna", "mlflow", "numpy")
 
 
@@ -269,9 +263,8 @@ class Tracker:
         for record in records:
             if record.label not in settled:
                 self._finish(record)
-        for name in STUDY_FILES:
-            if (self.folder.path / name).is_file():
-                self._client.log_artifact(self._parent, str(self.folder.path / name))
+        for file in sorted(f for pattern in STUDY_FILES for f in self.folder.path.glob(pattern)):
+            self._client.log_artifact(self._parent, str(file))
         front = pareto_front(r for r in records if r.phase == SEARCH)
         best = {f"best/{name}": max(r.metrics[name] for r in front) for name in _shared(front)}
         trials = sum(record.phase == SEARCH for record in records)

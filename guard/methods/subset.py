@@ -13,11 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from guard.artifacts import ArtifactStore, Stage
-from guard.data import ImageSet, Splits, load_images
+from guard.data import Splits, load_images
 from guard.datasets import stage_data
 from guard.device import setup
 from guard.distilled import save_part
 from guard.errors import DataError
+from guard.models import penultimate
 from guard.saving import load_model
 from guard.seeding import generator
 
@@ -62,7 +63,8 @@ def herding(splits: Splits, ipc: int, model: nn.Module, device: torch.device) ->
     closest to the class mean (iCaRL, arXiv 1611.07725, Algorithm 4)."""
     rows = []
     for members in class_members(splits, ipc):
-        features = penultimate(model, splits.train.subset(members), device)
+        batches = splits.train.subset(members).batches(500, device)
+        features = torch.cat([penultimate(model, x).cpu() for x, _ in batches])
         rows.append(members[herd(nn.functional.normalize(features, dim=1), ipc)])
     return torch.stack(rows)
 
@@ -79,17 +81,3 @@ def herd(features: Tensor, count: int) -> Tensor:
         total = total + features[best]
         chosen.append(best)
     return torch.tensor(chosen)
-
-
-@torch.no_grad()
-def penultimate(model: nn.Module, images: ImageSet, device: torch.device) -> Tensor:
-    """What the last linear layer of the model receives, (N, F), on the CPU."""
-    received: list[Tensor] = []
-    last = [module for module in model.modules() if isinstance(module, nn.Linear)][-1]
-    handle = last.register_forward_pre_hook(lambda module, inputs: received.append(inputs[0].cpu()))
-    try:
-        for x, _ in images.batches(500, device):
-            model(x)
-    finally:
-        handle.remove()
-    return torch.cat(received)

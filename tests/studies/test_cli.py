@@ -154,17 +154,17 @@ def test_resources_have_a_default_by_device_and_exceptions_by_stage() -> None:
 
 
 def test_the_content_of_the_data_becomes_part_of_the_config() -> None:
-    checked = cli.checked(space([]))
+    checked = cli.checked_space(space([]))
     assert len(checked.base.data.sha256) == 64
 
 
 def test_more_images_per_class_than_there_are_is_refused_where_real_ones_are_used() -> None:
-    cli.checked(space(["ipc=choice(1, 500)"]))
-    cli.checked(space(["ipc=choice(1, 500)", "method=dc"]))
+    cli.checked_space(space(["ipc=choice(1, 500)"]))
+    cli.checked_space(space(["ipc=choice(1, 500)", "method=dc"]))
     for settings in (["method=dsa"], ["method=mtt"], ["method=choice(sre2l, random)"]):
         made = space([*settings, "ipc=choice(1, 500)"])
         with pytest.raises(UserError, match=r"ipc: \w+ starts from real images and the smallest"):
-            cli.checked(made)
+            cli.checked_space(made)
 
 
 def test_the_searched_methods_and_not_the_presets_own_decide_what_fits() -> None:

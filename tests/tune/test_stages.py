@@ -68,7 +68,9 @@ def record_placement(root: str, stage: Stage, desk_name: str) -> Artifact:
     """A stand-in for a stage's computation that writes where and when it ran."""
 
     def build(stage: Stage, store: ArtifactStore, folder: Path) -> Mapping[str, Any]:
-        ray.get(ray.get_actor(desk_name, namespace=NAMESPACE).started.remote(stage.address))
+        ray.get(
+            ray.get_actor(desk_name, namespace=NAMESPACE).started.remote(stage.address, "worker")
+        )
         start = time.time()
         deadline = start + stage.config["at_most_s"]
         while time.time() < deadline and not Path(stage.config["until"]).exists():

@@ -1,0 +1,52 @@
+"""Methods, images per class and attacks, with GUARD and without, beside the controls."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from matplotlib.figure import Figure
+
+from studies import cli, command
+from studies.design import Design
+from studies.figures import arms_figure, attacks_figure, ipc_figure
+from studies.presets import Preset
+from studies.study import Results, Study, gains_in_words, on_test
+
+GUARDED = ("sre2l", "cda")
+UNGUARDED = ("mtt", "tesla", "mat", "random")
+
+
+def design(preset: Preset) -> Design:
+    attacks = dict.fromkeys(("pgd100", "mim", "cw", *preset.confirm.attacks))
+    each_alone = {"evaluation.attacks": list(attacks), "evaluation.cascade": False}
+    return Design(
+        {"ipc": (1, 10)},
+        [
+            *({"method": name} for name in GUARDED),
+            *({"method": name, "regularizer": "none"} for name in UNGUARDED),
+        ],
+        single=[{"method": "whole"}],
+        settings=on_test(preset, **each_alone),
+    )
+
+
+def figures(results: Results) -> Mapping[str, Figure]:
+    return {
+        "accuracy": arms_figure(results.comparisons, results.about),
+        "attacks": attacks_figure(results.comparisons, results.about),
+        "ipc": ipc_figure(results.comparisons, results.about),
+    }
+
+
+STUDY = Study(
+    name="compare",
+    question="How clean and how robust are students of each method, with GUARD's penalty and not?",
+    source="GUARD, Tables 2 and 6",
+    design=design,
+    figures=figures,
+    answer=gains_in_words,
+)
+
+
+if __name__ == "__main__":
+    cli.run(lambda argv: command.main(STUDY, argv))

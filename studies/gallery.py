@@ -1,0 +1,78 @@
+"""The distilled images side by side: without the penalty and with it, class by class."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+from guard.distilled import DistilledSet, to_picture
+from studies import cli, command
+from studies.design import Design
+from studies.presets import Preset
+from studies.study import Results, Study, gains_in_words, on_test
+from tune.comparison import Arm
+
+MAX_CLASSES, MAX_IMAGES = 10, 3
+CELL_INCHES = 0.62
+
+
+def design(preset: Preset) -> Design:
+    return Design({"method": ("sre2l",), "ipc": (1, 10)}, settings=on_test(preset))
+
+
+def figures(results: Results) -> Mapping[str, Figure]:
+    """A figure for each method and IPC: a column a class, rows of images of each arm."""
+    found: dict[str, Figure] = {}
+    groups: dict[tuple[str, int], list[Arm]] = {}
+    for comparison in results.comparisons:
+        config = comparison.arm.config
+        groups.setdefault((config.method, config.ipc), []).append(comparison.arm)
+    for (method, ipc), arms in groups.items():
+        shown = [arm for arm in arms if "distilled" in first_record(arm)]
+        if shown:
+            found[f"{method}-ipc-{ipc}"] = side_by_side(shown)
+    return found
+
+
+def first_record(arm: Arm) -> Mapping[str, str]:
+    """Paths of the arm's first seed."""
+    return arm.records[min(arm.records)].paths
+
+
+def side_by_side(arms: list[Arm]) -> Figure:
+    sets = [DistilledSet.load(Path(first_record(arm)["distilled"])) for arm in arms]
+    spec, rows = sets[0].spec, min(sets[0].ipc, MAX_IMAGES)
+    columns = min(spec.num_classes, MAX_CLASSES)
+    size = (CELL_INCHES * columns + 0.4, (CELL_INCHES * rows + 0.35) * len(arms) + 0.3)
+    figure = Figure(figsize=size, dpi=150, layout="constrained")
+    for part, arm, distilled in zip(
+        figure.subfigures(len(arms), 1, squeeze=False)[:, 0], arms, sets, strict=True
+    ):
+        part.suptitle(f"{arm.penalty}{f', {arm.settings}' if arm.settings else ''}", fontsize=9)
+        cells = part.subplots(rows, columns, squeeze=False)
+        for row in range(rows):
+            for column in range(columns):
+                image = to_picture(distilled.images[row * spec.num_classes + column])
+                cells[row, column].imshow(image, cmap="gray", vmin=0, vmax=255)
+                cells[row, column].set_axis_off()
+                if row == 0:
+                    name = spec.class_names[column][:9]
+                    cells[row, column].set_title(name, fontsize=6, pad=2)
+    return figure
+
+
+STUDY = Study(
+    name="gallery",
+    question="What do the distilled images look like, without GUARD's penalty and with it?",
+    source="GUARD, Figures 1 and 3",
+    design=design,
+    figures=figures,
+    answer=gains_in_words,
+    seeds=1,
+)
+
+
+if __name__ == "__main__":
+    cli.run(lambda argv: command.main(STUDY, argv))

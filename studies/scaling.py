@@ -1,0 +1,198 @@
+"""How accuracy grows with images per class and network width, and throughput with workers."""
+
+from __future__ import annotations
+
+import csv
+import os
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from matplotlib.figure import Figure
+
+from guard.config import TrialConfig
+from guard.statistics import Estimate
+from studies import cli, command
+from studies.design import Design
+from studies.figures import draw_line
+from studies.powerlaw import PowerLaw, fit
+from studies.presets import Preset
+from studies.study import Results, Row, Study, on_test
+from tune.comparison import Comparison
+from tune.records import StudyFolder
+from tune.runs import Run, run_all
+
+if TYPE_CHECKING:
+    from studies.session import Session
+
+IPCS = (1, 2, 5, 10, 20)
+WIDTHS = (0.5, 1.0, 2.0)
+"""Factors of the preset's width, at its IPC."""
+AXES = {"ipc": "images per class", "width": "network width (channels)"}
+MEASURED = {"clean": "clean", "robust": "robust"}
+TARGETS = (0.9, 0.95)
+TRIALS_A_WORKER = 3
+
+
+def design(preset: Preset) -> Design:
+    width = preset.config.model.width
+    widths = [{"model.width": max(1, round(factor * width)), "ipc": 10} for factor in WIDTHS]
+    sizes = [*({"ipc": ipc} for ipc in IPCS), *widths]
+    return Design({}, sizes, settings=on_test(preset, method="sre2l"))
+
+
+Curve = dict[tuple[str, str], list[Comparison]]
+
+
+def curves(results: Results) -> Curve:
+    """(axis, penalty) -> the arms along it, ascending. The axes cross at the preset's width."""
+    base = [comparison.arm.config for comparison in results.comparisons]
+    widths = [config.model.width for config in base]
+    usual = max(set(widths), key=widths.count)
+    found: Curve = {}
+    for comparison in results.comparisons:
+        config = comparison.arm.config
+        if config.model.width == usual:
+            found.setdefault(("ipc", comparison.arm.penalty), []).append(comparison)
+        if config.ipc == 10:
+            found.setdefault(("width", comparison.arm.penalty), []).append(comparison)
+    return {key: sorted(arms, key=lambda c: size(key[0], c)) for key, arms in found.items()}
+
+
+def size(axis: str, comparison: Comparison) -> int:
+    config = comparison.arm.config
+    return config.ipc if axis == "ipc" else config.model.width
+
+
+def laws(results: Results) -> dict[tuple[str, str, str], PowerLaw]:
+    """(axis, penalty, clean or robust) -> the law of the error, where there are points enough."""
+    found = {}
+    for (axis, penalty), arms in curves(results).items():
+        for name in MEASURED:
+            points = [
+                (float(size(axis, comparison)), 1 - accuracy)
+                for comparison in arms
+                for accuracy in comparison.arm.accuracies(name)
+            ]
+            if len(arms) > 1 and len(points) > 2:
+                found[axis, penalty, name] = fit(points, arms[0].clean.num_samples)
+    return found
+
+
+def measure(results: Results, session: Session) -> Sequence[Row]:
+    """Trials per minute with 1, 2, 4, … workers: students on real images, none of them cached."""
+    config = TrialConfig.from_dict(results.records[0].config).override(
+        {"method": "random", "regularizer": "none", "evaluation.diagnose": False, "ipc": 10}
+    )
+    slots = session.stages_at_a_time
+    counts = [2**power for power in range(slots.bit_length())]
+    scratch = StudyFolder(session.folder.path / f"throughput-{os.getpid()}", "trials")
+    number, rows = 0, []
+    try:
+        with session.at(scratch) as runner:
+            for workers in counts:
+                session.progress.say(f"throughput with {workers} workers")
+                for timed in (False, True):
+                    trials = workers * (TRIALS_A_WORKER if timed else 1)
+                    seeds = range(number, number := number + trials)
+                    runs = [
+                        Run(seed, config.override({"seed": seed, "student.seed": seed}), {}, True)
+                        for seed in seeds
+                    ]
+                    start = time.perf_counter()
+                    run_all(scratch, runs, runner, workers, lambda record: None, lambda: None)
+                    seconds = time.perf_counter() - start
+                rows.append(
+                    {"workers": workers, "trials": trials, "trials_a_minute": 60 * trials / seconds}
+                )
+    finally:
+        shutil.rmtree(scratch.output, ignore_errors=True)
+    return rows
+
+
+def figures(results: Results) -> Mapping[str, Figure]:
+    return {"scaling": growth_figure(results), **throughput_figure(results)}
+
+
+def growth_figure(results: Results) -> Figure:
+    """Errors against size with their laws: rows clean and robust, columns IPC and width."""
+    figure = Figure(figsize=(9, 7), dpi=150, layout="constrained")
+    grid = figure.subplots(2, 2, squeeze=False)
+    found, fitted = curves(results), laws(results)
+    for column, (axis, label) in enumerate(AXES.items()):
+        for row, name in enumerate(MEASURED):
+            axes = grid[row, column]
+            own = [(penalty, arms) for (where, penalty), arms in found.items() if where == axis]
+            for number, (penalty, arms) in enumerate(own):
+                sizes = [float(size(axis, comparison)) for comparison in arms]
+                errors = [one_minus(comparison, name) for comparison in arms]
+                law = fitted.get((axis, penalty, name))
+                slope = f", α = {law.exponent:.2f} [{law.low:.2f}, {law.high:.2f}]" if law else ""
+                draw_line(axes, sizes, errors, number, "", f"{penalty}{slope}")
+                if law:
+                    axes.plot(sizes, [law.error(n) for n in sizes], f"C{number}--", lw=1)
+            axes.set_xscale("log")
+            axes.set_yscale("log")
+            axes.set_xlabel(label)
+            axes.set_ylabel(f"{name} error (share of images)")
+            axes.grid(alpha=0.3, which="both")
+            axes.legend(fontsize=7)
+    figure.suptitle(f"{results.about}\\nerror = c·n^(−α), 95 % intervals", fontsize=9)
+    return figure
+
+
+def one_minus(comparison: Comparison, name: str) -> Estimate:
+    found = comparison.found[name]
+    return replace(found, mean=1 - found.mean, low=1 - found.high, high=1 - found.low)
+
+
+def throughput_figure(results: Results) -> Mapping[str, Figure]:
+    """Measured trials a minute beside a straight line through the first; none before it is."""
+    if not results.measured.is_file():
+        return {}
+    with results.measured.open() as file:
+        rows = list(csv.DictReader(file))
+    workers = [int(row["workers"]) for row in rows]
+    speeds = [float(row["trials_a_minute"]) for row in rows]
+    figure = Figure(figsize=(4.8, 3.4), dpi=150, layout="constrained")
+    axes = figure.subplots()
+    axes.plot(workers, speeds, "o-", label="measured")
+    axes.plot(workers, [speeds[0] * n / workers[0] for n in workers], "k:", lw=1, label="linear")
+    axes.set_xticks(workers)
+    axes.set_xlabel("workers")
+    axes.set_ylabel("trials a minute (nothing cached)")
+    axes.set_ylim(bottom=0)
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=8)
+    return {"throughput": figure}
+
+
+def answer(results: Results) -> str:
+    parts = []
+    for (axis, penalty, name), law in laws(results).items():
+        text = f"{name} error falls as {axis}^-{law.exponent:.2f} [{law.low:.2f}, {law.high:.2f}]"
+        needs = [f"{target:.0%} would need {says(law, target)}" for target in TARGETS]
+        parts.append(f"{penalty}: {text}; {', '.join(needs)} {AXES[axis]}")
+    return "; ".join(parts) + "." if parts else "Too few trials for a law."
+
+
+def says(law: PowerLaw, target: float) -> str:
+    needed = law.needed(1 - target)
+    return f"about {needed:.0f}" if needed is not None else "more than can be said in"
+
+
+STUDY = Study(
+    name="scaling",
+    question="How do clean and robust accuracy grow with images per class and network width?",
+    source="the scaling study",
+    design=design,
+    figures=figures,
+    answer=answer,
+    measure=measure,
+)
+
+
+if __name__ == "__main__":
+    cli.run(lambda argv: command.main(STUDY, argv))

@@ -1,0 +1,104 @@
+"""What a study is: a question, the trials that answer it, and how the answer is shown."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from matplotlib.figure import Figure
+
+from guard.config import EvaluationConfig
+from studies.design import Design
+from studies.presets import Preset
+from tune.comparison import Comparison, compared, signed_percent
+from tune.records import Record, StudyFolder
+
+if TYPE_CHECKING:
+    from studies.session import Session
+
+Row = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Results:
+    """What there is of a study now."""
+
+    folder: StudyFolder
+    records: Sequence[Record]
+    comparisons: Sequence[Comparison]
+
+    @classmethod
+    def read(cls, folder: StudyFolder) -> Results:
+        records = [*folder.records(), *folder.confirmations()]
+        return cls(folder, records, compared(folder))
+
+    @property
+    def measured(self) -> Path:
+        """The file of `Study.measure`, which may not be there yet."""
+        return self.folder.path / "measured.csv"
+
+    @property
+    def evaluation(self) -> EvaluationConfig:
+        return self.comparisons[0].arm.config.evaluation
+
+    @property
+    def about(self) -> str:
+        """Data, samples, seeds and attacks, for a figure's title; "" before there are any."""
+        if not self.comparisons:
+            return ""
+        first = self.comparisons[0]
+        own = first.arm.config
+        attacks = ", ".join(own.evaluation.attacks)
+        seeds = max(comparison.clean.num_distillations for comparison in self.comparisons)
+        return (
+            f"{own.data.name}: {first.clean.num_samples} test images, {seeds} seeds; {attacks}, "
+            f"{own.evaluation.norm} eps {own.evaluation.eps:.4g}"
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Story:
+    """What a report tells of a study."""
+
+    name: str
+    """Of the command, and of its folder by default."""
+    question: str
+    source: str
+    """The published table or figure that it is after."""
+    figures: Callable[[Results], Mapping[str, Figure]]
+    """File name without suffix -> figure."""
+    answer: Callable[[Results], str]
+    """In a sentence or two."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Study(Story):
+    """A study of trials that are known beforehand."""
+
+    design: Callable[[Preset], Design]
+    measure: Callable[[Results, Session], Sequence[Row]] | None = None
+    """What else is done on Ray when all trials are finished; its rows are measured.csv."""
+    seeds: int = 3
+
+
+def on_test(preset: Preset, **settings: Any) -> dict[str, Any]:
+    """The settings of a study whose trials are compared and not chosen from: the preset's stronger
+    suite, on test images alone."""
+    attacks = list(preset.confirm.attacks)
+    return {"evaluation.splits": ["test"], "evaluation.attacks": attacks, **settings}
+
+
+def gains_in_words(results: Results) -> str:
+    """What each regularized arm has more than its control, and whether that is clear."""
+    lines = []
+    for comparison in results.comparisons:
+        gain = comparison.robust_gain
+        if gain is None:
+            continue
+        outcome = "no clear difference"
+        if gain.is_clear:
+            outcome = "more robust" if gain.mean > 0 else "less robust"
+        lines.append(f"{comparison.arm.title}: {outcome}, {signed_percent(gain)} points")
+    return "; ".join(lines) + "." if lines else "No arm has a control that is complete."
