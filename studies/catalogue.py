@@ -10,6 +10,7 @@ from studies import (
     compare,
     curvature,
     gallery,
+    overhead,
     scaling,
     selection,
     transfer,
@@ -25,4 +26,6 @@ STUDIES = (
     gallery.STUDY,
     scaling.STUDY,
 )
-STORIES: Mapping[str, Story] = {story.name: story for story in (selection.STORY, *STUDIES)}
+STORIES: Mapping[str, Story] = {
+    story.name: story for story in (selection.STORY, overhead.STORY, *STUDIES)
+}

@@ -84,6 +84,12 @@ def add_output_flags(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_tracking_flag(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
+    parser.add_argument(
+        "--tracking-uri", metavar="URI", help="MLflow (default: sqlite in the output folder)"
+    )
+
+
 def add_machine_flags(parser: argparse.ArgumentParser) -> None:
     machines = parser.add_argument_group("where it runs")
     machines.add_argument(
@@ -100,9 +106,7 @@ def add_machine_flags(parser: argparse.ArgumentParser) -> None:
     machines.add_argument(
         "--max-concurrent", type=int, default=0, metavar="N", help="trials at a time (default: fit)"
     )
-    machines.add_argument(
-        "--tracking-uri", metavar="URI", help="MLflow (default: sqlite in the output folder)"
-    )
+    add_tracking_flag(machines)
     parser.add_argument(
         "--dry-run", action="store_true", help="print space, stages and work; start nothing"
     )

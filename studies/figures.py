@@ -17,10 +17,12 @@ MARKERS = "os^Dv<>P*X"
 """One for each method and IPC."""
 
 
-def pareto_figure(records: Sequence[Record], best: Record | None) -> Figure:
+def pareto_figure(
+    records: Sequence[Record], best: Record | None, confirmed: Sequence[Comparison] = ()
+) -> Figure:
     """Every complete trial by clean and robust validation accuracy: filled markers are
     regularized, hollow ones are the unregularized baselines; the line is the Pareto front.
-    best: the chosen one."""
+    best: the chosen one; confirmed: with 95 % intervals, on test images."""
     complete = [record for record in records if record.status == "complete"]
     groups = sorted({record.group for record in complete})
     figure = Figure(figsize=(6.4, 4.4), dpi=150, layout="constrained")
@@ -58,6 +60,18 @@ def pareto_figure(records: Sequence[Record], best: Record | None) -> Figure:
             ha="right",
             arrowprops={"arrowstyle": "->"},
         )
+    for comparison in confirmed:
+        axes.errorbar(
+            [comparison.clean.mean],
+            [comparison.robust.mean],
+            xerr=reaches([comparison.clean]),
+            yerr=reaches([comparison.robust]),
+            fmt="P" if comparison.is_control else "X",
+            color="black",
+            capsize=3,
+            lw=1,
+            label=f"confirmed on test: {comparison.arm.title}",
+        )
     if complete:
         samples = int(complete[0].metrics["validation/num_samples"])
         eps = complete[0].config["evaluation"]["eps"]
@@ -70,7 +84,7 @@ def pareto_figure(records: Sequence[Record], best: Record | None) -> Figure:
     axes.set_xlabel("clean accuracy (share of images)")
     axes.set_ylabel("robust accuracy (share of images)")
     axes.grid(alpha=0.3)
-    axes.legend(fontsize=8)
+    axes.legend(fontsize=7)
     return figure
 
 
@@ -85,7 +99,7 @@ def arms_figure(comparisons: Sequence[Comparison], title: str) -> Figure:
         axes.errorbar(
             [estimate.mean for estimate in found],
             range(len(found)),
-            xerr=[[e.mean - e.low for e in found], [e.high - e.mean for e in found]],
+            xerr=reaches(found),
             fmt=marker,
             color=color,
             markerfacecolor=face,
@@ -159,6 +173,11 @@ def attacks_figure(comparisons: Sequence[Comparison], title: str) -> Figure:
     return figure
 
 
+def reaches(found: Sequence[Estimate]) -> list[list[float]]:
+    """How far the intervals go below and above the means, as matplotlib wants it."""
+    return [[e.mean - e.low for e in found], [e.high - e.mean for e in found]]
+
+
 def lines_figure(title: str) -> tuple[Figure, Axes]:
     figure = Figure(figsize=(6.4, 4.4), dpi=150, layout="constrained")
     axes = figure.subplots()
@@ -177,7 +196,7 @@ def draw_line(
     style: str,
     label: str,
 ) -> None:
-    errors = [[e.mean - e.low for e in found], [e.high - e.mean for e in found]]
+    errors = reaches(found)
     marker = MARKERS[number % len(MARKERS)]
     means = [estimate.mean for estimate in found]
     axes.errorbar(x, means, yerr=errors, fmt=f"{marker}{style}", capsize=2, lw=1, label=label)

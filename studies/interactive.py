@@ -14,7 +14,9 @@ import optuna
 import plotly.graph_objects as go
 from optuna.trial import FrozenTrial, TrialState
 
+from guard.statistics import Estimate
 from studies.progress import describe
+from tune.comparison import Comparison
 from tune.records import Record, StudyFolder, pareto_front
 from tune.space import CONTROL
 from tune.timeline import Span
@@ -100,7 +102,9 @@ def search_plots(folder: StudyFolder) -> list[Plot]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         if {WEIGHT, STEP} <= set(names):
-            figure = views.plot_contour(study, params=[WEIGHT, STEP], target=robust)
+            figure = views.plot_contour(
+                study, params=[WEIGHT, STEP], target=robust, target_name=ROBUST
+            )
             caption = f"Robust validation accuracy (share of images); λ against h; {count} trials."
             plots.append(Plot("The λ x h map", caption, piece(figure)))
         if names and count > 1:
@@ -117,8 +121,9 @@ def search_plots(folder: StudyFolder) -> list[Plot]:
     return plots
 
 
-def pareto_plot(records: Sequence[Record]) -> Plot | None:
-    """Every complete trial of a search by clean and robust validation accuracy."""
+def pareto_plot(records: Sequence[Record], comparisons: Sequence[Comparison]) -> Plot | None:
+    """Every complete trial of a search by clean and robust validation accuracy; with error bars,
+    what the confirmation says on test images."""
     complete = [r for r in records if r.status == "complete" and r.objectives != (0.0, 0.0)]
     if not complete:
         return None
@@ -136,11 +141,69 @@ def pareto_plot(records: Sequence[Record]) -> Plot | None:
             if chosen:
                 name = f"{group[0]}, IPC {group[1]}, {kind}"
                 figure.add_trace(scatter(chosen, name, mode="markers", marker=marker))
-    figure.update_xaxes(title=f"{CLEAN} (share of validation images)")
-    figure.update_yaxes(title=f"{ROBUST} (share of validation images)")
+    for comparison in comparisons:
+        figure.add_trace(confirmed(comparison))
+    figure.update_xaxes(title=f"{CLEAN} (share of images)")
+    figure.update_yaxes(title=f"{ROBUST} (share of images)")
     samples = int(complete[0].metrics["validation/num_samples"])
-    caption = f"{len(complete)} students on {samples} validation images; one seed each."
+    caption = f"{len(complete)} students on {samples} validation images, one seed each."
+    if comparisons:
+        found = comparisons[0].clean
+        caption += (
+            f" With 95 % intervals: the confirmation, {found.num_distillations} new seeds on "
+            f"{found.num_samples} test images under a stronger suite."
+        )
     return Plot("The search: clean against robust accuracy", caption, piece(figure))
+
+
+def confirmed(comparison: Comparison) -> go.Scatter:
+    """A point with its intervals."""
+    clean, robust = comparison.clean, comparison.robust
+    looks = {"symbol": "circle-x-open" if comparison.is_control else "circle-x", "size": 12}
+    return go.Scatter(
+        x=[clean.mean],
+        y=[robust.mean],
+        error_x=bars(clean),
+        error_y=bars(robust),
+        mode="markers",
+        marker={**looks, "color": "black"},
+        name=f"confirmed: {comparison.arm.title}",
+    )
+
+
+def bars(found: Estimate) -> dict[str, object]:
+    return {
+        "type": "data",
+        "symmetric": False,
+        "array": [found.high - found.mean],
+        "arrayminus": [found.mean - found.low],
+    }
+
+
+def ipc_plot(records: Sequence[Record]) -> Plot | None:
+    """Every complete trial of a search by IPC; None with one IPC."""
+    complete = [r for r in records if r.status == "complete"]
+    if len({record.group[1] for record in complete}) < 2:
+        return None
+    figure = go.Figure()
+    kinds = sorted({(record.group[0], record.control) for record in complete})
+    for number, (method, control) in enumerate(kinds):
+        own = [r for r in complete if (r.group[0], r.control) == (method, control)]
+        symbol = MARKERS[number // 2 % len(MARKERS)] + ("-open" if control else "")
+        figure.add_trace(
+            go.Scatter(
+                x=[record.group[1] for record in own],
+                y=[record.objectives[1] for record in own],
+                text=[f"trial {record.trial}: {describe(record)}" for record in own],
+                mode="markers",
+                marker={"symbol": symbol, "size": 11},
+                name=f"{method}, {'unregularized' if control else 'regularized'}",
+            )
+        )
+    figure.update_xaxes(title="images per class", type="log", dtick="D1")
+    figure.update_yaxes(title=f"{ROBUST} (validation)", range=[0, 1])
+    caption = f"{len(complete)} students of the search, one seed each."
+    return Plot("Robust accuracy against images per class", caption, piece(figure, 380))
 
 
 def scatter(records: Sequence[Record], name: str, **looks: object) -> go.Scatter:

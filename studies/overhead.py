@@ -9,12 +9,15 @@ what they show.
 from __future__ import annotations
 
 import argparse
+import csv
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import torch
+from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 from torch.nn import functional as F
@@ -27,7 +30,10 @@ from guard.models import Classifier, build_model
 from guard.objectives import TrainingLoss
 from guard.spec import ImageSpec
 from studies import cli
+from studies.identity import About, claim
 from studies.measuring import Cost, Run, account, measure, threads
+from studies.report import publish
+from studies.study import Results, Story
 from tune.records import to_csv, write_atomically
 
 REGULARIZERS = (
@@ -50,6 +56,7 @@ def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m studies.overhead", description=__doc__)
     cli.add_config_flags(parser)
     cli.add_output_flags(parser)
+    cli.add_tracking_flag(parser)
     parser.set_defaults(name="overhead")
     parser.add_argument(
         "--batch-size", type=int, nargs="+", metavar="N", help="default: squeeze.batch_size"
@@ -59,6 +66,7 @@ def parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--student-steps", type=int, default=10, metavar="N", help="default: 10")
     parser.add_argument("--rounds", type=int, default=5, metavar="N", help="default: 5")
+    parser.add_argument("--dry-run", action="store_true", help="print what would be measured")
     return parser
 
 
@@ -70,35 +78,106 @@ def main(argv: Sequence[str]) -> int:
     folder = cli.output_folder(args.output, args.name)
     preset = cli.load_preset(args.preset)
     space = cli.search_space(preset, cli.parse_settings(args.settings), args.data)
-    config, console = space.base, Console(highlight=False)
-    device = torch.device(cli.on_device(config, args.device).compute.device)
+    config, console = cli.on_device(space.base, args.device), Console(highlight=False)
+    sizes = [
+        (side, batch_size)
+        for side in args.image_size
+        for batch_size in args.batch_size or [config.squeeze.batch_size]
+    ]
+    benches = [Bench(config, side, batch_size) for side, batch_size in sizes]
+    if args.dry_run:
+        for bench in benches:
+            console.print(f"{bench.title}: {args.rounds} rounds of {', '.join(REGULARIZERS)} …")
+        return 0
+    command = f"uv run python -m studies.overhead {shlex.join(argv)}".strip()
+    about = About(STORY.name, command)
+    claim(folder, about, config, {"sizes": str(sizes)})
     rows: list[dict[str, Any]] = []
     with threads(config.compute.num_threads):
-        for side in args.image_size:
-            for batch_size in args.batch_size or [config.squeeze.batch_size]:
-                bench = Bench(config, side, batch_size, device)
-                rows += bench.rows(args.student_steps, args.rounds)
-                console.print(as_table(rows[-bench.count :], bench.title))
+        for bench in benches:
+            found = bench.rows(args.student_steps, args.rounds)
+            console.print(as_table(found, bench.title))
+            rows += found
     write_atomically(folder.path / "overhead.csv", to_csv(rows))
-    console.print(f"table: {folder.path / 'overhead.csv'}", soft_wrap=True)
+    write_atomically(folder.path / "overhead.md", markdown(rows))
+    publish(console, STORY, folder, about, args.tracking_uri)
     return 0
+
+
+def measured(results: Results) -> list[dict[str, str]]:
+    """The rows of overhead.csv; none before it is there."""
+    path = results.folder.path / "overhead.csv"
+    if not path.is_file():
+        return []
+    with path.open() as file:
+        return list(csv.DictReader(file))
+
+
+def figures(results: Results) -> Mapping[str, Figure]:
+    """Time of each step relative to its group's first, and its peak memory."""
+    rows = measured(results)
+    if not rows:
+        return {}
+    figure = Figure(figsize=(9, 1.2 + 0.3 * len(rows)), dpi=150, layout="constrained")
+    for axes, (column, label) in zip(
+        figure.subplots(1, 2, sharey=True),
+        {"ratio": "time / that of the group's first step", "peak_mebibytes": "peak MiB"}.items(),
+        strict=True,
+    ):
+        values = [float(row[column]) for row in rows]
+        axes.barh(range(len(rows)), values, color="C0", hatch="//", edgecolor="white")
+        for row, value in enumerate(values):
+            axes.annotate(f" {value:.3g}", (value, row), va="center", fontsize=7)
+        axes.set_xscale("log")
+        axes.set_xlabel(label)
+        axes.grid(axis="x", alpha=0.3)
+        axes.margins(x=0.15)
+        names = [f"{row['step']} ({row['group']}, {size(row)})" for row in rows]
+        axes.set_yticks(range(len(rows)), names, fontsize=7)
+    axes.invert_yaxis()
+    return {"overhead": figure}
+
+
+def size(row: Mapping[str, str]) -> str:
+    return f"{row['image_size']} px, batch {row['batch_size']}"
+
+
+def answer(results: Results) -> str:
+    steps = [row for row in measured(results) if row["step"] in ("curvature", "pgd-at")]
+    ratios = [
+        f"{row['step']} takes {float(row['ratio']):.1f} times as long as a plain step "
+        f"({float(row['forward_passes']):.1f} forward passes; {size(row)}, {row['device']})"
+        for row in steps
+    ]
+    return (
+        f"A training step with {'; with '.join(ratios)}." if ratios else "Nothing is measured yet."
+    )
+
+
+STORY = Story(
+    name="overhead",
+    question="What does a step cost with each regularizer, in time and memory?",
+    source="GUARD, Tables 4 and 7",
+    figures=figures,
+    answer=answer,
+)
 
 
 class Bench:
     """The steps of one image size and batch size, and what they cost."""
 
-    def __init__(self, config: TrialConfig, side: int, batch_size: int, device: torch.device):
-        self.config, self.batch_size, self.device = config, batch_size, device
+    def __init__(self, config: TrialConfig, side: int, batch_size: int) -> None:
+        self.config, self.batch_size = config, batch_size
+        device = self.device = torch.device(config.compute.device)
         names = tuple("0123456789")
         self.spec = ImageSpec(3, side, 10, (0.5,) * 3, (0.25,) * 3, names)
         draws = torch.Generator().manual_seed(0)
         self.x = torch.rand(batch_size, 3, side, side, generator=draws).to(device)
         self.y = torch.randint(10, (batch_size,), generator=draws).to(device)
         self.title = f"{side} px, batch of {batch_size}, {device.type}"
-        self.count = 0
 
     def rows(self, student_steps: int, rounds: int) -> list[dict[str, Any]]:
-        """One row a step; sets `count`."""
+        """One row a step."""
         groups = {
             "training step": (self.config.model, self.training()),
             "DC's matching step": (self.config.dc.model, self.gradient_matching()),
@@ -109,7 +188,6 @@ class Bench:
             forward = account(partial(self.model(model_config), self.x)).flops
             for name, cost in measure(runs, rounds, self.device).items():
                 found.append(self.row(group, name, cost, forward))
-        self.count = len(found)
         return found
 
     def row(self, group: str, name: str, cost: Cost, forward: int) -> dict[str, Any]:
@@ -190,24 +268,40 @@ class Bench:
         return {**runs, f"adjoint, {LONG_WALK * steps} steps": step("adjoint", LONG_WALK * steps)}
 
 
-def as_table(rows: list[dict[str, Any]], title: str) -> Table:
+COLUMNS = ("group", "step", "ms", "ratio", "forward passes", "peak MiB")
+
+
+def cells(row: Mapping[str, Any]) -> list[str]:
+    """A row of the tables for people."""
+    return [
+        row["group"],
+        row["step"],
+        f"{row['milliseconds']:.1f}",
+        f"{row['ratio']:.2f}",
+        f"{row['forward_passes']:.1f}",
+        f"{row['peak_mebibytes']:.1f}",
+    ]
+
+
+def as_table(rows: Sequence[Mapping[str, Any]], title: str) -> Table:
     table = Table(title=title)
-    table.add_column("group")
-    table.add_column("step")
-    for name in ("ms", "ratio", "forward passes", "peak MiB"):
-        table.add_column(name, justify="right")
+    for number, name in enumerate(COLUMNS):
+        table.add_column(name, justify="left" if number < 2 else "right")
     for number, row in enumerate(rows):
         new_group = number == 0 or rows[number - 1]["group"] != row["group"]
         if new_group:
             table.add_section()
-        numbers = (
-            f"{row['milliseconds']:.1f}",
-            f"{row['ratio']:.2f}",
-            f"{row['forward_passes']:.1f}",
-            f"{row['peak_mebibytes']:.1f}",
-        )
-        table.add_row(row["group"] if new_group else "", row["step"], *numbers)
+        group, *others = cells(row)
+        table.add_row(group if new_group else "", *others)
     return table
+
+
+def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
+    lines = [f"| size | {' | '.join(COLUMNS)} |", f"|{'---|' * (len(COLUMNS) + 1)}"]
+    for row in rows:
+        place = f"{row['image_size']} px, batch {row['batch_size']}, {row['device']}"
+        lines.append(f"| {place} | {' | '.join(cells(row))} |")
+    return "\n".join(lines) + "\n"
 
 
 if __name__ == "__main__":

@@ -108,9 +108,7 @@ def digits() -> Preset:
     )
     methods = CategoricalDistribution(("sre2l", "cda"))
     space = {"method": methods, **penalty_space(ipc=(1, 10), h=(0.01, 3))}
-    confirm = Confirmation(
-        configurations=2, attacks=("pgd100", "margin100", "apgd-ce", "square500")
-    )
+    confirm = Confirmation(configurations=2, attacks=("pgd20", "margin20", "apgd-ce", "square200"))
     return Preset(
         config, space, 12, "scikit-learn's 8x8 digits; 6 to 10 minutes on 2 cores", confirm
     )

@@ -26,17 +26,19 @@ from rich.console import Console
 from guard.flags import FLAGS
 from guard.statistics import Estimate
 from studies import cli
+from studies.figures import save_png
 from studies.identity import About
-from studies.interactive import Plot, pareto_plot, search_plots, timeline_plot
+from studies.interactive import Plot, ipc_plot, pareto_plot, search_plots, timeline_plot
 from studies.progress import describe
 from studies.published import ATTACKS, beside, of_tables
-from studies.study import Results, Story
+from studies.study import Results, Story, Study, Table
 from tune.comparison import Comparison, percent, signed_percent
 from tune.records import Record, StudyFolder, write_atomically
 from tune.timeline import read as read_timeline
-from tune.tracking import PACKAGES, git_commit
+from tune.tracking import PACKAGES, Tracker, git_commit
 
 MAX_IMAGES = 8
+INTERACTIVE = ("pareto",)
 TRIAL_COLUMNS = ("trial", "configuration", "status", "clean", "robust", "seconds", "reason")
 
 
@@ -50,15 +52,6 @@ class Cell:
 class Row:
     cells: Sequence[Cell]
     control: bool
-
-
-@dataclass(frozen=True)
-class Table:
-    anchor: str
-    title: str
-    caption: str
-    columns: Sequence[str]
-    rows: Sequence[Sequence[str]]
 
 
 @dataclass(frozen=True)
@@ -103,13 +96,29 @@ def write_report(story: Story, results: Results, about: About) -> Path:
     return path
 
 
+def publish(
+    console: Console, story: Story, folder: StudyFolder, about: About, tracking_uri: str | None
+) -> None:
+    """The figures and the report of a study that runs no trials, in its folder and in MLflow."""
+    results = Results.read(folder)
+    for name, figure in story.figures(results).items():
+        save_png(figure, folder.path / f"{name}.png")
+    page = write_report(story, results, about)
+    uri = tracking_uri or folder.tracking_uri
+    tracker = Tracker(folder, uri, note=f"Made by `{about.command}`. Files: `{folder.path}`")
+    tracker.close(list(results.records))
+    console.print(f"report: {page}", soft_wrap=True)
+    for error in tracker.errors[:1]:
+        console.print(f"MLflow: {error}", style="yellow")
+
+
 def content(story: Story, results: Results, about: About) -> dict[str, Any]:
     """What the template shows."""
     folder, comparisons, records = results.folder, results.comparisons, results.records
     plots = interactive(results)
     columns, rows = result_table(comparisons)
-    pictures = [Picture(svg(figure), name) for name, figure in story.figures(results).items()]
-    tables = [*attack_table(comparisons), *published_tables(story)]
+    pictures = static(story, results)
+    tables = [*attack_table(comparisons), *story.tables(results), *published_tables(story)]
     images = distilled_images(comparisons, records)
     flagged = [
         {
@@ -126,8 +135,7 @@ def content(story: Story, results: Results, about: About) -> dict[str, Any]:
         *([("figures", "figures")] if pictures else []),
         *((f"plot-{n}", plot.title) for n, plot in enumerate(plots, 1)),
         *([("images", "distilled images")] if images else []),
-        ("flags", "can it be believed?"),
-        ("trials", "all trials"),
+        *([("flags", "can it be believed?"), ("trials", "all trials")] if records else []),
         ("again", "run it again"),
     ]
     return {
@@ -138,7 +146,7 @@ def content(story: Story, results: Results, about: About) -> dict[str, Any]:
         "source": story.source,
         "state": state(records),
         "about": results.about,
-        "answer": story.answer(results),
+        "answer": conclusion(story, results),
         "contents": contents,
         "samples": comparisons[0].clean.num_samples if comparisons else 0,
         "columns": columns,
@@ -157,12 +165,18 @@ def content(story: Story, results: Results, about: About) -> dict[str, Any]:
     }
 
 
+def conclusion(story: Story, results: Results) -> str:
+    if isinstance(story, Study) and not results.comparisons:
+        return "Nothing can be compared yet."
+    return story.answer(results)
+
+
 def state(records: Sequence[Record]) -> str:
     """How many runs ended in which way."""
     counts = {s: sum(r.status == s for r in records) for s in ("complete", "diverged", "failed")}
     seconds = sum(record.stage_seconds for record in records)
     ended = ", ".join(f"{count} {status}" for status, count in counts.items() if count)
-    return f"{ended or 'no run has ended yet'}; {seconds / 60:.0f} minutes of computation"
+    return f"{ended}; {seconds / 60:.0f} minutes of computation" if ended else ""
 
 
 def result_table(comparisons: Sequence[Comparison]) -> tuple[list[str], list[Row]]:
@@ -226,9 +240,22 @@ def interactive(results: Results) -> list[Plot]:
         if not stage["built"]
     )
     timeline = timeline_plot(read_timeline(results.folder.path), saved)
-    pareto = pareto_plot(searched) if (results.folder.path / "optuna.db").is_file() else None
-    found = [pareto, *search_plots(results.folder), timeline]
+    is_sweep = (results.folder.path / "optuna.db").is_file()
+    overview = [pareto_plot(searched, results.comparisons), ipc_plot(searched)] if is_sweep else []
+    found = [*overview, *search_plots(results.folder), timeline]
     return [plot for plot in found if plot is not None]
+
+
+def static(story: Story, results: Results) -> list[Picture]:
+    """The story's figures, but for those that the page has as interactive ones."""
+    if isinstance(story, Study) and not results.comparisons:
+        return []
+    found = story.figures(results)
+    return [
+        Picture(svg(figure), f"Also in the study's folder: {name}.png")
+        for name, figure in found.items()
+        if name not in INTERACTIVE
+    ]
 
 
 def svg(figure: Figure) -> str:

@@ -24,7 +24,11 @@ def chosen(results: Results) -> Record | None:
 
 def figures(results: Results) -> Mapping[str, Figure]:
     searched = [record for record in results.records if record.is_search]
-    found = {"pareto": pareto_figure(searched, chosen(results))} if searched else {}
+    found = (
+        {"pareto": pareto_figure(searched, chosen(results), results.comparisons)}
+        if searched
+        else {}
+    )
     over_eps = eps_figure(results.comparisons, results.about) if results.comparisons else None
     return found | ({"eps": over_eps} if over_eps else {})
 

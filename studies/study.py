@@ -58,6 +58,17 @@ class Results:
         )
 
 
+@dataclass(frozen=True)
+class Table:
+    """A table of the report, as text."""
+
+    anchor: str
+    title: str
+    caption: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Story:
     """What a report tells of a study."""
@@ -71,6 +82,8 @@ class Story:
     """File name without suffix -> figure."""
     answer: Callable[[Results], str]
     """In a sentence or two."""
+    tables: Callable[[Results], Sequence[Table]] = lambda results: ()
+    """Further tables of the report."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -168,21 +168,21 @@ def arms(records: Iterable[Record]) -> list[Arm]:
 
 
 def named(arms: Sequence[Arm]) -> list[Arm]:
-    """The arms with their `settings`. Fields that an arm does not read are left out."""
+    """The arms with their `settings`: of the fields that an arm reads, those that differ between
+    the arms that read them."""
     titled = ("method", "ipc", "regularizer.kind", "regularizer.weight", "regularizer.h")
-    flats = [arm.config.flat() for arm in arms]
-    varied = [
-        path
-        for path in dict.fromkeys(path for flat in flats for path in flat)
-        if path not in titled and len({json.dumps(flat.get(path)) for flat in flats}) > 1
+    flats = [
+        {path: value for path, value in arm.config.flat().items() if is_read(arm.config, path)}
+        for arm in arms
     ]
+    values: dict[str, set[str]] = {}
+    for flat in flats:
+        for path, value in flat.items():
+            values.setdefault(path, set()).add(json.dumps(value))
+    varied = {path for path, found in values.items() if len(found) > 1} - set(titled)
     settings = [
-        ", ".join(
-            f"{path} = {plain_number(flat[path])}"
-            for path in varied
-            if path in flat and is_read(arm.config, path)
-        )
-        for arm, flat in zip(arms, flats, strict=True)
+        ", ".join(f"{path} = {plain_number(v)}" for path, v in flat.items() if path in varied)
+        for flat in flats
     ]
     return [replace(arm, settings=text) for arm, text in zip(arms, settings, strict=True)]
 

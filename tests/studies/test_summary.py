@@ -13,7 +13,7 @@ from guard.statistics import Estimate
 from studies.figures import pareto_figure, save_png
 from studies.summary import print_places, print_summary, print_verdicts
 from tune.comparison import Arm, Comparison
-from tune.records import Record, StudyFolder
+from tune.records import Record, StudyFolder, choose
 
 Make = Callable[..., Record]
 
@@ -58,7 +58,7 @@ def test_the_front_is_drawn_with_every_trial(make_record: Make, tmp_path: Path) 
         make_record(2, 0.5, 0.2, ipc=1),
         make_record(3, 0, 0, status="diverged"),
     ]
-    figure = pareto_figure(records, 0.03)
+    figure = pareto_figure(records, choose(records, 0.03))
     (axes,) = figure.axes
     drawn = sorted(tuple(xy) for points in axes.collections for xy in points.get_offsets())
     assert drawn == [(0.5, 0.2), (0.88, 0.45), (0.9, 0.1)]
@@ -73,7 +73,7 @@ def test_a_doubtful_figure_carries_its_warning(make_record: Make, tmp_path: Path
     text = said(records, StudyFolder(tmp_path, "s"))
     assert "(unreliable: vanishing-gradient)" in " ".join(text.split())
     assert "Robust accuracies that are not to be believed" in text
-    (axes,) = pareto_figure(records, 0.03).axes
+    (axes,) = pareto_figure(records, choose(records, 0.03)).axes
     assert "evaluation unreliable" in [t.get_text() for t in axes.get_legend().get_texts()]
     assert "vanishing-gradient" in records[1].row()["flags"]
 

@@ -36,7 +36,7 @@ def record(
     place.mkdir(exist_ok=True)
     Verdicts(right, {part: numbers < round(robust * SAMPLES)}).save(place / "verdicts.safetensors")
     plain = (config.to_dict(), config.fingerprint())
-    paths = {"test verdicts": str(place)}
+    paths = {"validation verdicts": str(place), "test verdicts": str(place)}
     return Record(seed, "complete", "", not penalty, {}, *plain, paths=paths, phase=phase)
 
 
