@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -17,7 +18,7 @@ from studies import cli, command
 from studies.design import Design
 from studies.figures import MARKERS
 from studies.presets import Preset
-from studies.study import Results, Row, Study, on_test
+from studies.study import Results, Row, Study, Table, on_test
 from tune.comparison import penalty_text
 
 if TYPE_CHECKING:
@@ -107,6 +108,46 @@ def answer(results: Results) -> str:
     return f"Mean largest eigenvalue of the input Hessian: {'; '.join(parts)}."
 
 
+COLUMNS = {
+    "largest_eigenvalue": "λ₁ (mean)",
+    "largest_eigenvalue_median": "λ₁ (median)",
+    "gradient_norm": "‖∇ℓ‖",
+    "cosine": "|cos(∇ℓ, v₁)|",
+    "bound/distilled_loss": "left side",
+    "bound/loss": "ℓ",
+    "bound/gradient": "ρ‖∇ℓ‖",
+    "bound/curvature": "½ρ²λ₁",
+    "bound/lipschitz": "L",
+    "bound/distance": "σ",
+    "bound/bound": "right side",
+    "bound/holds": "holds in",
+}
+
+
+def tables(results: Results) -> list[Table]:
+    """A row a model: means over samples; the terms of Proposition 1 are means over classes."""
+    if not results.measured.is_file():
+        return []
+    with results.measured.open() as file:
+        rows = list(csv.DictReader(file))
+    names = [name for name in COLUMNS if name in rows[0]]
+    texts = [
+        [
+            f"{row['method']}, {row['model']}, {row['penalty']}, seed {row['seed']}",
+            *(f"{float(row[name]):.3g}" if row[name] else "" for name in names),
+        ]
+        for row in rows
+    ]
+    caption = (
+        "Cross-entropy at real test images, lengths in pixels (L2). Proposition 1: the left side "
+        "is at most ℓ + ρ‖∇ℓ‖ + ½ρ²λ₁ + Lσ, for perturbations up to the radius ρ that holds the "
+        "threat model's ball; the last column is the share of classes in which it holds. L is a "
+        "lower estimate."
+    )
+    columns = ["model", *(COLUMNS[name] for name in names)]
+    return [Table("landscape", "Around real samples", caption, columns, texts)]
+
+
 STUDY = Study(
     name="curvature",
     question="Does the penalty flatten the loss around real samples, and does the theory hold?",
@@ -115,6 +156,7 @@ STUDY = Study(
     figures=figures,
     answer=answer,
     measure=measure,
+    tables=tables,
 )
 
 

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from matplotlib.figure import Figure
 from rich.console import Console
-from rich.table import Table
+from rich.table import Table as ConsoleTable
 from torch.nn import functional as F
 
 from guard.config import ModelConfig, RegularizerConfig, TrialConfig
@@ -33,7 +33,7 @@ from studies import cli
 from studies.identity import About, claim
 from studies.measuring import Cost, Run, account, measure, threads
 from studies.report import publish
-from studies.study import Results, Story
+from studies.study import Results, Story, Table
 from tune.records import to_csv, write_atomically
 
 REGULARIZERS = (
@@ -138,6 +138,17 @@ def figures(results: Results) -> Mapping[str, Figure]:
     return {"overhead": figure}
 
 
+def tables(results: Results) -> list[Table]:
+    rows = [[size(row), *cells(row)] for row in measured(results)]
+    caption = (
+        "Medians over interleaved rounds; ratio to the group's first step; work from counted "
+        "FLOPs, in forward passes of the batch; peak of the memory that the step allocates. "
+        "Published (Table 4, one A100, batch 32): GUARD 0.007 s and 3,851 MiB, embedded "
+        "adversarial training 2.198 s and 4,211 MiB an iteration."
+    )
+    return [Table("costs", "Every step", caption, ["size", *COLUMNS], rows)] if rows else []
+
+
 def size(row: Mapping[str, str]) -> str:
     return f"{row['image_size']} px, batch {row['batch_size']}"
 
@@ -149,9 +160,9 @@ def answer(results: Results) -> str:
         f"({float(row['forward_passes']):.1f} forward passes; {size(row)}, {row['device']})"
         for row in steps
     ]
-    return (
-        f"A training step with {'; with '.join(ratios)}." if ratios else "Nothing is measured yet."
-    )
+    if not ratios:
+        return "Nothing is measured yet."
+    return f"A training step with {'; with '.join(ratios)}."
 
 
 STORY = Story(
@@ -160,6 +171,7 @@ STORY = Story(
     source="GUARD, Tables 4 and 7",
     figures=figures,
     answer=answer,
+    tables=tables,
 )
 
 
@@ -276,15 +288,15 @@ def cells(row: Mapping[str, Any]) -> list[str]:
     return [
         row["group"],
         row["step"],
-        f"{row['milliseconds']:.1f}",
-        f"{row['ratio']:.2f}",
-        f"{row['forward_passes']:.1f}",
-        f"{row['peak_mebibytes']:.1f}",
+        f"{float(row['milliseconds']):.1f}",
+        f"{float(row['ratio']):.2f}",
+        f"{float(row['forward_passes']):.1f}",
+        f"{float(row['peak_mebibytes']):.1f}",
     ]
 
 
-def as_table(rows: Sequence[Mapping[str, Any]], title: str) -> Table:
-    table = Table(title=title)
+def as_table(rows: Sequence[Mapping[str, Any]], title: str) -> ConsoleTable:
+    table = ConsoleTable(title=title)
     for number, name in enumerate(COLUMNS):
         table.add_column(name, justify="left" if number < 2 else "right")
     for number, row in enumerate(rows):
