@@ -10,7 +10,8 @@ from studies import cli, command
 from studies.design import Design, Settings
 from studies.figures import arms_figure
 from studies.presets import Preset
-from studies.study import Results, Study, gains_in_words, on_test
+from studies.study import Results, Study, duel, gains_in_words, on_test
+from tune.comparison import Comparison
 
 GRADIENT_WEIGHTS = (1e-4, 1e-3, 1e-2, 0.1, 1.0)
 """λ_g of GUARD's Table 3."""
@@ -45,13 +46,27 @@ def figures(results: Results) -> Mapping[str, Figure]:
     return {"accuracy": arms_figure(results.comparisons, results.about)}
 
 
+def answer(results: Results) -> str:
+    """GUARD's penalty against the best gradient penalty, then every arm against its control."""
+    kinds: dict[str, list[Comparison]] = {}
+    for comparison in results.comparisons:
+        kinds.setdefault(comparison.arm.config.regularizer.kind, []).append(comparison)
+    both = kinds.get("curvature"), kinds.get("gradient-norm")
+    if not all(both):
+        return gains_in_words(results)
+    guard, *_ = kinds["curvature"]
+    gradient = max(kinds["gradient-norm"], key=lambda comparison: comparison.robust.mean)
+    best = f"The best of {len(kinds['gradient-norm'])} gradient penalties was picked on test images"
+    return f"{duel(guard, gradient)}. {best}. {gains_in_words(results)}"
+
+
 STUDY = Study(
     name="ablation",
     question="Is it the curvature that helps, and which details of the penalty matter?",
     source="GUARD, Table 3",
     design=design,
     figures=figures,
-    answer=gains_in_words,
+    answer=answer,
 )
 
 

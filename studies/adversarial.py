@@ -10,7 +10,8 @@ from studies import cli, command
 from studies.design import Design
 from studies.figures import arms_figure
 from studies.presets import Preset
-from studies.study import Results, Study, gains_in_words, on_test
+from studies.study import Results, Study, duel, gains_in_words, on_test
+from tune.comparison import Comparison
 
 
 def design(preset: Preset) -> Design:
@@ -24,13 +25,31 @@ def figures(results: Results) -> Mapping[str, Figure]:
     return {"accuracy": arms_figure(results.comparisons, results.about)}
 
 
+def answer(results: Results) -> str:
+    """GUARD's penalty against each kind of adversarial training at each IPC."""
+    guards = [c for c in results.comparisons if c.arm.config.regularizer.kind == "curvature"]
+    duels = [
+        duel(ours, theirs)
+        for ours in guards
+        for theirs in results.comparisons
+        if theirs.arm.config.regularizer.attacks and same_place(ours, theirs)
+    ]
+    return f"{'; '.join(duels)}." if duels else gains_in_words(results)
+
+
+def same_place(a: Comparison, b: Comparison) -> bool:
+    """Whether both are of one method and IPC."""
+    mine, other = a.arm.config, b.arm.config
+    return (mine.method, mine.ipc) == (other.method, other.ipc)
+
+
 STUDY = Study(
     name="adversarial",
     question="Does adversarial training of the teacher work instead of GUARD's penalty?",
     source="GUARD, Table 1",
     design=design,
     figures=figures,
-    answer=gains_in_words,
+    answer=answer,
 )
 
 

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from guard.config import EvaluationConfig
 from studies.design import Design
 from studies.presets import Preset
-from tune.comparison import Comparison, compared, signed_percent
+from tune.comparison import Comparison, compared, signed_percent, versus
 from tune.records import Record, StudyFolder
 
 if TYPE_CHECKING:
@@ -104,8 +104,8 @@ def on_test(preset: Preset, **settings: Any) -> dict[str, Any]:
 
 
 def gains_in_words(results: Results) -> str:
-    """What each regularized arm has more than its control, and whether that is clear."""
-    lines = []
+    """Which arms are more robust than their controls, which less, and which not clearly either."""
+    groups: dict[str, list[str]] = {}
     for comparison in results.comparisons:
         gain = comparison.robust_gain
         if gain is None:
@@ -113,5 +113,20 @@ def gains_in_words(results: Results) -> str:
         outcome = "no clear difference"
         if gain.is_clear:
             outcome = "more robust" if gain.mean > 0 else "less robust"
-        lines.append(f"{comparison.arm.title}: {outcome}, {signed_percent(gain)} points")
-    return "; ".join(lines) + "." if lines else "No arm has a control that is complete."
+        words = f"{comparison.arm.title}: {signed_percent(gain)}"
+        groups.setdefault(outcome, []).append(words)
+    if not groups:
+        return "No arm has a control that is complete."
+    parts = [f"{outcome.capitalize()}: {'; '.join(arms)}" for outcome, arms in groups.items()]
+    return f"Robust accuracy against the unregularized control, in points. {'. '.join(parts)}."
+
+
+def duel(ours: Comparison, theirs: Comparison) -> str:
+    """One arm's robust accuracy less another's, on the seeds of both."""
+    found = versus(ours, theirs)
+    if found is None:
+        return f"{ours.arm.title} and {theirs.arm.title} share no seed"
+    outcome = "no clear difference"
+    if found.is_clear:
+        outcome = "more robust" if found.mean > 0 else "less robust"
+    return f"{ours.arm.title} against {theirs.arm.title}: {outcome}, {signed_percent(found)} points"

@@ -79,7 +79,8 @@ def comparison_table(comparisons: Sequence[Comparison]) -> Table:
     found = comparisons[0].clean
     table = Table(title=f"On {found.num_samples} test images, mean ± deviation between seeds; 95 %")
     for title in ("configuration", "seeds", "clean", "robust", "Δ clean", "Δ robust"):
-        table.add_column(title, justify="left" if title == "configuration" else "right")
+        is_text = title == "configuration"
+        table.add_column(title, justify="left" if is_text else "right", no_wrap=not is_text)
     for comparison in comparisons:
         table.add_row(
             comparison.arm.title,
@@ -153,6 +154,7 @@ def print_results(console: Console, results: Results, tracking_uri: str) -> None
 def print_places(console: Console, folder: StudyFolder, tracking_uri: str) -> None:
     console.print("\nResults:", highlight=False)
     places = {
+        "report": folder.path / "report.html",
         "every trial": folder.path / "results.csv",
         "Pareto front": folder.path / "pareto.csv",
         "its picture": folder.path / "pareto.png",

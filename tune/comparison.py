@@ -122,7 +122,7 @@ class Comparison:
         facts: dict[str, Any] = {
             "method": config.method,
             "ipc": config.ipc,
-            "regularizer": kind_of(penalty),
+            "regularizer": penalty.title,
             "weight": penalty.weight if "weight" in used else None,
             "h": penalty.h if "h" in used else None,
             "settings": self.arm.settings,
@@ -143,16 +143,11 @@ def columns(name: str, found: Estimate | None) -> dict[str, float | None]:
     return named | {f"{name}_{end}": getattr(found, end) if found else None for end in ends}
 
 
-def kind_of(penalty: RegularizerConfig) -> str:
-    """What a table calls it: none, or the kind."""
-    return penalty.kind if penalty.active else "none"
-
-
 def penalty_text(penalty: RegularizerConfig) -> str:
     used = penalty.fields_used() if penalty.active else frozenset()
     signs = {"weight": f"λ = {penalty.weight:.3g}", "h": f"h = {penalty.h:.3g}"}
     numbers = ", ".join(text for name, text in signs.items() if name in used)
-    return kind_of(penalty) + (f" ({numbers})" if numbers else "")
+    return penalty.title + (f" ({numbers})" if numbers else "")
 
 
 def arms(records: Iterable[Record]) -> list[Arm]:
@@ -188,10 +183,12 @@ def named(arms: Sequence[Arm]) -> list[Arm]:
 
 
 def is_read(config: TrialConfig, path: str) -> bool:
-    """Whether a trial of this config reads the field, as far as its regularizer decides it."""
+    """Whether a trial of this config reads the field, as far as its regularizer decides it, and the
+    regularizer's name does not say it."""
     section, _, name = path.partition(".")
-    used = config.regularizer.fields_used() if config.regularizer.active else frozenset()
-    return section != "regularizer" or name in used
+    penalty = config.regularizer
+    is_plain = penalty.active and penalty.title == penalty.kind
+    return section != "regularizer" or (is_plain and name in penalty.fields_used())
 
 
 def plain_number(value: Any) -> str:
@@ -233,6 +230,11 @@ def gain(ours: Values, theirs: Values) -> Estimate | None:
     if not shared:
         return None
     return difference({run: ours[run] for run in shared}, {run: theirs[run] for run in shared})
+
+
+def versus(ours: Comparison, theirs: Comparison, measured: str = "robust") -> Estimate | None:
+    """The paired difference of two arms on the runs that both have; None if there is none."""
+    return gain(ours.arm.values("test")[measured], theirs.arm.values("test")[measured])
 
 
 def markdown(comparisons: Sequence[Comparison]) -> str:

@@ -153,7 +153,7 @@ class Record:
             self.status,
             self.config["data"]["name"],
             self.config["method"],
-            penalty.kind,
+            penalty.title,
             penalty.weight,
             penalty.h if "h" in penalty.fields_used() else None,
             self.config["ipc"],

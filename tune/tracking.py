@@ -85,7 +85,7 @@ def run_name(config: TrialConfig, params: Mapping[str, Any] | None = None) -> st
     name = f"{config.method} ipc {config.ipc} "
     used = penalty.fields_used() if penalty.active else frozenset()
     numbers = (("weight", f" λ={penalty.weight:.3g}"), ("h", f" h={penalty.h:.3g}"))
-    name += penalty.kind if penalty.active else "unregularized"
+    name += penalty.title if penalty.active else "unregularized"
     name += "".join(text for field, text in numbers if field in used)
     others = {k: v for k, v in (params or {}).items() if k not in NAMED}
     return name + "".join(f" {path}={value}" for path, value in others.items())

@@ -105,6 +105,14 @@ class RegularizerConfig(Config):
         return self.kind == "adversarial" or (self.kind != "none" and self.weight > 0)
 
     @property
+    def title(self) -> str:
+        """What tables call it: "none", the name of the setting that it is, or its kind."""
+        if not self.active:
+            return "none"
+        names = (name for name in self.NAMED if RegularizerConfig.named(name) == self)
+        return next(names, self.kind)
+
+    @property
     def attacks(self) -> bool:
         """Whether the loss is of attacked images; a penalty otherwise."""
         return self.kind in ("adversarial", "trades", "mart")
