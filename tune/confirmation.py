@@ -34,7 +34,7 @@ def planned(plan: Confirmation, records: list[Record], best: Record | None) -> l
         Run(
             record.trial,
             confirmed_config(record, first + number, plan.attacks),
-            record.params,
+            {**record.params, "seed": first + number},
             record.control,
             CONFIRMATION,
         )

@@ -164,20 +164,22 @@ class Tracker:
         found = self._client.search_runs([self._experiment], query, max_results=1)
         return found[0].info.run_id if found else None
 
-    def _create(self, name: str, tags: Mapping[str, str]) -> str:
+    def _create(self, name: str, tags: Mapping[str, str], start: int | None = None) -> str:
         every = {**self._tags, STUDY: self.folder.name, **tags}
-        run = self._client.create_run(self._experiment, run_name=name, tags=every)
+        run = self._client.create_run(self._experiment, start, every, name)
         run_id: str = run.info.run_id
         return run_id
 
-    def _run(self, label: str, config: TrialConfig, params: Mapping[str, Any]) -> str:
-        """The child run of a trial: known, found by tag, or new."""
+    def _run(
+        self, label: str, config: TrialConfig, params: Mapping[str, Any], seconds: float = 0
+    ) -> str:
+        """The child run of a trial: known, found by tag, or new, begun so many seconds ago."""
         if label not in self._runs:
             fingerprint = config.fingerprint()
             self._runs[label] = (
                 self._find({STUDY: self.folder.name, TRIAL: label})
                 or self._interrupted(fingerprint)
-                or self._create_child(config, params)
+                or self._create_child(config, params, seconds)
             )
             self._client.set_tag(self._runs[label], TRIAL, label)
         return self._runs[label]
@@ -191,11 +193,13 @@ class Tracker:
                 return run_id
         return None
 
-    def _create_child(self, config: TrialConfig, params: Mapping[str, Any]) -> str:
+    def _create_child(self, config: TrialConfig, params: Mapping[str, Any], seconds: float) -> str:
         from mlflow.entities import Param
 
         tags = {PARENT: self._parent, FINGERPRINT: config.fingerprint(), "seed": str(config.seed)}
-        run_id = self._create(run_name(config, params), tags)
+        run_id = self._create(
+            run_name(config, params), tags, _milliseconds() - round(1000 * seconds)
+        )
         fields = [Param(k, str(v)[:MAX_PARAM_LENGTH]) for k, v in config.flat().items()]
         self._client.log_batch(run_id, params=fields)
         return run_id
@@ -209,7 +213,7 @@ class Tracker:
 
     def _finish(self, record: Record) -> None:
         config = TrialConfig.from_dict(record.config)
-        run_id = self._run(record.label, config, record.params)
+        run_id = self._run(record.label, config, record.params, record.seconds)
         seconds = {"seconds": record.seconds, "stage_seconds": record.stage_seconds}
         self._log_metrics(run_id, {**record.metrics, **seconds} if record.finished else {})
         for part in ("teacher", "student"):
