@@ -19,7 +19,7 @@ from studies.dryrun import print_fields, print_sharing, print_work
 from studies.figures import save_png
 from studies.identity import About, claim
 from studies.report import write_report
-from studies.study import Results, Study
+from studies.study import Results, Study, conclusion
 from studies.summary import print_results
 from tune.comparison import write_comparisons
 from tune.records import StudyFolder, to_csv, write_atomically
@@ -117,7 +117,7 @@ def execute(console: Console, job: Job, args: argparse.Namespace, resources: Sta
         )
         results = Results.read(job.folder)
         if left or (job.study.measure is not None and not results.measured.is_file()):
-            with sessions.opened(console, job.folder, place, job.command) as session:
+            with sessions.opened(console, job.folder, place, about) as session:
                 session.progress.begin("trials", len(job.runs), len(job.runs) - len(left))
                 session.run(left)
                 left = unfinished(job.runs, job.folder.records())
@@ -126,12 +126,11 @@ def execute(console: Console, job: Job, args: argparse.Namespace, resources: Sta
                     rows = job.study.measure(results, session)
                     write_atomically(results.measured, to_csv(rows))
                 write(job.study, results, about)
-                sessions.close(console, session, list(results.records), done=not left)
+                sessions.close(console, session, job.study, results, not left)
         else:
             write(job.study, results, about)
     print_results(console, results, place.tracking_uri)
-    if results.comparisons:
-        console.print(f"\n{job.study.answer(results)}", soft_wrap=True, markup=False)
+    console.print(f"\n{conclusion(job.study, results)}", soft_wrap=True, markup=False)
     if left:
         console.print(
             f"\n{len(left)} trials are unfinished; what is done is kept. Go on:\n  {job.command}",

@@ -19,6 +19,11 @@ class About:
     study: str
     command: str
 
+    def note(self, folder: StudyFolder) -> str:
+        """What the study's MLflow run says of itself, as Markdown."""
+        report = "Report: artifact `report.html`."
+        return f"Made by `{self.command}`.\n\n{report} Files: `{folder.path}`."
+
     @classmethod
     def read(cls, folder: StudyFolder) -> About:
         """Raises StudyError for a folder without a study."""

@@ -20,7 +20,7 @@ from studies.session import Place, Session, close, opened
 from studies.study import Results
 from studies.summary import print_places, print_summary
 from tune.callback import StudyCallback
-from tune.comparison import Comparison, write_comparisons
+from tune.comparison import write_comparisons
 from tune.confirmation import planned
 from tune.records import Record, StudyFolder, choose
 from tune.runs import Run, unfinished
@@ -68,14 +68,13 @@ def run_sweep(
         already = finished(sweep.study)
         console.print(f"study {folder.path}: {already} of {plan.num_trials} trials are finished")
         if sweep.is_done:
-            comparisons = sweep.write_files()
+            results = sweep.write_files()
         else:
-            with opened(console, folder, place, command) as session:
+            with opened(console, folder, place, about) as session:
                 sweep.run(session)
-                comparisons = sweep.write_files()
-                records = [*folder.records(), *folder.confirmations()]
-                close(console, session, records, done=sweep.is_done)
-        print_summary(console, folder.records(), max_clean_drop, comparisons)
+                results = sweep.write_files()
+                close(console, session, STORY, results, sweep.is_done)
+        print_summary(console, folder.records(), max_clean_drop, list(results.comparisons))
         print_places(console, folder, place.tracking_uri)
         if not sweep.is_done:
             console.print(
@@ -141,7 +140,7 @@ class Sweep:
             progress.begin(what, len(runs))
             session.run(runs)
 
-    def write_files(self) -> list[Comparison]:
+    def write_files(self) -> Results:
         """Tables and pictures of what there is now, and what they say over seeds."""
         records, best = self.folder.records(), self.best()
         self.folder.write_tables(records, best)
@@ -150,7 +149,7 @@ class Sweep:
             save_png(figure, self.folder.path / f"{name}.png")
         write_comparisons(self.folder, results.comparisons)
         write_report(STORY, results, self.about)
-        return list(results.comparisons)
+        return results
 
 
 def print_plan(console: Console, plan: Plan) -> None:

@@ -31,7 +31,7 @@ from studies.identity import About
 from studies.interactive import Plot, ipc_plot, pareto_plot, search_plots, timeline_plot
 from studies.progress import describe
 from studies.published import ATTACKS, beside, of_tables
-from studies.study import Results, Story, Study, Table
+from studies.study import Results, Story, Study, Table, conclusion
 from tune.comparison import Comparison, percent, signed_percent
 from tune.records import Record, StudyFolder, write_atomically
 from tune.timeline import read as read_timeline
@@ -105,8 +105,8 @@ def publish(
         save_png(figure, folder.path / f"{name}.png")
     page = write_report(story, results, about)
     uri = tracking_uri or folder.tracking_uri
-    tracker = Tracker(folder, uri, note=f"Made by `{about.command}`. Files: `{folder.path}`")
-    tracker.close(list(results.records))
+    tracker = Tracker(folder, uri, about.note(folder))
+    tracker.close(list(results.records), answer=conclusion(story, results))
     console.print(f"report: {page}", soft_wrap=True)
     for error in tracker.errors[:1]:
         console.print(f"MLflow: {error}", style="yellow")
@@ -163,12 +163,6 @@ def content(story: Story, results: Results, about: About) -> dict[str, Any]:
         "commands": [about.command, f"uv run python -m studies.report {folder.path}"],
         "made_with": made_with(),
     }
-
-
-def conclusion(story: Story, results: Results) -> str:
-    if isinstance(story, Study) and not results.comparisons:
-        return "Nothing can be compared yet."
-    return story.answer(results)
 
 
 def state(records: Sequence[Record]) -> str:

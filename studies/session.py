@@ -13,7 +13,9 @@ import ray
 import torch
 from rich.console import Console
 
+from studies.identity import About
 from studies.progress import Progress
+from studies.study import Results, Story, conclusion
 from tune import cluster
 from tune.records import Record, StudyFolder
 from tune.resources import StageResources
@@ -99,24 +101,27 @@ class Session:
 
 
 @contextlib.contextmanager
-def opened(console: Console, folder: StudyFolder, place: Place, command: str) -> Iterator[Session]:
+def opened(console: Console, folder: StudyFolder, place: Place, about: About) -> Iterator[Session]:
     """Ray started or joined, and a session on it. The caller closes the tracker."""
     console.print("starting Ray …")
     with cluster.started(place.address, verbose=place.verbose):
         place.resources.check(cluster.nodes())
         name = f"desk:{folder.path}"
         desk = open_desk(name, folder.artifacts, place.resources)
-        note = f"Made by `{command}`. Files: `{folder.path}`"
-        tracker = Tracker(folder, place.tracking_uri, note=note)
+        tracker = Tracker(folder, place.tracking_uri, about.note(folder))
         with Progress(console) as progress:
             yield Session(folder, place, name, desk, tracker, Timeline(desk, folder.path), progress)
 
 
-def close(console: Console, session: Session, records: list[Record], *, done: bool) -> None:
+def close(console: Console, session: Session, story: Story, results: Results, done: bool) -> None:
     """Finish the tracking of a study; failed calls are told, and change nothing else."""
     session.timeline.update()
-    session.tracker.close(records, "FINISHED" if done else "KILLED")
-    errors = session.tracker.errors
-    if errors:
-        first = f"MLflow: {len(errors)} calls failed; first: {errors[0]}"
+    status = "FINISHED" if done else "KILLED"
+    session.tracker.close(list(results.records), status, conclusion(story, results))
+    tell_errors(console, session.tracker)
+
+
+def tell_errors(console: Console, tracker: Tracker) -> None:
+    if tracker.errors:
+        first = f"MLflow: {len(tracker.errors)} calls failed; first: {tracker.errors[0]}"
         console.print(first, style="yellow")

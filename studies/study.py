@@ -96,6 +96,13 @@ class Study(Story):
     seeds: int = 3
 
 
+def conclusion(story: Story, results: Results) -> str:
+    """The story's answer, as far as there is one."""
+    if isinstance(story, Study) and not results.comparisons:
+        return "Nothing can be compared yet."
+    return story.answer(results)
+
+
 def on_test(preset: Preset, **settings: Any) -> dict[str, Any]:
     """The settings of a study whose trials are compared and not chosen from: the preset's stronger
     suite, on test images alone."""

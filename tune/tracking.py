@@ -30,7 +30,7 @@ EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
 """The UI opens on the table of training runs."""
 STUDY, TRIAL, FINGERPRINT = "guard.study", "guard.trial", "guard.fingerprint"
 STATUS = "guard.status"
-PARENT = "mlflow.parentRunId"
+PARENT, NOTE = "mlflow.parentRunId", "mlflow.note.content"
 SERVER_TIMEOUT_S = 5.0
 CLOSE_TIMEOUT_S = 60.0
 MAX_PARAM_LENGTH = 500
@@ -124,8 +124,11 @@ class Tracker:
         """Everything about a finished trial."""
         self._queue.put(lambda: self._finish(record))
 
-    def close(self, records: list[Record], status: str = "FINISHED") -> None:
-        """Complete the parent run, add runs that are missing, and wait (a bounded time)."""
+    def close(self, records: list[Record], status: str = "FINISHED", answer: str = "") -> None:
+        """Complete the parent run, add runs that are missing, and wait (a bounded time). The
+        answer goes before the study's note."""
+        if answer:
+            self.note = f"{answer}\n\n{self.note}"
         self._queue.put(lambda: self._close(records, status))
         self._queue.put(None)
         self._thread.join(CLOSE_TIMEOUT_S)
@@ -155,7 +158,7 @@ class Tracker:
             else self._client.create_experiment(EXPERIMENT, place, EXPERIMENT_TAGS)
         )
         self._parent = self._find({STUDY: self.folder.name, TRIAL: "parent"}) or self._create(
-            f"study {self.folder.name}", {TRIAL: "parent", "mlflow.note.content": self.note}
+            f"study {self.folder.name}", {TRIAL: "parent", NOTE: self.note}
         )
         self._client.update_run(self._parent, status="RUNNING")
 
@@ -263,6 +266,7 @@ class Tracker:
                 return settled
 
     def _close(self, records: list[Record], status: str) -> None:
+        self._client.set_tag(self._parent, NOTE, self.note)
         settled = self._settled()
         for record in records:
             if record.label not in settled:
