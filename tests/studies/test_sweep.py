@@ -77,7 +77,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
     killed = ""
     for line in first.stdout:
         killed += line
-        if "[  1/6]" in line:
+        if "[1/6]" in line:
             first.send_signal(signal.SIGINT)
     assert first.wait(60) == 1, killed
     done = subprocess.run(command(output, 6), capture_output=True, text=True)

@@ -1,0 +1,65 @@
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import ray
+
+from tune import timeline
+from tune.timeline import FILE, Span, Timeline, append, read
+
+SPANS = [
+    Span("squeeze", "a1", "node/1", 1000.25, 1002.5),
+    Span("recover", "b2", "node/2", 1002.5, 1003.0),
+    Span("squeeze", "c3", "node/1", 1002.75, 1004.0),
+]
+
+
+def test_what_is_appended_is_read_in_order(tmp_path: Path) -> None:
+    append(tmp_path / FILE, SPANS[:2])
+    append(tmp_path / FILE, [])
+    append(tmp_path / FILE, SPANS[2:])
+    assert read(tmp_path) == SPANS
+
+
+def test_a_study_without_a_timeline_has_no_spans(tmp_path: Path) -> None:
+    assert read(tmp_path) == []
+    assert read(tmp_path / "missing") == []
+
+
+def test_nothing_seen_is_an_empty_timeline(tmp_path: Path) -> None:
+    append(tmp_path / FILE, [])
+    assert read(tmp_path) == []
+
+
+@pytest.fixture
+def desk() -> Any:
+    return SimpleNamespace(take_spans=SimpleNamespace(remote=lambda: "a reference"))
+
+
+def test_a_timeline_keeps_what_the_desk_has_seen(
+    desk: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left = [SPANS[:1], [], SPANS[1:]]
+    monkeypatch.setattr(timeline.ray, "get", lambda reference, timeout: left.pop(0))
+    kept = Timeline(desk, tmp_path)
+    for _ in range(3):
+        kept.update()
+    assert read(tmp_path) == SPANS
+
+
+def test_a_busy_desk_is_asked_again_later(
+    desk: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def busy(reference: Any, timeout: float) -> list[Span]:
+        raise ray.exceptions.GetTimeoutError("busy")
+
+    kept = Timeline(desk, tmp_path)
+    monkeypatch.setattr(timeline.ray, "get", busy)
+    kept.update()
+    assert read(tmp_path) == []
+    monkeypatch.setattr(timeline.ray, "get", lambda reference, timeout: SPANS)
+    kept.update()
+    assert read(tmp_path) == SPANS
