@@ -10,7 +10,7 @@ from studies import cli, command
 from studies.design import Design, Settings
 from studies.figures import arms_figure
 from studies.presets import Preset
-from studies.study import Results, Study, duel, gains_in_words, on_test
+from studies.study import Results, Study, confirmed, duel, gains_in_words
 from tune.comparison import Comparison
 
 GRADIENT_WEIGHTS = (1e-4, 1e-3, 1e-2, 0.1, 1.0)
@@ -39,11 +39,11 @@ def design(preset: Preset) -> Design:
         {"sre2l.bn_weight": factor * base.sre2l.bn_weight} for factor in (0.1, 10)
     ]
     variants = [{}, *gradient, *curvature, *published, *confounder]
-    return Design({}, variants, settings=on_test(preset, method="sre2l", ipc=10))
+    return Design({}, variants, settings=confirmed(preset, method="sre2l", ipc=10))
 
 
 def figures(results: Results) -> Mapping[str, Figure]:
-    return {"accuracy": arms_figure(results.comparisons, results.about)}
+    return {"accuracy": arms_figure(results.comparisons, results.caption)}
 
 
 def answer(results: Results) -> str:
@@ -51,13 +51,18 @@ def answer(results: Results) -> str:
     kinds: dict[str, list[Comparison]] = {}
     for comparison in results.comparisons:
         kinds.setdefault(comparison.arm.config.regularizer.kind, []).append(comparison)
-    both = kinds.get("curvature"), kinds.get("gradient-norm")
-    if not all(both):
+    guards = [comparison for comparison in kinds.get("curvature", []) if is_plain(comparison)]
+    if not guards or "gradient-norm" not in kinds:
         return gains_in_words(results)
-    guard, *_ = kinds["curvature"]
+    guard, *_ = guards
     gradient = max(kinds["gradient-norm"], key=lambda comparison: comparison.robust.mean)
     best = f"The best of {len(kinds['gradient-norm'])} gradient penalties was picked on test images"
     return f"{duel(guard, gradient)}. {best}. {gains_in_words(results)}"
+
+
+def is_plain(comparison: Comparison) -> bool:
+    """Whether an arm is the preset as it is."""
+    return all(set(record.params) <= {"seed"} for record in comparison.arm.records.values())
 
 
 STUDY = Study(

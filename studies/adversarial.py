@@ -10,7 +10,7 @@ from studies import cli, command
 from studies.design import Design
 from studies.figures import arms_figure
 from studies.presets import Preset
-from studies.study import Results, Study, duel, gains_in_words, on_test
+from studies.study import Results, Study, confirmed, duel, gains_in_words
 from tune.comparison import Comparison
 
 
@@ -18,11 +18,11 @@ def design(preset: Preset) -> Design:
     """Attacks in pixels, at the radius that the student is evaluated at."""
     embedded = [{"regularizer": name} for name in ("pgd-at", "fgsm-rs", "trades")]
     axes = {"method": ("sre2l",), "ipc": (1, 10)}
-    return Design(axes, [{}, *embedded], settings=on_test(preset))
+    return Design(axes, [{}, *embedded], settings=confirmed(preset))
 
 
 def figures(results: Results) -> Mapping[str, Figure]:
-    return {"accuracy": arms_figure(results.comparisons, results.about)}
+    return {"accuracy": arms_figure(results.comparisons, results.caption)}
 
 
 def answer(results: Results) -> str:

@@ -7,6 +7,7 @@ import json
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from rich.console import Console
 
@@ -39,7 +40,7 @@ class Job:
     seeds: int
     command: str
 
-    @property
+    @cached_property
     def runs(self) -> list[Run]:
         return self.design.runs(self.base, self.seeds)
 
@@ -91,7 +92,9 @@ def prepared(study: Study, args: argparse.Namespace, argv: Sequence[str]) -> Job
     folder = cli.output_folder(args.output, args.name)
     preset = cli.load_preset(args.preset)
     design = study.design(preset).changed(cli.parse_settings(args.settings))
-    fixed = {**design.settings, **({"data.path": args.data} if args.data is not None else {})}
+    fixed = dict(design.fixed)
+    if args.data is not None:
+        fixed["data.path"] = args.data
     base = cli.base_config(preset.config, fixed, design.axes.get("method", ()))
     base = cli.on_device(base, args.device)
     configs = [run.config for run in design.runs(base, args.seeds)]

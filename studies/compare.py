@@ -10,7 +10,8 @@ from studies import cli, command
 from studies.design import Design
 from studies.figures import arms_figure, attacks_figure, ipc_figure
 from studies.presets import Preset
-from studies.study import Results, Study, gains_in_words, on_test
+from studies.study import Results, Study, confirmed, gains_in_words
+from tune.comparison import shared_attacks
 
 GUARDED = ("sre2l", "cda")
 UNGUARDED = ("mtt", "tesla", "mat", "random")
@@ -26,16 +27,14 @@ def design(preset: Preset) -> Design:
             *({"method": name, "regularizer": "none"} for name in UNGUARDED),
         ],
         single=[{"method": "whole"}],
-        settings=on_test(preset, **each_alone),
+        settings=confirmed(preset, **each_alone),
     )
 
 
 def figures(results: Results) -> Mapping[str, Figure]:
-    return {
-        "accuracy": arms_figure(results.comparisons, results.about),
-        "attacks": attacks_figure(results.comparisons, results.about),
-        "ipc": ipc_figure(results.comparisons, results.about),
-    }
+    arms, caption = results.comparisons, results.caption
+    found = {"accuracy": arms_figure(arms, caption), "ipc": ipc_figure(arms, caption)}
+    return found | ({"attacks": attacks_figure(arms, caption)} if shared_attacks(arms) else {})
 
 
 STUDY = Study(

@@ -18,7 +18,7 @@ from studies import cli, command
 from studies.design import Design
 from studies.figures import MARKERS
 from studies.presets import Preset
-from studies.study import Results, Row, Study, Table, on_test
+from studies.study import Results, Row, Study, Table, confirmed
 from tune.comparison import penalty_text
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 def design(preset: Preset) -> Design:
-    return Design({"method": ("sre2l",)}, settings=on_test(preset, ipc=10))
+    return Design({"method": ("sre2l",)}, settings=confirmed(preset, ipc=10))
 
 
 def stages(results: Results) -> Iterator[tuple[Mapping[str, str | int], Stage]]:
@@ -88,7 +88,8 @@ def figures(results: Results) -> Mapping[str, Figure]:
         for axes in row:
             axes.set_yscale("symlog", linthresh=0.1)
             axes.grid(alpha=0.3)
-            axes.legend(fontsize=7)
+            if arms:
+                axes.legend(fontsize=7)
     samples = next(iter(found.values()))[0].shape[0] if found else 0
     num_seeds = max((len(arrays) for arrays in found.values()), default=0)
     figure.suptitle(
@@ -105,6 +106,8 @@ def answer(results: Results) -> str:
         means = [float(values[:, 0].mean()) for values in seeds]
         spread = f" ± {np.std(means, ddof=1):.2f}" if len(means) > 1 else ""
         parts.append(f"{model}, {penalty}: {np.mean(means):.2f}{spread}")
+    if not parts:
+        return "Nothing is measured yet."
     return f"Mean largest eigenvalue of the input Hessian: {'; '.join(parts)}."
 
 

@@ -12,10 +12,11 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution
 from guard.config import TrialConfig
 from guard.errors import ConfigError, StudyError
 from tune.runs import Run
-from tune.space import Params, can_be_regularized
+from tune.space import Params, can_be_regularized, is_regularizer
 
 Settings = Mapping[str, Any]
 """Config path -> value."""
+SEEDS = ("seed", "student.seed")
 
 
 @dataclass(frozen=True)
@@ -31,16 +32,23 @@ class Design:
     settings: Settings = field(default_factory=dict)
     """What every arm has on top of the preset."""
 
+    @property
+    def fixed(self) -> Settings:
+        """What every arm has on top of the preset: nothing is selected, so test images alone."""
+        return {"evaluation.splits": ["test"], **self.settings}
+
     def changed(self, settings: Mapping[str, Any]) -> Design:
         """With what a user set: choices are axes, a plain value takes the place of one, and of what
         a variant says of the same path.
 
-        Raises StudyError for a distribution that is no choice.
+        Raises StudyError for a distribution that is no choice, and for a seed.
         """
         axes, fixed = dict(self.axes), dict(self.settings)
         for path, value in settings.items():
+            if path in SEEDS:
+                raise StudyError(f"--set: {path} goes from 0 to --seeds, got {value}")
             axes.pop(path, None)
-            fixed.pop(path, None)
+            fixed = {k: v for k, v in fixed.items() if k != path and not k.startswith(f"{path}.")}
             if isinstance(value, CategoricalDistribution):
                 axes[path] = value.choices
             elif isinstance(value, BaseDistribution):
@@ -68,7 +76,7 @@ class Design:
         """
         found: dict[str, Run] = {}
         for seed in range(seeds):
-            own = {"seed": seed, "student.seed": seed}
+            own = dict.fromkeys(SEEDS, seed)
             every = [{**p, **variant} for p in self.points() for variant in self.variants]
             for settings in [*every, *self.single]:
                 for config in arm(base, settings):
@@ -85,14 +93,16 @@ def arm(base: TrialConfig, settings: Settings) -> list[TrialConfig]:
     control = base.override({**unregularized(settings), "regularizer": "none"})
     if not can_be_regularized(control):
         return [control]
+    # What is wrong with any config is an error; what is wrong here alone has no meaning here.
+    TrialConfig().override({k: v for k, v in settings.items() if is_regularizer(k)})
     try:
         config = base.override(settings)
     except ConfigError as error:
-        if error.path.partition(".")[0] != "regularizer":
+        if not is_regularizer(error.path):
             raise
         return [control]
-    return [control, config]
+    return [control, config] if config.regularizer.active else [control]
 
 
 def unregularized(settings: Settings) -> Params:
-    return {k: v for k, v in settings.items() if k.partition(".")[0] != "regularizer"}
+    return {k: v for k, v in settings.items() if not is_regularizer(k)}

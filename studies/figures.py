@@ -10,7 +10,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from guard.statistics import Estimate
-from tune.comparison import Comparison
+from tune.comparison import Comparison, shared_attacks
 from tune.records import OBJECTIVES, Record, pareto_front
 
 MARKERS = "os^Dv<>P*X"
@@ -157,7 +157,7 @@ def ipc_figure(comparisons: Sequence[Comparison], title: str) -> Figure:
 
 def attacks_figure(comparisons: Sequence[Comparison], title: str) -> Figure:
     """Accuracy of every arm under each attack alone, strongest attacks on the right."""
-    columns = comparisons[0].attacks
+    columns = shared_attacks(comparisons)
     height = 1.6 + 0.27 * len(comparisons)
     figure = Figure(figsize=(7.2, height), dpi=150, layout="constrained")
     axes = figure.subplots()

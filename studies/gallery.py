@@ -11,7 +11,7 @@ from guard.distilled import DistilledSet, to_picture
 from studies import cli, command
 from studies.design import Design
 from studies.presets import Preset
-from studies.study import Results, Study, gains_in_words, on_test
+from studies.study import Results, Study, confirmed, gains_in_words
 from tune.comparison import Arm
 
 MAX_CLASSES, MAX_IMAGES = 10, 3
@@ -19,7 +19,7 @@ CELL_INCHES = 0.62
 
 
 def design(preset: Preset) -> Design:
-    return Design({"method": ("sre2l",), "ipc": (1, 10)}, settings=on_test(preset))
+    return Design({"method": ("sre2l",), "ipc": (1, 10)}, settings=confirmed(preset))
 
 
 def figures(results: Results) -> Mapping[str, Figure]:

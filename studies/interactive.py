@@ -53,7 +53,8 @@ def searched(folder: StudyFolder) -> optuna.Study | None:
     if not (folder.path / "optuna.db").is_file():
         return None
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    stored = optuna.load_study(study_name=folder.name, storage=folder.storage_uri)
+    names = optuna.get_all_study_names(folder.storage_uri)  # a folder may have been renamed
+    stored = optuna.load_study(study_name=names[0], storage=folder.storage_uri)
     study = optuna.create_study(directions=stored.directions)
     for trial in stored.get_trials(states=(TrialState.COMPLETE,)):
         if not trial.user_attrs.get(CONTROL):

@@ -36,10 +36,10 @@ class PowerLaw:
     def needed(self, error: float) -> float | None:
         """The n at which the law reaches an error in (0, 1); None where more does not clearly help,
         or where that is beyond ten times what was measured."""
-        if self.low <= 0:
+        if not self.low > 0:  # the interval of a perfectly flat line is no number
             return None
-        n = (self.constant / error) ** (1 / self.exponent)
-        return float(n) if n <= FARTHEST * self.largest else None
+        log_n = math.log(self.constant / error) / self.exponent
+        return math.exp(log_n) if log_n <= math.log(FARTHEST * self.largest) else None
 
 
 def fit(points: Sequence[tuple[float, float]], samples: int) -> PowerLaw:

@@ -68,7 +68,9 @@ def numbers(source: str) -> set[str]:
 def beside(config: TrialConfig) -> str:
     """The published clean and AutoAttack accuracies of this data set, IPC, method and penalty, e.g.
     "57.93 / 19.69"; "" where there are none, or at another radius."""
-    if abs(config.evaluation.eps * 255 - 1) > 1e-6 or config.method not in METHODS:
+    own = config.evaluation
+    same_ball = own.norm == "Linf" and abs(own.eps * 255 - 1) < 1e-6
+    if not same_ball or config.method not in METHODS:
         return ""
     plain, penalty = METHODS[config.method], config.regularizer
     names: tuple[str, ...] = (plain,)

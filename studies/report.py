@@ -23,6 +23,7 @@ from matplotlib.figure import Figure
 from plotly.offline import get_plotlyjs
 from rich.console import Console
 
+from guard.errors import StudyError
 from guard.flags import FLAGS
 from guard.statistics import Estimate
 from studies import cli
@@ -32,7 +33,7 @@ from studies.interactive import Plot, ipc_plot, pareto_plot, search_plots, timel
 from studies.progress import describe
 from studies.published import ATTACKS, beside, of_tables
 from studies.study import Results, Story, Study, Table, conclusion
-from tune.comparison import Comparison, percent, signed_percent
+from tune.comparison import Comparison, percent, shared_attacks, signed_percent
 from tune.records import Record, StudyFolder, write_atomically
 from tune.timeline import read as read_timeline
 from tune.tracking import PACKAGES, Tracker, git_commit
@@ -79,6 +80,8 @@ def main(argv: Sequence[str]) -> int:
     path = Path(parser().parse_args(argv).folder).absolute()
     folder = StudyFolder(path.parent, path.name)
     about = About.read(folder)
+    if about.study not in STORIES:
+        raise StudyError(f"{folder.path}: its about.json names no study, got {about.study!r}")
     page = write_report(STORIES[about.study], Results.read(folder), about)
     Console(highlight=False).print(f"report: {page}", soft_wrap=True)
     return 0
@@ -145,7 +148,7 @@ def content(story: Story, results: Results, about: About) -> dict[str, Any]:
         "study": story.name,
         "source": story.source,
         "state": state(records),
-        "about": results.about,
+        "about": results.caption,
         "answer": conclusion(story, results),
         "contents": contents,
         "samples": comparisons[0].clean.num_samples if comparisons else 0,
@@ -197,7 +200,7 @@ def gain_cell(gain: Estimate | None) -> Cell:
 
 def attack_table(comparisons: Sequence[Comparison]) -> list[Table]:
     """Accuracy under each attack alone, where each saw every sample."""
-    attacks = comparisons[0].attacks if comparisons else []
+    attacks = shared_attacks(comparisons)
     if not attacks:
         return []
     rows = [

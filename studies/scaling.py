@@ -19,7 +19,7 @@ from studies.design import Design
 from studies.figures import draw_line
 from studies.powerlaw import PowerLaw, fit
 from studies.presets import Preset
-from studies.study import Results, Row, Study, on_test
+from studies.study import Results, Row, Study, confirmed
 from tune.comparison import Comparison
 from tune.records import StudyFolder
 from tune.runs import Run, run_all
@@ -37,10 +37,12 @@ TRIALS_A_WORKER = 3
 
 
 def design(preset: Preset) -> Design:
-    width = preset.config.model.width
-    widths = [{"model.width": max(1, round(factor * width)), "ipc": 10} for factor in WIDTHS]
-    sizes = [*({"ipc": ipc} for ipc in IPCS), *widths]
-    return Design({}, sizes, settings=on_test(preset, method="sre2l"))
+    model = preset.config.model
+    factors = WIDTHS if model.reads_width else ()
+    widths = [{"model.width": max(1, round(f * model.width)), "ipc": 10} for f in factors]
+    return Design(
+        {}, [*({"ipc": ipc} for ipc in IPCS), *widths], settings=confirmed(preset, method="sre2l")
+    )
 
 
 Curve = dict[tuple[str, str], list[Comparison]]
@@ -76,7 +78,8 @@ def laws(results: Results) -> dict[tuple[str, str, str], PowerLaw]:
                 for comparison in arms
                 for accuracy in comparison.arm.accuracies(name)
             ]
-            if len(arms) > 1 and len(points) > 2:
+            sizes = {size(axis, comparison) for comparison in arms}
+            if len(sizes) > 1 and len(points) > 2:
                 found[axis, penalty, name] = fit(points, arms[0].clean.num_samples)
     return found
 
@@ -138,8 +141,9 @@ def growth_figure(results: Results) -> Figure:
             axes.set_xlabel(label)
             axes.set_ylabel(f"{name} error (share of images)")
             axes.grid(alpha=0.3, which="both")
-            axes.legend(fontsize=7)
-    figure.suptitle(f"{results.about}\\nerror = c·n^(−α), 95 % intervals", fontsize=9)
+            if own:
+                axes.legend(fontsize=7)
+    figure.suptitle(f"{results.caption}\nerror = c·n^(−α), 95 % intervals", fontsize=9)
     return figure
 
 

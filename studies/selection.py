@@ -29,7 +29,7 @@ def figures(results: Results) -> Mapping[str, Figure]:
         if searched
         else {}
     )
-    over_eps = eps_figure(results.comparisons, results.about) if results.comparisons else None
+    over_eps = eps_figure(results.comparisons, results.caption) if results.comparisons else None
     return found | ({"eps": over_eps} if over_eps else {})
 
 

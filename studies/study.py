@@ -44,7 +44,7 @@ class Results:
         return self.comparisons[0].arm.config.evaluation
 
     @property
-    def about(self) -> str:
+    def caption(self) -> str:
         """Data, samples, seeds and attacks, for a figure's title; "" before there are any."""
         if not self.comparisons:
             return ""
@@ -103,11 +103,11 @@ def conclusion(story: Story, results: Results) -> str:
     return story.answer(results)
 
 
-def on_test(preset: Preset, **settings: Any) -> dict[str, Any]:
-    """The settings of a study whose trials are compared and not chosen from: the preset's stronger
-    suite, on test images alone."""
+def confirmed(preset: Preset, **settings: Any) -> dict[str, Any]:
+    """The settings of a study whose trials are compared and not chosen from: the suite that the
+    preset confirms with."""
     attacks = list(preset.confirm.attacks)
-    return {"evaluation.splits": ["test"], "evaluation.attacks": attacks, **settings}
+    return {"evaluation.attacks": attacks, **settings}
 
 
 def gains_in_words(results: Results) -> str:

@@ -80,7 +80,8 @@ def comparison_table(comparisons: Sequence[Comparison]) -> Table:
     table = Table(title=f"On {found.num_samples} test images, mean ± deviation between seeds; 95 %")
     for title in ("configuration", "seeds", "clean", "robust", "Δ clean", "Δ robust"):
         is_text = title == "configuration"
-        table.add_column(title, justify="left" if is_text else "right", no_wrap=not is_text)
+        narrow = not is_text and "Δ" not in title
+        table.add_column(title, justify="left" if is_text else "right", no_wrap=narrow)
     for comparison in comparisons:
         table.add_row(
             comparison.arm.title,

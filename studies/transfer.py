@@ -8,19 +8,21 @@ from matplotlib.figure import Figure
 
 from studies import cli, command
 from studies.design import Design
-from studies.figures import arms_figure
+from studies.figures import arms_figure, eps_figure
 from studies.presets import Preset
-from studies.study import Results, Study, gains_in_words, on_test
+from studies.study import Results, Study, confirmed, gains_in_words
 
 METHODS = ("sre2l", "cda", "dc", "dsa", "mtt")
 
 
 def design(preset: Preset) -> Design:
-    return Design({"method": METHODS}, settings=on_test(preset, ipc=10))
+    return Design({"method": METHODS}, settings=confirmed(preset, ipc=10))
 
 
 def figures(results: Results) -> Mapping[str, Figure]:
-    return {"accuracy": arms_figure(results.comparisons, results.about)}
+    accuracy = arms_figure(results.comparisons, results.caption)
+    over_eps = eps_figure(results.comparisons, results.caption)
+    return {"accuracy": accuracy, **({"eps": over_eps} if over_eps else {})}
 
 
 STUDY = Study(

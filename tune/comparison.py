@@ -260,9 +260,17 @@ def markdown(comparisons: Sequence[Comparison]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def shared_attacks(comparisons: Sequence[Comparison]) -> list[str]:
+    """What every arm has a figure of, attack by attack; empty where some ran them as a cascade."""
+    if not all(comparison.attacks for comparison in comparisons):
+        return []
+    every = (name for comparison in comparisons for name in comparison.attacks)
+    return [n for n in dict.fromkeys(every) if all(n in c.found for c in comparisons)]
+
+
 def attack_markdown(comparisons: Sequence[Comparison]) -> str:
     """Accuracy under each attack alone, in percent; "" where the attacks ran as a cascade."""
-    names = comparisons[0].attacks if comparisons else []
+    names = shared_attacks(comparisons)
     if not names:
         return ""
     columns = ["configuration", *(name.removeprefix("robust/") for name in names)]

@@ -39,14 +39,16 @@ class Timeline:
 
 
 def append(path: Path, spans: Iterable[Span]) -> None:
-    lines = [json.dumps(asdict(span)) + "\n" for span in spans]
+    text = "".join(json.dumps(asdict(span)) + "\n" for span in spans)
     with path.open("a") as file:
-        file.writelines(lines)
+        file.write(text)
 
 
 def read(folder: Path) -> list[Span]:
-    """Every computation of a study's stages, in the order in which they ended."""
+    """Every computation of a study's stages, in the order in which they ended. A line that is being
+    written, or that a kill cut short, is left out."""
     path = folder / FILE
     if not path.is_file():
         return []
-    return [Span(**json.loads(line)) for line in path.read_text().splitlines()]
+    lines = path.read_text().splitlines(keepends=True)
+    return [Span(**json.loads(line)) for line in lines if line.endswith("\n")]

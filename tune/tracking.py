@@ -150,7 +150,7 @@ class Tracker:
 
         self._client = MlflowClient(tracking_uri=self.uri)
         experiment = self._client.get_experiment_by_name(EXPERIMENT)
-        local = self.uri == self.folder.tracking_uri
+        local = self.uri.startswith("sqlite:")
         place = (self.folder.output / "mlflow").as_uri() if local else None
         self._experiment = (
             experiment.experiment_id

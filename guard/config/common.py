@@ -57,6 +57,10 @@ class ModelConfig(Config):
     images (as MTT on CIFAR; up to 4096 values an image)."""
 
     @property
+    def reads_width(self) -> bool:
+        return self.name != "resnet18"
+
+    @property
     def has_batchnorm(self) -> bool:
         return self.name != "convnet" or self.norm == "batch"
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -44,11 +45,15 @@ def ended(status: str, reason: str = "") -> TrialResult:
     return TrialResult(status, reason, {"test/clean_accuracy": 0.9}, 1.0, 0.0, (), {})
 
 
+def no_runner() -> Any:
+    return None
+
+
 def do(
     folder: StudyFolder, runs: list[Run], slots: int = 2, tick: Callable[[], None] = lambda: None
 ) -> list[Record]:
     told: list[Record] = []
-    run_all(folder, runs, lambda: None, slots, told.append, tick)  # type: ignore[arg-type]
+    run_all(folder, runs, no_runner, slots, told.append, tick)
     return told
 
 
@@ -130,6 +135,7 @@ def test_no_more_runs_than_slots_are_at_work(tmp_path: Path, pretend: Pretend) -
             working += 1
             most = max(most, working)
         both.wait(timeout=10)
+        time.sleep(0.05)
         with lock:
             working -= 1
         return ended("complete")

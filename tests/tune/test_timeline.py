@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 import ray
 
-from tune import timeline
 from tune.timeline import FILE, Span, Timeline, append, read
 
 SPANS = [
@@ -43,7 +42,7 @@ def test_a_timeline_keeps_what_the_desk_has_seen(
     desk: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     left = [SPANS[:1], [], SPANS[1:]]
-    monkeypatch.setattr(timeline.ray, "get", lambda reference, timeout: left.pop(0))
+    monkeypatch.setattr("tune.timeline.ray.get", lambda reference, timeout: left.pop(0))
     kept = Timeline(desk, tmp_path)
     for _ in range(3):
         kept.update()
@@ -57,9 +56,17 @@ def test_a_busy_desk_is_asked_again_later(
         raise ray.exceptions.GetTimeoutError("busy")
 
     kept = Timeline(desk, tmp_path)
-    monkeypatch.setattr(timeline.ray, "get", busy)
+    monkeypatch.setattr("tune.timeline.ray.get", busy)
     kept.update()
     assert read(tmp_path) == []
-    monkeypatch.setattr(timeline.ray, "get", lambda reference, timeout: SPANS)
+    monkeypatch.setattr("tune.timeline.ray.get", lambda reference, timeout: SPANS)
     kept.update()
     assert read(tmp_path) == SPANS
+
+
+def test_a_line_that_is_being_written_is_left_out(tmp_path: Path) -> None:
+    span = Span("student", "k", "w", 0.0, 1.0)
+    append(tmp_path / FILE, [span])
+    with (tmp_path / FILE).open("a") as file:
+        file.write('{"stage": "stu')
+    assert read(tmp_path) == [span]

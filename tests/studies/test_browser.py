@@ -1,0 +1,204 @@
+"""The report and the MLflow UI as a person sees them, in headless Chromium."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+from mlflow.tracking import MlflowClient
+from selenium import webdriver
+from selenium.webdriver.chrome.service import Service
+from selenium.webdriver.common.by import By
+from selenium.webdriver.remote.webdriver import WebDriver
+from selenium.webdriver.support.wait import WebDriverWait
+
+from tune.tracking import EXPERIMENT, PARENT, TRIAL
+
+pytestmark = pytest.mark.slow
+
+SMALL = [
+    "method=sre2l",
+    "model.width=8",
+    "squeeze.epochs=4",
+    "sre2l.iterations=30",
+    "student.train.epochs=40",
+    "evaluation.attacks=pgd3",
+    "evaluation.more_eps=0.05",
+]
+UNKNOWN_USER = "users/current"
+"""MLflow's page asks for a user that a server without accounts does not have."""
+WAIT_S = 60.0
+
+
+@pytest.fixture(scope="module")
+def output(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A sweep of six regularized trials and its confirmation."""
+    folder = tmp_path_factory.mktemp("browser")
+    settings = [part for setting in SMALL for part in ("--set", setting)]
+    flags = ["--num-trials", "8", "--confirm-seeds", "2", "--confirm-attacks", "pgd3,fgsm"]
+    command = [sys.executable, "-m", "studies.sweep", "--output", str(folder), "--name", "s"]
+    done = subprocess.run([*command, *flags, *settings], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr + done.stdout
+    return folder
+
+
+@pytest.fixture
+def browser() -> Iterator[WebDriver]:
+    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
+    if chromium is None or driver is None:
+        pytest.skip("needs chromium and chromedriver")
+    options = webdriver.ChromeOptions()
+    options.binary_location = chromium
+    for flag in ("--headless=new", "--no-sandbox", "--window-size=1500,1100"):
+        options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    opened = webdriver.Chrome(options=options, service=Service(driver))
+    yield opened
+    opened.quit()
+
+
+@pytest.fixture(scope="module")
+def server(output: Path) -> Iterator[str]:
+    """The address of an MLflow UI on the study."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    store = f"sqlite:///{output / 'mlflow.db'}"
+    command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", store]
+    process = subprocess.Popen(
+        [*command, "--port", str(port), "--workers", "1"],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    address = f"http://127.0.0.1:{port}"
+    deadline = time.monotonic() + WAIT_S
+    while time.monotonic() < deadline:
+        try:
+            urllib.request.urlopen(f"{address}/health").close()
+            break
+        except OSError:
+            time.sleep(0.5)
+    yield address
+    process.terminate()
+    process.wait(30)
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def errors(browser: WebDriver) -> list[str]:
+    log = [entry["message"] for entry in browser.get_log("browser") if entry["level"] == "SEVERE"]
+    return [message for message in log if UNKNOWN_USER not in message]
+
+
+def table(browser: WebDriver, name: str) -> list[list[str]]:
+    """The body's cells, also of a table that is folded away."""
+    found: list[list[str]] = browser.execute_script(
+        "return [...document.querySelectorAll(arguments[0])].map(row => "
+        "[...row.cells].map(cell => cell.textContent))",
+        f"#{name} tbody tr",
+    )
+    return found
+
+
+def wait(browser: WebDriver, until: Callable[[WebDriver], Any]) -> Any:
+    return WebDriverWait(browser, WAIT_S).until(until)
+
+
+def has_text(*parts: str) -> Callable[[WebDriver], bool]:
+    return lambda browser: all(
+        part in browser.find_element(By.TAG_NAME, "body").text for part in parts
+    )
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_report_draws_every_figure_and_says_what_the_tables_say(
+    output: Path, browser: WebDriver, scheme: str
+) -> None:
+    media = {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", media)
+    browser.get((output / "s" / "report.html").as_uri())
+    plots = wait(browser, lambda b: b.find_elements(By.CSS_SELECTOR, ".plotly-graph-div"))
+    drawn = "return document.querySelectorAll('.plotly-graph-div .main-svg').length"
+    wait(browser, lambda b: b.execute_script(drawn) >= len(plots))
+    titles = [heading.text for heading in browser.find_elements(By.TAG_NAME, "h2")]
+    assert {"The λ x h map", "Parallel coordinates", "Stages on workers"} <= set(titles)
+    pictures = browser.find_elements(By.CSS_SELECTOR, ".card > svg, .card > img")
+    assert pictures and all(picture.size["width"] > 100 for picture in pictures)
+    assert errors(browser) == []
+
+    compared = rows(output / "s" / "comparison.csv")
+    shown = table(browser, "comparison")
+    assert len(shown) == len(compared)
+    for cells, row in zip(shown, compared, strict=True):
+        assert cells[2].split(" ")[0] == f"{100 * float(row['clean']):.1f}"
+        assert cells[3].split(" ")[0] == f"{100 * float(row['robust']):.1f}"
+    results = rows(output / "s" / "results.csv")
+    trials = table(browser, "trials-table")
+    assert len(trials) == len(results)
+    for cells, row in zip(trials, results, strict=True):
+        split = "validation" if row["phase"] == "search" else "test"
+        assert cells[4] == f"{float(row[f'{split}/robust_accuracy']):.3f}"
+
+
+def test_the_report_fits_a_phone(output: Path, browser: WebDriver) -> None:
+    phone = {"width": 390, "height": 844, "deviceScaleFactor": 2, "mobile": True}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", phone)
+    browser.get((output / "s" / "report.html").as_uri())
+    wait(browser, lambda b: b.find_elements(By.CSS_SELECTOR, ".plotly-graph-div .main-svg"))
+    width = browser.execute_script("return document.documentElement.scrollWidth")
+    assert width <= phone["width"]
+
+
+def test_mlflow_shows_the_study_its_comparison_and_the_images(
+    output: Path, browser: WebDriver, server: str
+) -> None:
+    client = MlflowClient(f"sqlite:///{output / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name(EXPERIMENT)
+    assert experiment is not None
+    place = f"{server}/#/experiments/{experiment.experiment_id}/runs"
+    runs = client.search_runs([experiment.experiment_id])
+    children = [run for run in runs if PARENT in run.data.tags]
+    (parent,) = [run for run in runs if PARENT not in run.data.tags]
+
+    browser.get(place)
+    wait(browser, has_text("study s"))
+
+    chosen = sorted(children, key=lambda run: run.data.tags[TRIAL])[:4]
+    names = quote(json.dumps([run.info.run_id for run in chosen]))
+    where = quote(json.dumps([experiment.experiment_id]))
+    browser.get(f"{server}/#/compare-runs?runs={names}&experiments={where}")
+    wait(browser, has_text("Parallel Coordinates Plot", "Show diff only"))
+    wait(browser, lambda b: b.find_elements(By.CSS_SELECTOR, ".parcoords"))
+    values = {
+        float(row["validation/robust_accuracy"])
+        for row in rows(output / "s" / "results.csv")
+        if row["phase"] == "search"
+    }
+    assert {
+        run.data.metrics["validation/robust_accuracy"]
+        for run in children
+        if "validation/robust_accuracy" in run.data.metrics
+    } == values
+
+    browser.get(f"{place}/{chosen[0].info.run_id}/artifacts/distilled/images.png")
+    wait(browser, has_text("images.png"))
+    image = wait(browser, lambda b: b.find_elements(By.CSS_SELECTOR, "img[src^='blob:']"))
+    assert image[0].size["width"] > 100
+
+    browser.get(f"{place}/{parent.info.run_id}/artifacts")
+    wait(browser, has_text("report.html", "comparison.csv", "results.csv"))
+    assert errors(browser) == []
