@@ -19,8 +19,8 @@ from guard.device import setup
 from guard.distilled import DistilledSet
 from guard.evaluate import drawn
 from guard.models import penultimate
-from guard.pipeline import Steps
 from guard.saving import load_model
+from guard.steps import Steps
 
 SAMPLES, EIGENVALUES = 100, 10
 TERMS = ("distilled_loss", "loss", "gradient", "curvature", "lipschitz", "distance", "bound")

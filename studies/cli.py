@@ -13,7 +13,7 @@ from guard.config import ModelConfig, TrialConfig
 from guard.errors import ConfigError, StudyError, UserError
 from guard.schema import paths
 from studies.presets import PRESETS, Preset
-from tune.records import RESERVED, STUDY_NAME, StudyFolder
+from tune.folder import RESERVED, STUDY_NAME, StudyFolder
 from tune.resources import EVERY_STAGE, Resources, StageResources
 from tune.space import SearchSpace, configured, parse_value, plain
 

@@ -22,10 +22,10 @@ from studies.identity import About, claim
 from studies.report import write_report
 from studies.study import Results, Study, conclusion
 from studies.summary import print_results
-from tune.comparison import write_comparisons
-from tune.records import StudyFolder, to_csv, write_atomically
+from tune.folder import StudyFolder, to_csv, write_atomically
 from tune.resources import StageResources
 from tune.runs import Run, unfinished
+from tune.tables import write_comparisons
 from tune.tracking import run_name
 
 

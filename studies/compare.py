@@ -11,7 +11,7 @@ from studies.design import Design
 from studies.figures import arms_figure, attacks_figure, ipc_figure
 from studies.presets import Preset
 from studies.study import Results, Study, confirmed, gains_in_words
-from tune.comparison import shared_attacks
+from tune.tables import shared_attacks
 
 GUARDED = ("sre2l", "cda")
 UNGUARDED = ("mtt", "tesla", "mat", "random")

@@ -10,8 +10,10 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from guard.statistics import Estimate
-from tune.comparison import Comparison, shared_attacks
-from tune.records import OBJECTIVES, Record, pareto_front
+from tune.comparison import Comparison
+from tune.front import pareto_front
+from tune.records import OBJECTIVES, Record
+from tune.tables import shared_attacks
 
 MARKERS = "os^Dv<>P*X"
 """One for each method and IPC."""
@@ -24,15 +26,47 @@ def pareto_figure(
     regularized, hollow ones are the unregularized baselines; the line is the Pareto front.
     best: the chosen one; confirmed: with 95 % intervals, on test images."""
     complete = [record for record in records if record.status == "complete"]
-    groups = sorted({record.group for record in complete})
     figure = Figure(figsize=(6.4, 4.4), dpi=150, layout="constrained")
     axes = figure.subplots()
     front = pareto_front(complete)
     axes.step(*_points(front), where="post", color="0.6", lw=1, label="Pareto front", zorder=1)
-    for number, (method, ipc) in enumerate(groups):
+    draw_groups(axes, complete)
+    flagged = [record for record in complete if record.flags]
+    if flagged:
+        label = "evaluation unreliable"
+        axes.scatter(*_points(flagged), marker="x", s=90, color="black", label=label, zorder=3)
+    if best is not None:
+        axes.annotate(
+            f"chosen (trial {best.trial})",
+            best.objectives,
+            xytext=(-40, -6),
+            textcoords="offset points",
+            ha="right",
+            arrowprops={"arrowstyle": "->"},
+        )
+    draw_confirmed(axes, confirmed)
+    if complete:
+        samples = int(complete[0].metrics["validation/num_samples"])
+        config = complete[0].config
+        attacks, eps = ", ".join(config["evaluation"]["attacks"]), config["evaluation"]["eps"]
+        axes.set_title(
+            f"{config['data']['name']}: {len(complete)} students on {samples} "
+            f"validation images\n{attacks}, L∞ eps {eps:.4g}",
+            fontsize=10,
+        )
+    axes.set_xlabel("clean accuracy (share of images)")
+    axes.set_ylabel("robust accuracy (share of images)")
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=7)
+    return figure
+
+
+def draw_groups(axes: Axes, complete: Sequence[Record]) -> None:
+    """The trials of each method and IPC, with a penalty and without."""
+    for number, group in enumerate(sorted({record.group for record in complete})):
         marker, color = MARKERS[number % len(MARKERS)], f"C{number}"
         for control in (False, True):
-            chosen = [r for r in complete if r.group == (method, ipc) and r.control == control]
+            chosen = [r for r in complete if r.group == group and r.control == control]
             if not chosen:
                 continue
             kind = "unregularized" if control else "regularized"
@@ -43,23 +77,12 @@ def pareto_figure(
                 facecolors="none" if control else color,
                 edgecolors=color,
                 linewidths=1.6,
-                label=f"{method}, IPC {ipc}, {kind}",
+                label=f"{group[0]}, IPC {group[1]}, {kind}",
                 zorder=2,
             )
-    flagged = [record for record in complete if record.flags]
-    if flagged:
-        label = "evaluation unreliable"
-        axes.scatter(*_points(flagged), marker="x", s=90, color="black", label=label, zorder=3)
-    if best is not None:
-        clean, robust = best.objectives
-        axes.annotate(
-            f"chosen (trial {best.trial})",
-            (clean, robust),
-            xytext=(-40, -6),
-            textcoords="offset points",
-            ha="right",
-            arrowprops={"arrowstyle": "->"},
-        )
+
+
+def draw_confirmed(axes: Axes, confirmed: Sequence[Comparison]) -> None:
     for comparison in confirmed:
         axes.errorbar(
             [comparison.clean.mean],
@@ -72,20 +95,6 @@ def pareto_figure(
             lw=1,
             label=f"confirmed on test: {comparison.arm.title}",
         )
-    if complete:
-        samples = int(complete[0].metrics["validation/num_samples"])
-        eps = complete[0].config["evaluation"]["eps"]
-        attacks = ", ".join(complete[0].config["evaluation"]["attacks"])
-        axes.set_title(
-            f"{complete[0].config['data']['name']}: {len(complete)} students on {samples} "
-            f"validation images\n{attacks}, L∞ eps {eps:.4g}",
-            fontsize=10,
-        )
-    axes.set_xlabel("clean accuracy (share of images)")
-    axes.set_ylabel("robust accuracy (share of images)")
-    axes.grid(alpha=0.3)
-    axes.legend(fontsize=7)
-    return figure
 
 
 def arms_figure(comparisons: Sequence[Comparison], title: str) -> Figure:
@@ -202,7 +211,7 @@ def draw_line(
     axes.errorbar(x, means, yerr=errors, fmt=f"{marker}{style}", capsize=2, lw=1, label=label)
 
 
-def _points(records: list[Record]) -> tuple[list[float], list[float]]:
+def _points(records: Sequence[Record]) -> tuple[list[float], list[float]]:
     clean, robust = OBJECTIVES
     return [r.metrics[clean] for r in records], [r.metrics[robust] for r in records]
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from guard.config import TrialConfig
 from guard.errors import StudyError
-from tune.records import StudyFolder, write_atomically
+from tune.folder import StudyFolder, write_atomically
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,9 @@ from optuna.trial import FrozenTrial, TrialState
 from guard.statistics import Estimate
 from studies.progress import describe
 from tune.comparison import Comparison
-from tune.records import Record, StudyFolder, pareto_front
+from tune.folder import StudyFolder
+from tune.front import pareto_front
+from tune.records import Record
 from tune.space import CONTROL
 from tune.timeline import Span
 

@@ -20,9 +20,10 @@ from studies.session import Place, Session, close, opened
 from studies.study import Results
 from studies.summary import print_places, print_summary
 from tune.callback import StudyCallback
-from tune.comparison import write_comparisons
 from tune.confirmation import planned
-from tune.records import Record, StudyFolder, choose
+from tune.folder import StudyFolder
+from tune.front import choose
+from tune.records import Record
 from tune.runs import Run, unfinished
 from tune.search import (
     Plan,
@@ -34,6 +35,7 @@ from tune.search import (
     study_context,
 )
 from tune.space import SearchSpace, describe
+from tune.tables import write_comparisons
 
 
 def make_plan(

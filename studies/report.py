@@ -33,8 +33,10 @@ from studies.interactive import Plot, ipc_plot, pareto_plot, search_plots, timel
 from studies.progress import describe
 from studies.published import ATTACKS, beside, of_tables
 from studies.study import Results, Story, Study, Table, conclusion
-from tune.comparison import Comparison, percent, shared_attacks, signed_percent
-from tune.records import Record, StudyFolder, write_atomically
+from tune.comparison import Comparison
+from tune.folder import StudyFolder, write_atomically
+from tune.records import Record
+from tune.tables import percent, shared_attacks, signed_percent
 from tune.timeline import read as read_timeline
 from tune.tracking import PACKAGES, Tracker, git_commit
 

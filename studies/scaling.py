@@ -21,7 +21,7 @@ from studies.powerlaw import PowerLaw, fit
 from studies.presets import Preset
 from studies.study import Results, Row, Study, confirmed
 from tune.comparison import Comparison
-from tune.records import StudyFolder
+from tune.folder import StudyFolder
 from tune.runs import Run, run_all
 
 if TYPE_CHECKING:

@@ -20,7 +20,7 @@ from studies.figures import save_png
 from studies.identity import About
 from studies.interactive import STEP, WEIGHT, importances, robust, searched
 from studies.report import publish
-from tune.records import to_csv, write_atomically
+from tune.folder import to_csv, write_atomically
 
 
 def parser() -> argparse.ArgumentParser:

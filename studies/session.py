@@ -17,7 +17,8 @@ from studies.identity import About
 from studies.progress import Progress
 from studies.study import Results, Story, conclusion
 from tune import cluster
-from tune.records import Record, StudyFolder
+from tune.folder import StudyFolder
+from tune.records import Record
 from tune.resources import StageResources
 from tune.runs import Run, run_all
 from tune.search import num_slots

@@ -12,8 +12,10 @@ from matplotlib.figure import Figure
 from guard.config import EvaluationConfig
 from studies.design import Design
 from studies.presets import Preset
-from tune.comparison import Comparison, compared, signed_percent, versus
-from tune.records import Record, StudyFolder
+from tune.comparison import Comparison, compared, versus
+from tune.folder import StudyFolder
+from tune.records import Record
+from tune.tables import signed_percent
 
 if TYPE_CHECKING:
     from studies.session import Session

@@ -11,8 +11,11 @@ from rich.table import Table
 from guard.flags import FLAGS
 from studies.progress import describe, warning
 from studies.study import Results
-from tune.comparison import Comparison, percent, signed_percent
-from tune.records import Record, StudyFolder, choose, control_of, pareto_front
+from tune.comparison import Comparison
+from tune.folder import StudyFolder
+from tune.front import choose, control_of, pareto_front
+from tune.records import Record
+from tune.tables import percent, signed_percent
 
 COLUMNS = (
     ("val clean", "validation/clean_accuracy"),

@@ -8,7 +8,9 @@ from typing import Any, Protocol
 import ray
 from ray import tune as ray_tune
 
-from tune.records import Record, StudyFolder, choose
+from tune.folder import StudyFolder
+from tune.front import choose
+from tune.records import Record
 from tune.stages import DeskStatus
 from tune.timeline import Timeline
 from tune.tracking import Tracker

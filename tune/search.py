@@ -24,7 +24,7 @@ from ray.tune.search.optuna import OptunaSearch
 
 from guard.errors import StudyError
 from tune.confirmation import Confirmation
-from tune.records import StudyFolder
+from tune.folder import StudyFolder
 from tune.resources import StageResources
 from tune.space import CONTROL, Params, SearchSpace
 from tune.stages import wait_for_desk

@@ -23,7 +23,9 @@ from typing import Any
 
 from guard.config import TrialConfig
 from guard.errors import StudyError
-from tune.records import SEARCH, Record, StudyFolder, pareto_front
+from tune.folder import StudyFolder
+from tune.front import pareto_front
+from tune.records import SEARCH, Record
 
 EXPERIMENT = "robust-distillation"
 EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}

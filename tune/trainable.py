@@ -14,7 +14,8 @@ from ray import tune as ray_tune
 
 from guard.config import TrialConfig
 from guard.pipeline import run_trial
-from tune.records import Record, StudyFolder, one_line
+from tune.folder import StudyFolder
+from tune.records import Record, one_line
 from tune.space import configured
 from tune.stages import RayRunner
 

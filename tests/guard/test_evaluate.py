@@ -31,9 +31,10 @@ from guard.evaluate import (
     radius_name,
     share,
 )
-from guard.pipeline import Steps, evaluation_chain, local_runner
+from guard.pipeline import local_runner
 from guard.saving import load_model
 from guard.seeding import generator
+from guard.steps import Steps, evaluation_chain
 
 CPU = torch.device("cpu")
 SUITE = ("pgd5", "mim", "cw", "square", "autoattack")

@@ -25,7 +25,8 @@ from guard.landscape import (
     landscape_stages,
     look_around,
 )
-from guard.pipeline import Steps, local_runner, plan
+from guard.pipeline import local_runner, plan
+from guard.steps import Steps
 
 FILE = "landscape.safetensors"
 DIMENSION = 8 * 8

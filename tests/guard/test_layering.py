@@ -20,6 +20,7 @@ NO_TORCH = (
     "pipeline",
     "schema",
     "spec",
+    "steps",
     "methods/__init__",
     *CONFIG,
 )
@@ -102,6 +103,7 @@ KNOWS_NO_STAGES = (
     "regularizers",
     "seeding",
     "spec",
+    "steps",
     "statistics",
     "training",
 )

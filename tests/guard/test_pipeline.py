@@ -14,16 +14,10 @@ import guard
 from guard.artifacts import Artifact, ArtifactStore, Stage
 from guard.config import TrialConfig
 from guard.evaluate import evaluate, metrics
-from guard.pipeline import (
-    Steps,
-    evaluation_chain,
-    local_runner,
-    plan,
-    run_trial,
-    teacher_checks,
-)
+from guard.pipeline import local_runner, plan, run_trial
 from guard.schema import digest
 from guard.stages import STAGES
+from guard.steps import Steps, evaluation_chain, teacher_checks
 
 ORDER = [
     "squeeze",

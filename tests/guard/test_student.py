@@ -18,11 +18,12 @@ from guard.augment import Augmenter
 from guard.config import StudentConfig, TrainConfig, TrialConfig
 from guard.distilled import DistilledSet
 from guard.models import build_model
-from guard.pipeline import plan, relabel_stage, student_stage
+from guard.pipeline import plan
 from guard.saving import load_model
 from guard.seeding import derive
 from guard.spec import ImageSpec
 from guard.stages import build
+from guard.steps import relabel_stage, student_stage
 from guard.student import Recipe, SoftLabels, distillation_loss
 from guard.training import Epoch
 

@@ -9,7 +9,8 @@ from guard.errors import UserError
 from guard.evaluate import Verdicts
 from studies import ablation, adversarial, catalogue, command, compare, gallery
 from studies.study import Study
-from tune.records import Record, StudyFolder
+from tune.folder import StudyFolder
+from tune.records import Record
 from tune.runs import Run
 
 SAMPLES = 50

@@ -9,7 +9,7 @@ import pytest
 from guard.config import TrialConfig
 from guard.errors import StudyError
 from studies.identity import About, claim
-from tune.records import StudyFolder
+from tune.folder import StudyFolder
 
 ABOUT = About("compare", "uv run python -m studies.compare --name x")
 BASE = TrialConfig().override({"data.path": "/first", "data.sha256": "a" * 64})

@@ -34,10 +34,11 @@ from studies.presets import PRESETS
 from studies.published import ATTACKS
 from studies.study import Results, Story, Study
 from tune.comparison import compare as compared
-from tune.comparison import write_comparisons
-from tune.records import CONFIRMATION, Record, StudyFolder, to_csv
+from tune.folder import StudyFolder, to_csv
+from tune.records import CONFIRMATION, Record
 from tune.runs import Run
 from tune.space import CONTROL
+from tune.tables import write_comparisons
 from tune.timeline import FILE, Span, append
 
 SAMPLES = 200

@@ -13,7 +13,9 @@ from guard.statistics import Estimate
 from studies.figures import pareto_figure, save_png
 from studies.summary import print_places, print_summary, print_verdicts
 from tune.comparison import Arm, Comparison
-from tune.records import Record, StudyFolder, choose
+from tune.folder import StudyFolder
+from tune.front import choose
+from tune.records import Record
 
 Make = Callable[..., Record]
 

@@ -9,8 +9,10 @@ import torch
 
 from guard.config import TrialConfig
 from guard.evaluate import Verdicts
-from tune.comparison import arms, compare, compared, markdown
-from tune.records import CONFIRMATION, Record, StudyFolder
+from tune.comparison import arms, compare, compared
+from tune.folder import StudyFolder
+from tune.records import CONFIRMATION, Record
+from tune.tables import markdown
 
 SAMPLES = 200
 

@@ -11,7 +11,8 @@ from guard.config import TrialConfig
 from guard.pipeline import TrialResult
 from tune import runs as runs_module
 from tune.confirmation import Confirmation, planned
-from tune.records import CONFIRMATION, Record, StudyFolder
+from tune.folder import StudyFolder
+from tune.records import CONFIRMATION, Record
 from tune.runs import Run, run_all, unfinished
 
 

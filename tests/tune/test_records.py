@@ -8,15 +8,9 @@ from pathlib import Path
 import pytest
 
 from guard.config import TrialConfig
-from tune.records import (
-    Record,
-    StudyFolder,
-    choose,
-    control_of,
-    pareto_front,
-    to_csv,
-    write_atomically,
-)
+from tune.folder import StudyFolder, to_csv, write_atomically
+from tune.front import choose, control_of, pareto_front
+from tune.records import Record
 
 
 def record(

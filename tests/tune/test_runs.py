@@ -12,7 +12,8 @@ import pytest
 from guard.config import TrialConfig
 from guard.pipeline import TrialResult
 from tune import runs as runs_module
-from tune.records import CONFIRMATION, Record, StudyFolder
+from tune.folder import StudyFolder
+from tune.records import CONFIRMATION, Record
 from tune.runs import Run, run_all, unfinished
 
 Pretend = Callable[[Callable[[TrialConfig], TrialResult]], None]
