@@ -103,7 +103,6 @@ KNOWS_NO_STAGES = (
     "regularizers",
     "seeding",
     "spec",
-    "steps",
     "statistics",
     "training",
 )
