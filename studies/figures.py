@@ -26,7 +26,7 @@ def pareto_figure(
     regularized, hollow ones are the unregularized baselines; the line is the Pareto front.
     best: the chosen one; confirmed: with 95 % intervals, on test images."""
     complete = [record for record in records if record.status == "complete"]
-    figure = Figure(figsize=(6.4, 4.4), dpi=150, layout="constrained")
+    figure = Figure(figsize=(6.4, 5.4), dpi=150, layout="constrained")
     axes = figure.subplots()
     front = pareto_front(complete)
     axes.step(*_points(front), where="post", color="0.6", lw=1, label="Pareto front", zorder=1)
@@ -57,7 +57,7 @@ def pareto_figure(
     axes.set_xlabel("clean accuracy (share of images)")
     axes.set_ylabel("robust accuracy (share of images)")
     axes.grid(alpha=0.3)
-    axes.legend(fontsize=7)
+    figure.legend(loc="outside lower center", ncols=2, fontsize=7)
     return figure
 
 

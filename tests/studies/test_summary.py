@@ -75,8 +75,8 @@ def test_a_doubtful_figure_carries_its_warning(make_record: Make, tmp_path: Path
     text = said(records, StudyFolder(tmp_path, "s"))
     assert "(unreliable: vanishing-gradient)" in " ".join(text.split())
     assert "Robust accuracies that are not to be believed" in text
-    (axes,) = pareto_figure(records, choose(records, 0.03)).axes
-    assert "evaluation unreliable" in [t.get_text() for t in axes.get_legend().get_texts()]
+    figure = pareto_figure(records, choose(records, 0.03))
+    assert "evaluation unreliable" in [t.get_text() for t in figure.legends[0].get_texts()]
     assert "vanishing-gradient" in records[1].row()["flags"]
 
 
