@@ -39,9 +39,9 @@ def output(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(study: Study, output: Path) -> subprocess.CompletedProcess[str]:
-    settings = [part for setting in SMALL for part in ("--set", setting)]
-    if study.name == "scaling":
-        settings = [part for part in settings if "model.width" not in part]
+    varied = "model.width=" if study.name == "scaling" else "nothing"
+    chosen = [setting for setting in SMALL if not setting.startswith(varied)]
+    settings = [part for setting in chosen for part in ("--set", setting)]
     command = [sys.executable, "-m", f"studies.{study.name}", "--output", str(output)]
     return subprocess.run([*command, "--seeds", "2", *settings], capture_output=True, text=True)
 
@@ -73,6 +73,6 @@ def test_a_study_ends_in_tables_figures_and_a_report(study: Study, output: Path)
 
 def test_more_workers_are_counted(output: Path) -> None:
     measured = rows(output / "scaling" / "measured.csv")
-    assert [int(row["workers"]) for row in measured][0] == 1
+    assert measured[0]["workers"] == "1"
     assert all(float(row["trials_a_minute"]) > 0 for row in measured)
     assert not list((output / "scaling").glob("throughput-*"))
