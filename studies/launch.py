@@ -68,7 +68,8 @@ def run_sweep(
         ArtifactStore(folder.artifacts).remove_abandoned()
         sweep = Sweep(plan, open_study(plan), max_clean_drop, about)
         already = finished(sweep.study)
-        console.print(f"study {folder.path}: {already} of {plan.num_trials} trials are finished")
+        told = f"study {folder.path}: {already} of {plan.num_trials} trials are finished"
+        console.print(told, soft_wrap=True)
         if sweep.is_done:
             results = sweep.write_files()
         else:

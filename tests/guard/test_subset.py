@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
@@ -11,8 +9,8 @@ from guard.config import ModelConfig
 from guard.data import Splits, TensorImages
 from guard.errors import DataError
 from guard.inputs import Normalize
-from guard.methods.subset import class_members, herd, herding, penultimate, random_choice
-from guard.models import Classifier, build_model
+from guard.methods.subset import class_members, herd, herding, random_choice
+from guard.models import Classifier, build_model, penultimate
 from guard.seeding import fenced
 from guard.spec import ImageSpec
 
@@ -142,11 +140,10 @@ def test_herding_uses_unit_features_within_each_class() -> None:
 
 @pytest.mark.parametrize("name", ["convnet", "bn-convnet"])
 def test_features_are_what_the_last_linear_layer_receives(name: str) -> None:
-    """Also of more images than fit into one batch."""
     images, network = image_set((300, 300, 30)), model(name)
     with torch.no_grad():
         expected = network.network[:-1](network.normalize(images.x.float() / 255))
-    found = penultimate(network, images, CPU)
+    found = penultimate(network, images.x.float() / 255)
     assert found.shape == (630, network.network[-1].in_features)
     torch.testing.assert_close(found, expected)
     assert not found.requires_grad
@@ -163,14 +160,14 @@ def test_the_last_of_several_linear_layers_counts() -> None:
     network, images = two_linear_layers(), image_set()
     flat = ((images.x.float() / 255 - 0.4) / 0.3).flatten(1)
     expected = (flat @ network.network[1].weight.T + network.network[1].bias).clamp(min=0)
-    torch.testing.assert_close(penultimate(network, images, CPU), expected.detach())
+    found = penultimate(network, images.x.float() / 255)
+    torch.testing.assert_close(found, expected.detach())
 
 
 def test_features_leave_no_hook_behind_when_the_model_fails() -> None:
     network = two_linear_layers()
-    wrong = replace(image_set(), x=torch.zeros(53, 1, 9, 9, dtype=torch.uint8))
     with pytest.raises(RuntimeError):
-        penultimate(network, wrong, CPU)
+        penultimate(network, torch.zeros(53, 1, 9, 9))
     assert not any(module._forward_pre_hooks for module in network.modules())
 
 
@@ -189,3 +186,11 @@ def test_herding_can_take_a_whole_class() -> None:
     chosen = herding(splits(), 9, model(), CPU)
     assert distinct(chosen)
     assert sorted(chosen[0].tolist()) == (splits().train.y == 0).nonzero().flatten().tolist()
+
+
+def test_herding_sees_a_class_of_more_than_one_batch() -> None:
+    images, network = splits((600, 510, 505)), model()
+    members = (images.train.y == 0).nonzero().flatten()
+    features = penultimate(network, images.train.subset(members).x.float() / 255)
+    expected = members[herd(nn.functional.normalize(features, dim=1), 3)]
+    assert torch.equal(herding(images, 3, network, CPU)[0], expected)
