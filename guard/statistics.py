@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
+from scipy.special import ndtri, stdtrit
 
 Run = tuple[int, int]
 """(distillation seed, student seed)."""
@@ -123,7 +123,7 @@ def interval(matrix: Floats) -> tuple[float, float]:
     once = math.sqrt(max(both - twice, 0.5 * both) / both)
     dof = both**2 / (var_seeds**2 / max(seeds - 1, 1) + var_samples**2 / max(samples - 1, 1))
     tail = (1 - CONFIDENCE) / 2
-    factor = once * float(stats.t.ppf(1 - tail, dof) / stats.norm.ppf(1 - tail))
+    factor = once * float(stdtrit(dof, 1 - tail) / ndtri(1 - tail))
     low, high = np.quantile(of_seeds + of_samples, (tail, 1 - tail))
     return mean + factor * float(low), mean + factor * float(high)
 
