@@ -116,6 +116,24 @@ class EvaluationConfig(Config):
         """Every radius, ascending."""
         return tuple(sorted({self.eps, *self.more_eps}))
 
+    def check_side(self, side: int) -> None:
+        """Raises ConfigError for an attack that images of this side (pixels) are not fit for.
+
+        Square in L2 starts from tiles of a fifth of the side; where they do not fit, torchattacks
+        fails (so does the code that it is after).
+        """
+        squares = [name for name in expanded(self.attacks) if name.startswith("square")]
+        squares += ["Square, which evaluation.diagnose asks,"] if self.diagnose else []
+        tile = side // 5
+        start = (side - 5 * tile) // 2
+        fits = tile == 1 or (tile > 1 and start + side // tile * tile <= side)
+        if self.norm == "L2" and squares and not fits:
+            raise ConfigError(
+                "evaluation.attacks",
+                f"{squares[0]} in L2 cannot tile images of {side} px; do without it, or set "
+                "another data.image_size",
+            )
+
     def check(self) -> None:
         known = (*PASSES, *SUITES)
         for position, name in enumerate(self.attacks):
