@@ -204,7 +204,7 @@ def test_each_kind_of_method_writes_the_same_bytes_with_ray_and_without(tmp_path
     name = f"desk:{uuid.uuid4()}"
     actor = open_desk(name, together.root, StageResources(Resources(4, 0)))  # two at a time
     wait_for_desk(actor, 60)
-    for method in ("cda", "dsa", "mat", "herding", "whole"):
+    for method in ("cda", "dsa", "mat", "herding"):
         config = TrialConfig().override({**TINY, "method": method})
         run_trial(config, local_runner(alone))
         run_trial(config, RayRunner(name))
