@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -20,6 +19,7 @@ from studies.figures import MARKERS
 from studies.presets import Preset
 from studies.study import Results, Row, Study, Table, confirmed
 from tune.comparison import penalty_text
+from tune.folder import read_csv
 
 if TYPE_CHECKING:
     from studies.session import Session
@@ -129,10 +129,9 @@ COLUMNS = {
 
 def tables(results: Results) -> list[Table]:
     """A row a model: means over samples; the terms of Proposition 1 are means over classes."""
-    if not results.measured.is_file():
+    rows = read_csv(results.measured)
+    if not rows:
         return []
-    with results.measured.open() as file:
-        rows = list(csv.DictReader(file))
     names = [name for name in COLUMNS if name in rows[0]]
     texts = [
         [

@@ -11,12 +11,12 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution
 
 from guard.config import TrialConfig
 from guard.errors import ConfigError, StudyError
+from tune.comparison import SEEDS
 from tune.runs import Run
 from tune.space import Params, can_be_regularized, is_regularizer
 
 Settings = Mapping[str, Any]
 """Config path -> value."""
-SEEDS = ("seed", "student.seed")
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,6 @@ what they show.
 from __future__ import annotations
 
 import argparse
-import csv
 import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -25,7 +24,7 @@ from studies.measuring import threads
 from studies.report import publish
 from studies.steps import REGULARIZERS, Bench
 from studies.study import Results, Story, Table
-from tune.folder import to_csv, write_atomically
+from tune.folder import read_csv, to_csv, write_atomically
 
 
 def parser() -> argparse.ArgumentParser:
@@ -81,12 +80,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def measured(results: Results) -> list[dict[str, str]]:
-    """The rows of overhead.csv; none before it is there."""
-    path = results.folder.path / "overhead.csv"
-    if not path.is_file():
-        return []
-    with path.open() as file:
-        return list(csv.DictReader(file))
+    return read_csv(results.folder.path / "overhead.csv")
 
 
 def figures(results: Results) -> Mapping[str, Figure]:
@@ -125,7 +119,7 @@ def tables(results: Results) -> list[Table]:
     return [Table("costs", "Every step", caption, ["size", *COLUMNS], rows)] if rows else []
 
 
-def size(row: Mapping[str, str]) -> str:
+def size(row: Mapping[str, Any]) -> str:
     return f"{row['image_size']} px, batch {row['batch_size']}"
 
 
@@ -182,8 +176,7 @@ def as_table(rows: Sequence[Mapping[str, Any]], title: str) -> ConsoleTable:
 def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
     lines = [f"| size | {' | '.join(COLUMNS)} |", f"|{'---|' * (len(COLUMNS) + 1)}"]
     for row in rows:
-        place = f"{row['image_size']} px, batch {row['batch_size']}, {row['device']}"
-        lines.append(f"| {place} | {' | '.join(cells(row))} |")
+        lines.append(f"| {size(row)}, {row['device']} | {' | '.join(cells(row))} |")
     return "\n".join(lines) + "\n"
 
 

@@ -11,7 +11,7 @@ from rich.live import Live
 from rich.text import Text
 
 from guard.config import TrialConfig
-from tune.records import OBJECTIVES, Record
+from tune.records import Record
 from tune.stages import DeskStatus
 from tune.tracking import run_name
 
@@ -28,12 +28,8 @@ def duration(seconds: float) -> str:
 
 def scores(record: Record) -> str:
     """Accuracies on the split that the run is for: validation while searching."""
-    split = "validation" if OBJECTIVES[0] in record.metrics else "test"
-    found = (
-        record.metrics.get(f"{split}/{name}") for name in ("clean_accuracy", "robust_accuracy")
-    )
-    clean, robust = (math.nan if value is None else value for value in found)
-    return f"{split} clean {clean:.3f}, robust {robust:.3f}{warning(record)}"
+    clean, robust = (math.nan if value is None else value for value in record.accuracies)
+    return f"{record.split} clean {clean:.3f}, robust {robust:.3f}{warning(record)}"
 
 
 def warning(record: Record) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import os
 import shutil
 import time
@@ -20,8 +19,8 @@ from studies.figures import draw_line
 from studies.powerlaw import PowerLaw, fit
 from studies.presets import Preset
 from studies.study import Results, Row, Study, confirmed
-from tune.comparison import Comparison
-from tune.folder import StudyFolder
+from tune.comparison import SEEDS, Comparison
+from tune.folder import StudyFolder, read_csv
 from tune.runs import Run, run_all
 
 if TYPE_CHECKING:
@@ -31,7 +30,7 @@ IPCS = (1, 2, 5, 10, 20)
 WIDTHS = (0.5, 1.0, 2.0)
 """Factors of the preset's width, at its IPC."""
 AXES = {"ipc": "images per class", "width": "network width (channels)"}
-MEASURED = {"clean": "clean", "robust": "robust"}
+MEASURED = ("clean", "robust")
 TARGETS = (0.9, 0.95)
 TRIALS_A_WORKER = 3
 
@@ -101,7 +100,7 @@ def measure(results: Results, session: Session) -> Sequence[Row]:
                     trials = workers * (TRIALS_A_WORKER if timed else 1)
                     seeds = range(number, number := number + trials)
                     runs = [
-                        Run(seed, config.override({"seed": seed, "student.seed": seed}), {}, True)
+                        Run(seed, config.override(dict.fromkeys(SEEDS, seed)), {}, True)
                         for seed in seeds
                     ]
                     start = time.perf_counter()
@@ -154,10 +153,9 @@ def one_minus(comparison: Comparison, name: str) -> Estimate:
 
 def throughput_figure(results: Results) -> Mapping[str, Figure]:
     """Measured trials a minute beside a straight line through the first; none before it is."""
-    if not results.measured.is_file():
+    rows = read_csv(results.measured)
+    if not rows:
         return {}
-    with results.measured.open() as file:
-        rows = list(csv.DictReader(file))
     workers = [int(row["workers"]) for row in rows]
     speeds = [float(row["trials_a_minute"]) for row in rows]
     figure = Figure(figsize=(4.8, 3.4), dpi=150, layout="constrained")

@@ -17,7 +17,8 @@ from tune.folder import StudyFolder
 from tune.records import Record
 
 Values = Mapping[Run, NDArray[np.float64]]
-SEEDS = {"seed": 0, "student.seed": 0}
+SEEDS = ("seed", "student.seed")
+"""Fields of a trial that only repeat it."""
 
 
 @dataclass(frozen=True)
@@ -158,7 +159,7 @@ def arms(records: Iterable[Record]) -> list[Arm]:
         if record.status == "complete":
             config = TrialConfig.from_dict(record.config)
             run = (config.seed, config.student.seed)
-            seedless = config.override(SEEDS)
+            seedless = config.override(dict.fromkeys(SEEDS, 0))
             found.setdefault(seedless.fingerprint(), (seedless, {}))[1].setdefault(run, record)
     return named([Arm(config, runs) for config, runs in found.values()])
 

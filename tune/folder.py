@@ -103,6 +103,14 @@ def read_record(path: Path) -> Record | None:
     return Record(**{**values, "stages": tuple(values["stages"])})
 
 
+def read_csv(path: Path) -> list[dict[str, str]]:
+    """The rows of a CSV file; none before it is there."""
+    if not path.is_file():
+        return []
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
 def to_csv(rows: Iterable[Mapping[str, Any]]) -> str:
     """CSV with the columns of all rows: the fixed ones, parameters, metrics, the rest."""
     rows = list(rows)

@@ -98,10 +98,14 @@ class Record:
         return self.phase == SEARCH
 
     @property
+    def split(self) -> str:
+        """What the run is for: validation in a search, test where nothing is selected."""
+        return "validation" if OBJECTIVES[0] in self.metrics else "test"
+
+    @property
     def accuracies(self) -> tuple[float | None, float | None]:
-        """Clean and robust accuracy on the split that the run is for: validation in a search."""
-        split = "validation" if OBJECTIVES[0] in self.metrics else "test"
-        clean, robust = (f"{split}/{name}" for name in ("clean_accuracy", "robust_accuracy"))
+        """Clean and robust accuracy on its split."""
+        clean, robust = (f"{self.split}/{name}" for name in ("clean_accuracy", "robust_accuracy"))
         return self.metrics.get(clean), self.metrics.get(robust)
 
     @property
