@@ -17,7 +17,6 @@ from guard.errors import StudyError
 from studies import cli
 from studies.design import Design
 from studies.dryrun import print_fields, print_sharing, print_work
-from studies.figures import save_png
 from studies.identity import About, claim
 from studies.report import write_report
 from studies.study import Results, Study, conclusion
@@ -143,13 +142,11 @@ def execute(console: Console, job: Job, args: argparse.Namespace, resources: Sta
 
 
 def write(study: Study, results: Results, about: About) -> None:
-    """Tables, figures and the report of what there is."""
+    """Tables and the report of what there is."""
     folder = results.folder
     folder.write_results(folder.records())
     if results.comparisons:
         write_comparisons(folder, results.comparisons)
-        for name, figure in study.figures(results).items():
-            save_png(figure, folder.path / f"{name}.png")
     write_report(study, results, about)
 
 

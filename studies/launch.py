@@ -11,7 +11,6 @@ from rich.console import Console
 
 from guard.artifacts import ArtifactStore
 from studies.dryrun import print_fields, print_work
-from studies.figures import save_png
 from studies.identity import About, claim
 from studies.presets import Preset
 from studies.report import write_report
@@ -148,8 +147,6 @@ class Sweep:
         records, best = self.folder.records(), self.best()
         self.folder.write_tables(records, best)
         results = Results.read(self.folder)
-        for name, figure in STORY.figures(results).items():
-            save_png(figure, self.folder.path / f"{name}.png")
         write_comparisons(self.folder, results.comparisons)
         write_report(STORY, results, self.about)
         return results

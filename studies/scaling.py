@@ -19,7 +19,7 @@ from studies.figures import draw_line
 from studies.powerlaw import PowerLaw, fit
 from studies.presets import Preset
 from studies.study import Results, Row, Study, confirmed
-from tune.comparison import SEEDS, Comparison
+from tune.comparison import SEEDS, Arm, Comparison, named
 from tune.folder import StudyFolder, read_csv
 from tune.runs import Run, run_all
 
@@ -48,18 +48,27 @@ Curve = dict[tuple[str, str], list[Comparison]]
 
 
 def curves(results: Results) -> Curve:
-    """(axis, penalty) -> the arms along it, ascending. The axes cross at the preset's width."""
-    base = [comparison.arm.config for comparison in results.comparisons]
-    widths = [config.model.width for config in base]
+    """(axis, what is the same along it) -> the arms, ascending. The axes cross at the preset's
+    width."""
+    configs = [comparison.arm.config for comparison in results.comparisons]
+    widths = [config.model.width for config in configs]
     usual = max(set(widths), key=widths.count)
     found: Curve = {}
-    for comparison in results.comparisons:
+    for name, comparison in zip(names(configs), results.comparisons, strict=True):
         config = comparison.arm.config
         if config.model.width == usual:
-            found.setdefault(("ipc", comparison.arm.penalty), []).append(comparison)
+            found.setdefault(("ipc", name), []).append(comparison)
         if config.ipc == 10:
-            found.setdefault(("width", comparison.arm.penalty), []).append(comparison)
+            found.setdefault(("width", name), []).append(comparison)
     return {key: sorted(arms, key=lambda c: size(key[0], c)) for key, arms in found.items()}
+
+
+def names(configs: Sequence[TrialConfig]) -> list[str]:
+    """Each in words, without its IPC and width: the penalty, and what else differs."""
+    same = named([Arm(config.override({"ipc": 1, "model.width": 1})) for config in configs])
+    one_method = len({config.method for config in configs}) == 1
+    parts = [("" if one_method else a.config.method, a.penalty, a.settings) for a in same]
+    return [", ".join(filter(None, texts)) for texts in parts]
 
 
 def size(axis: str, comparison: Comparison) -> int:
@@ -68,9 +77,9 @@ def size(axis: str, comparison: Comparison) -> int:
 
 
 def laws(results: Results) -> dict[tuple[str, str, str], PowerLaw]:
-    """(axis, penalty, clean or robust) -> the law of the error, where there are points enough."""
+    """(axis, arm, clean or robust) -> the law of the error, where there are points enough."""
     found = {}
-    for (axis, penalty), arms in curves(results).items():
+    for (axis, arm), arms in curves(results).items():
         for name in MEASURED:
             points = [
                 (float(size(axis, comparison)), 1 - accuracy)
@@ -79,7 +88,7 @@ def laws(results: Results) -> dict[tuple[str, str, str], PowerLaw]:
             ]
             sizes = {size(axis, comparison) for comparison in arms}
             if len(sizes) > 1 and len(points) > 2:
-                found[axis, penalty, name] = fit(points, arms[0].clean.num_samples)
+                found[axis, arm, name] = fit(points, arms[0].clean.num_samples)
     return found
 
 
@@ -126,13 +135,13 @@ def growth_figure(results: Results) -> Figure:
     for column, (axis, label) in enumerate(AXES.items()):
         for row, name in enumerate(MEASURED):
             axes = grid[row, column]
-            own = [(penalty, arms) for (where, penalty), arms in found.items() if where == axis]
-            for number, (penalty, arms) in enumerate(own):
+            own = [(arm, arms) for (where, arm), arms in found.items() if where == axis]
+            for number, (arm, arms) in enumerate(own):
                 sizes = [float(size(axis, comparison)) for comparison in arms]
                 errors = [one_minus(comparison, name) for comparison in arms]
-                law = fitted.get((axis, penalty, name))
+                law = fitted.get((axis, arm, name))
                 slope = f", α = {law.exponent:.2f} [{law.low:.2f}, {law.high:.2f}]" if law else ""
-                draw_line(axes, sizes, errors, number, "", f"{penalty}{slope}")
+                draw_line(axes, sizes, errors, number, "", f"{arm}{slope}")
                 if law:
                     axes.plot(sizes, [law.error(n) for n in sizes], f"C{number}--", lw=1)
             axes.set_xscale("log")
@@ -173,10 +182,10 @@ def throughput_figure(results: Results) -> Mapping[str, Figure]:
 
 def answer(results: Results) -> str:
     parts = []
-    for (axis, penalty, name), law in laws(results).items():
+    for (axis, arm, name), law in laws(results).items():
         text = f"{name} error falls as {axis}^-{law.exponent:.2f} [{law.low:.2f}, {law.high:.2f}]"
         needs = [f"{target:.0%} would need {says(law, target)}" for target in TARGETS]
-        parts.append(f"{penalty}: {text}; {', '.join(needs)} {AXES[axis]}")
+        parts.append(f"{arm}: {text}; {', '.join(needs)} {AXES[axis]}")
     return "; ".join(parts) + "." if parts else "Too few trials for a law."
 
 

@@ -16,6 +16,7 @@ from rich.console import Console
 from studies.identity import About
 from studies.progress import Progress
 from studies.study import Results, Story, conclusion
+from studies.summary import print_tracking_errors
 from tune import cluster
 from tune.folder import StudyFolder
 from tune.records import Record
@@ -115,14 +116,8 @@ def opened(console: Console, folder: StudyFolder, place: Place, about: About) ->
 
 
 def close(console: Console, session: Session, story: Story, results: Results, done: bool) -> None:
-    """Finish the tracking of a study; failed calls are told, and change nothing else."""
+    """Finish the tracking of a study."""
     session.timeline.update()
     status = "FINISHED" if done else "KILLED"
     session.tracker.close(list(results.records), status, conclusion(story, results))
-    tell_errors(console, session.tracker)
-
-
-def tell_errors(console: Console, tracker: Tracker) -> None:
-    if tracker.errors:
-        first = f"MLflow: {len(tracker.errors)} calls failed; first: {tracker.errors[0]}"
-        console.print(first, style="yellow")
+    print_tracking_errors(console, session.tracker.errors)

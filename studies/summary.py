@@ -155,6 +155,12 @@ def print_results(console: Console, results: Results, tracking_uri: str) -> None
     print_places(console, results.folder, tracking_uri)
 
 
+def print_tracking_errors(console: Console, errors: Sequence[str]) -> None:
+    """Failed calls to MLflow are told, and change nothing else."""
+    if errors:
+        console.print(f"MLflow: {len(errors)} calls failed; first: {errors[0]}", style="yellow")
+
+
 def print_places(console: Console, folder: StudyFolder, tracking_uri: str) -> None:
     console.print("\nResults:", highlight=False)
     places = {

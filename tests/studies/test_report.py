@@ -27,7 +27,7 @@ from guard.config import TrialConfig
 from guard.config.evaluation import parts_of
 from guard.errors import StudyError
 from guard.evaluate import Verdicts
-from studies import adversarial, compare, curvature, report, scaling
+from studies import adversarial, compare, curvature, report, scaling, sections
 from studies.catalogue import STORIES, STUDIES
 from studies.identity import About
 from studies.presets import PRESETS
@@ -188,7 +188,8 @@ def comparison_csv(folder: StudyFolder) -> list[dict[str, str]]:
 
 def test_a_report_is_one_file_without_anything_from_elsewhere(study: SimpleNamespace) -> None:
     made = {path.name for path in study.folder.path.iterdir()}
-    assert made == {"about.json", "trials", FILE, "comparison.csv", "comparison.md", "report.html"}
+    tables = {"comparison.csv", "comparison.md"}
+    assert made == {"about.json", "trials", FILE, *tables, "accuracy.png", "report.html"}
     page: Page = study.page
     assert page.addresses
     assert all(address.startswith(("#", "data:")) for address in page.addresses)
@@ -333,7 +334,7 @@ def test_a_published_figure_stands_beside_ours(tmp_path: Path) -> None:
         Run(2, config.override({"ipc": 7}), {}, False),
     ]
     records = [record(tmp_path, run, 0.9, 0.5) for run in runs]
-    columns, rows = report.result_table(compared(records))
+    columns, rows = sections.result_table(compared(records))
     assert columns[-1] == "published (clean / AutoAttack)"
     assert [row.cells[-1].text for row in rows] == ["42.42 / 4.99 (!)", "57.93 / 19.69", ""]
 
@@ -474,7 +475,7 @@ def test_a_figure_has_the_same_bytes_each_time() -> None:
     def drawn() -> str:
         figure = Figure()
         figure.subplots().plot([1, 2], [3, 4], "o-", label="x")
-        return report.svg(figure)
+        return sections.svg(figure)
 
     first, second = drawn(), drawn()
     assert first == second

@@ -1,0 +1,55 @@
+"""Along which arms a law is fitted; tests/studies/test_design.py has the trials."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from guard.config import TrialConfig
+from studies.scaling import curves
+from studies.study import Results
+from tune.comparison import Arm, Comparison, named
+from tune.folder import StudyFolder
+
+PENALTY = "curvature (λ = 0.3, h = 0.1)"
+SMALL = {"regularizer.weight": 0.3, "regularizer.h": 0.1}
+
+
+def results(settings: Iterable[Mapping[str, Any]]) -> Results:
+    arms = named([Arm(TrialConfig().override({**SMALL, **fields})) for fields in settings])
+    return Results(StudyFolder(Path("runs"), "s"), (), [Comparison(arm, {}, {}) for arm in arms])
+
+
+def sizes(settings: Iterable[Mapping[str, Any]]) -> dict[tuple[str, str], list[tuple[int, int]]]:
+    return {
+        key: [(c.arm.config.ipc, c.arm.config.model.width) for c in arms]
+        for key, arms in curves(results(settings)).items()
+    }
+
+
+def test_the_axes_cross_at_the_usual_width() -> None:
+    found = sizes({"ipc": ipc, "model.width": w} for ipc, w in [(10, 32), (1, 32), (10, 64)])
+    assert found == {
+        ("ipc", PENALTY): [(1, 32), (10, 32)],
+        ("width", PENALTY): [(10, 32), (10, 64)],
+    }
+
+
+def test_each_further_setting_has_a_curve_of_its_own() -> None:
+    found = sizes({"ipc": i, "sre2l.bn_weight": w} for w in (0.1, 1.0) for i in (1, 10))
+    along = {name: arms for (axis, name), arms in found.items() if axis == "ipc"}
+    assert list(along) == [f"{PENALTY}, sre2l.bn_weight = {w}" for w in ("0.1", "1")]
+    assert all(len(arms) == 2 for arms in along.values())
+
+
+def test_several_methods_are_told_apart() -> None:
+    found = sizes({"ipc": i, "method": m} for m in ("sre2l", "cda") for i in (1, 10))
+    assert {name for _, name in found} == {f"{m}, {PENALTY}" for m in ("sre2l", "cda")}
+
+
+def test_penalties_are_told_apart() -> None:
+    found = sizes(
+        {"ipc": i, "regularizer.kind": k} for k in ("none", "gradient-norm") for i in (1, 2)
+    )
+    assert {name for _, name in found} == {"none", "gradient-norm (λ = 0.3)"}
