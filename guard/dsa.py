@@ -38,11 +38,6 @@ class DsaDraw:
         return len(self.uniform)
 
 
-def dsa(x: Tensor, ops: Sequence[str], generator: torch.Generator) -> Tensor:
-    """One operation drawn from `ops` for the batch, with parameters per image."""
-    return apply_dsa(x, draw_dsa(ops, len(x), generator))
-
-
 def draw_dsa(ops: Sequence[str], count: int, generator: torch.Generator) -> DsaDraw:
     """Draw one of `ops`, each as likely, and the parameters for `count` images.
 
