@@ -1,0 +1,65 @@
+"""Every arm of the ablation trains with a penalty that reaches the network's parameters."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn.utils import parameters_to_vector, vector_to_parameters
+
+from guard.config import ModelConfig, TrialConfig
+from guard.models import build_model
+from guard.regularizers import Regularizer
+from guard.spec import ImageSpec
+from studies import ablation
+from studies.presets import PRESETS
+
+SPEC = ImageSpec(1, 8, 10, (0.3,), (0.35,), tuple("0123456789"))
+PRESET = PRESETS["digits"]()
+EPOCH = 10
+"""After the warm-up of λ."""
+
+
+def arms() -> list[TrialConfig]:
+    design = ablation.design(PRESET)
+    configs = [run.config for run in design.runs(PRESET.config.override(design.settings), 1)]
+    return [config for config in configs if config.regularizer.active]
+
+
+def gradient(config: TrialConfig) -> tuple[Tensor, float, float]:
+    """Of the penalty in the parameters, (P,); its slope along that, and by finite differences."""
+    model = build_model(ModelConfig(name="bn-convnet", width=4, depth=2), SPEC, seed=1).double()
+    draws = torch.Generator().manual_seed(2)
+    x = torch.rand(16, 1, 8, 8, generator=draws, dtype=torch.float64)
+    y = torch.randint(10, (16,), generator=draws)
+    parameters, start = list(model.parameters()), parameters_to_vector(model.parameters()).detach()
+
+    def penalty(at: Tensor) -> Tensor:
+        vector_to_parameters(at, parameters)
+        own = Regularizer(config.regularizer, config.evaluation.eps)
+        return own(model, x, y, EPOCH, torch.Generator().manual_seed(3))
+
+    own = torch.autograd.grad(penalty(start), parameters, materialize_grads=True)
+    flat = torch.cat([part.flatten() for part in own])
+    step = 1e-6 / flat.norm()
+    along = [float(penalty(start + sign * step * flat).detach()) for sign in (1, -1)]
+    return flat, float(flat.norm()), (along[0] - along[1]) / 2e-6
+
+
+@pytest.mark.parametrize("config", arms(), ids=lambda config: config.fingerprint()[:8])
+def test_the_penalty_of_an_arm_has_a_gradient(config: TrialConfig) -> None:
+    flat, slope, measured = gradient(config)
+    assert flat.isfinite().all() and slope > 0
+    if config.regularizer.kind == "gradient-norm":
+        assert measured == pytest.approx(slope, rel=1e-2)
+
+
+def test_the_gradient_penalty_grows_with_its_weight() -> None:
+    found = {
+        config.regularizer.weight: gradient(config)[0]
+        for config in arms()
+        if config.regularizer.kind == "gradient-norm"
+    }
+    assert list(found) == list(ablation.GRADIENT_WEIGHTS)
+    for weight, own in found.items():
+        torch.testing.assert_close(own, weight * found[1.0], rtol=1e-5, atol=1e-12)
