@@ -25,6 +25,7 @@ from studies.report import publish
 from studies.steps import REGULARIZERS, Bench
 from studies.study import Results, Story, Table
 from tune.folder import read_csv, to_csv, write_atomically
+from tune.tables import as_markdown
 
 
 def parser() -> argparse.ArgumentParser:
@@ -174,10 +175,8 @@ def as_table(rows: Sequence[Mapping[str, Any]], title: str) -> ConsoleTable:
 
 
 def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
-    lines = [f"| size | {' | '.join(COLUMNS)} |", f"|{'---|' * (len(COLUMNS) + 1)}"]
-    for row in rows:
-        lines.append(f"| {size(row)}, {row['device']} | {' | '.join(cells(row))} |")
-    return "\n".join(lines) + "\n"
+    named = [[f"{size(row)}, {row['device']}", *cells(row)] for row in rows]
+    return as_markdown((["size", *COLUMNS], named))
 
 
 if __name__ == "__main__":

@@ -24,9 +24,9 @@ from studies import cli
 from studies.figures import save_png
 from studies.identity import About
 from studies.sections import (
-    attack_table,
     distilled_images,
     flagged,
+    grids,
     interactive,
     pictures,
     published_tables,
@@ -102,7 +102,7 @@ def content(story: Story, results: Results, about: About) -> dict[str, Any]:
     plots = interactive(results)
     columns, rows = result_table(comparisons)
     drawn = pictures(draw(story, results))
-    tables = [*attack_table(comparisons), *story.tables(results), *published_tables(story)]
+    tables = [*grids(comparisons), *story.tables(results), *published_tables(story)]
     images = distilled_images(comparisons, records)
     contents = [
         *([("result", "result")] if rows else []),

@@ -19,7 +19,7 @@ from studies.published import ATTACKS, beside, of_tables
 from studies.study import Results, Story, Table
 from tune.comparison import Comparison
 from tune.records import Record
-from tune.tables import percent, shared_attacks, signed_percent
+from tune.tables import attack_grid, penalty_grid, percent, signed_percent
 from tune.timeline import read as read_timeline
 
 MAX_IMAGES = 8
@@ -82,18 +82,19 @@ def gain_cell(gain: Estimate | None) -> Cell:
     return Cell(signed_percent(gain), gain is not None and gain.is_clear)
 
 
-def attack_table(comparisons: Sequence[Comparison]) -> list[Table]:
-    """Accuracy under each attack alone, where each saw every sample."""
-    attacks = shared_attacks(comparisons)
-    if not attacks:
-        return []
-    rows = [
-        [comparison.arm.title, *(percent(comparison.found[name]) for name in attacks)]
-        for comparison in comparisons
+def grids(comparisons: Sequence[Comparison]) -> list[Table]:
+    """Methods by penalties, and accuracy under each attack alone, where there are such figures."""
+    spread = "Percent, mean ± deviation between seeds"
+    found = [
+        ("penalties", "Methods and penalties", f"{spread}.", penalty_grid(comparisons)),
+        (
+            "attacks",
+            "Attack by attack",
+            f"{spread}; robust: right under all of them.",
+            attack_grid(comparisons),
+        ),
     ]
-    caption = "Percent, mean ± deviation between seeds; robust: right under all of them."
-    names = [name.removeprefix("robust/") for name in attacks]
-    return [Table("attacks", "Attack by attack", caption, ["configuration", *names], rows)]
+    return [Table(anchor, title, caption, *grid) for anchor, title, caption, grid in found if grid]
 
 
 def published_tables(story: Story) -> list[Table]:

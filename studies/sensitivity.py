@@ -21,6 +21,9 @@ from studies.identity import About
 from studies.interactive import STEP, WEIGHT, importances, robust, searched
 from studies.report import publish
 from tune.folder import to_csv, write_atomically
+from tune.tables import as_markdown
+
+COLUMNS = ("importance", "rank correlation", "p")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -115,23 +118,23 @@ def map_figure(trials: Sequence[optuna.trial.FrozenTrial]) -> Figure:
 
 
 def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
-    lines = ["| field | importance | rank correlation | p |", "|---|---|---|---|"]
-    for row in rows:
-        numbers = (row["rank_correlation"], row["p_value"])
-        cells = [f"{value:.2g}" if value is not None else "" for value in numbers]
-        lines.append(f"| {row['field']} | {row['importance']:.2f} | {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n"
+    return as_markdown((["field", *COLUMNS], [cells(row) for row in rows]))
+
+
+def cells(row: Mapping[str, Any]) -> list[str]:
+    numbers = (row["importance"], row["rank_correlation"], row["p_value"])
+    return [row["field"], *(f"{value:.2g}" if value is not None else "" for value in numbers)]
 
 
 def as_table(rows: Sequence[Mapping[str, Any]]) -> Table:
     count = rows[0]["trials"]
-    table = Table(title=f"What robust validation accuracy depends on ({count} regularized trials)")
+    title = f"What robust validation accuracy depends on (fANOVA, {count} regularized trials)"
+    table = Table(title=title)
     table.add_column("field")
-    for name in ("importance (fANOVA)", "rank correlation", "p"):
+    for name in COLUMNS:
         table.add_column(name, justify="right")
     for row in rows:
-        numbers = (row["importance"], row["rank_correlation"], row["p_value"])
-        table.add_row(row["field"], *(f"{v:.2g}" if v is not None else "" for v in numbers))
+        table.add_row(*cells(row))
     return table
 
 

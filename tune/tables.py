@@ -8,6 +8,15 @@ from guard.statistics import Estimate
 from tune.comparison import Comparison
 from tune.folder import StudyFolder, to_csv, write_atomically
 
+Grid = tuple[Sequence[str], Sequence[Sequence[str]]]
+"""Titles of columns, and rows of as many cells."""
+
+
+def as_markdown(grid: Grid) -> str:
+    columns, rows = grid
+    lines = [f"| {' | '.join(cells)} |" for cells in (columns, *rows)]
+    return "\n".join([lines[0], f"|{'---|' * len(columns)}", *lines[1:]]) + "\n"
+
 
 def markdown(comparisons: Sequence[Comparison]) -> str:
     """The comparisons as a table for people, in percent; a gain is bold where its interval leaves
@@ -16,20 +25,19 @@ def markdown(comparisons: Sequence[Comparison]) -> str:
     measured = comparisons[0].measured if comparisons else []
     columns = ["method", "IPC", "regularizer", *(["settings"] if with_settings else []), "seeds"]
     columns += measured + [f"Δ {name}" for name in measured]
-    lines = [f"| {' | '.join(columns)} |", f"|{'---|' * len(columns)}"]
-    for comparison in comparisons:
-        config = comparison.arm.config
-        cells = [
-            config.method,
-            config.ipc,
+    rows = [
+        [
+            comparison.arm.config.method,
+            str(comparison.arm.config.ipc),
             comparison.arm.penalty,
             *([comparison.arm.settings] if with_settings else []),
-            comparison.clean.num_distillations,
+            str(comparison.clean.num_distillations),
             *(percent(comparison.found[name]) for name in measured),
             *(emphasized(comparison.gains.get(name)) for name in measured),
         ]
-        lines.append(f"| {' | '.join(map(str, cells))} |")
-    return "\n".join(lines) + "\n"
+        for comparison in comparisons
+    ]
+    return as_markdown((columns, rows))
 
 
 def shared_attacks(comparisons: Sequence[Comparison]) -> list[str]:
@@ -40,29 +48,51 @@ def shared_attacks(comparisons: Sequence[Comparison]) -> list[str]:
     return [n for n in dict.fromkeys(every) if all(n in c.found for c in comparisons)]
 
 
-def attack_markdown(comparisons: Sequence[Comparison]) -> str:
-    """Accuracy under each attack alone, in percent; "" where the attacks ran as a cascade."""
+def attack_grid(comparisons: Sequence[Comparison]) -> Grid | None:
+    """Accuracy under each attack alone, in percent; None where the attacks ran as a cascade."""
     names = shared_attacks(comparisons)
     if not names:
-        return ""
+        return None
     columns = ["configuration", *(name.removeprefix("robust/") for name in names)]
-    lines = [f"| {' | '.join(columns)} |", f"|{'---|' * len(columns)}"]
+    rows = [
+        [comparison.arm.title, *(percent(comparison.found[name]) for name in names)]
+        for comparison in comparisons
+    ]
+    return columns, rows
+
+
+def penalty_grid(comparisons: Sequence[Comparison]) -> Grid | None:
+    """Methods by penalties, each cell "clean, robust" in percent, the robust one bold where it is
+    clearly above its control's. None for less than two rows or three penalties, or a grid with more
+    than half of its cells empty."""
+    cells: dict[str, dict[str, str]] = {}
     for comparison in comparisons:
-        found = [comparison.found[name] for name in names]
-        lines.append(f"| {comparison.arm.title} | {' | '.join(map(percent, found))} |")
-    return "\n".join(lines) + "\n"
+        config, gain = comparison.arm.config, comparison.robust_gain
+        parts = (config.method, f"IPC {config.ipc}", comparison.arm.settings)
+        robust = percent(comparison.robust)
+        if gain is not None and gain.is_clear and gain.mean > 0:
+            robust = f"**{robust}**"
+        row = cells.setdefault(", ".join(filter(None, parts)), {})
+        row[comparison.arm.penalty] = f"{percent(comparison.clean)}, {robust}"
+    penalties = list(dict.fromkeys(comparison.arm.penalty for comparison in comparisons))
+    if len(cells) < 2 or len(penalties) < 3 or 2 * len(comparisons) < len(cells) * len(penalties):
+        return None
+    rows = [[title, *(row.get(name, "") for name in penalties)] for title, row in cells.items()]
+    return ["clean, robust", *penalties], rows
 
 
 def write_comparisons(folder: StudyFolder, comparisons: Sequence[Comparison]) -> None:
-    """comparison.csv, comparison.md and, with figures by attack, attacks.md; nothing for none."""
+    """comparison.csv and comparison.md; attacks.md with figures by attack, penalties.md for a grid
+    of methods and penalties. Nothing for none."""
     if not comparisons:
         return
     rows = [comparison.row() for comparison in comparisons]
     write_atomically(folder.path / "comparison.csv", to_csv(rows))
     write_atomically(folder.path / "comparison.md", markdown(comparisons))
-    attacks = attack_markdown(comparisons)
-    if attacks:
-        write_atomically(folder.path / "attacks.md", attacks)
+    grids = {"attacks.md": attack_grid(comparisons), "penalties.md": penalty_grid(comparisons)}
+    for name, grid in grids.items():
+        if grid is not None:
+            write_atomically(folder.path / name, as_markdown(grid))
 
 
 def percent(found: Estimate) -> str:

@@ -114,7 +114,7 @@ def test_what_robustness_depends_on_comes_first(
     assert float(first["importance"]) > 0.9
     assert sum(float(row["importance"]) for row in (first, *others)) == pytest.approx(1)
     assert {row["trials"] for row in (first, *others)} == {str(len(POINTS))}
-    assert "(24 regularized trials)" in " ".join(capsys.readouterr().out.split())
+    assert "(fANOVA, 24 regularized trials)" in " ".join(capsys.readouterr().out.split())
     assert published == [folder]
 
 
