@@ -18,7 +18,7 @@ from studies import cli
 from studies.design import Design
 from studies.dryrun import print_fields, print_sharing, print_work
 from studies.identity import About, claim
-from studies.report import write_report
+from studies.page import write_report
 from studies.study import Results, Study, conclusion
 from studies.summary import print_results
 from tune.folder import StudyFolder, to_csv, write_atomically

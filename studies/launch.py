@@ -12,8 +12,8 @@ from rich.console import Console
 from guard.artifacts import ArtifactStore
 from studies.dryrun import print_fields, print_work
 from studies.identity import About, claim
+from studies.page import write_report
 from studies.presets import Preset
-from studies.report import write_report
 from studies.selection import STORY
 from studies.session import Place, Session, close, opened
 from studies.study import Results

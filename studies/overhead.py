@@ -21,7 +21,7 @@ from guard.errors import StudyError
 from studies import cli
 from studies.identity import About, claim
 from studies.measuring import threads
-from studies.report import publish
+from studies.page import publish
 from studies.steps import REGULARIZERS, Bench
 from studies.study import Results, Story, Table
 from tune.folder import read_csv, to_csv, write_atomically

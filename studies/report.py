@@ -1,45 +1,20 @@
-"""One self-contained HTML page of a study: question, answer, table, figures, commands.
-
-    python -m studies.report DIR/NAME
-
-rebuilds it, also while the study is running.
-"""
+"""The report of a study again, also while the study is running."""
 
 from __future__ import annotations
 
 import argparse
-import platform
-from collections.abc import Mapping, Sequence
-from importlib.metadata import version
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-import jinja2
-from matplotlib.figure import Figure
-from plotly.offline import get_plotlyjs
 from rich.console import Console
 
 from guard.errors import StudyError
 from studies import cli
-from studies.figures import save_png
+from studies.catalogue import STORIES
 from studies.identity import About
-from studies.sections import (
-    distilled_images,
-    flagged,
-    grids,
-    interactive,
-    pictures,
-    published_tables,
-    result_table,
-    state,
-    trial_row,
-)
-from studies.study import Results, Story, Study, conclusion
-from studies.summary import print_tracking_errors
-from tune.folder import StudyFolder, write_atomically
-from tune.tracking import PACKAGES, Tracker, git_commit
-
-TRIAL_COLUMNS = ("trial", "configuration", "status", "clean", "robust", "seconds", "reason")
+from studies.page import write_report
+from studies.study import Results
+from tune.folder import StudyFolder
 
 
 def parser() -> argparse.ArgumentParser:
@@ -49,8 +24,6 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str]) -> int:
-    from studies.catalogue import STORIES
-
     path = Path(parser().parse_args(argv).folder).absolute()
     folder = StudyFolder(path.parent, path.name)
     about = About.read(folder)
@@ -59,92 +32,6 @@ def main(argv: Sequence[str]) -> int:
     page = write_report(STORIES[about.study], Results.read(folder), about)
     Console(highlight=False).print(f"report: {page}", soft_wrap=True)
     return 0
-
-
-def write_report(story: Story, results: Results, about: About) -> Path:
-    """DIR/NAME/report.html and its figures as PNG, from what there is of the study now."""
-    loader = jinja2.PackageLoader("studies")
-    environment = jinja2.Environment(
-        loader=loader, autoescape=True, undefined=jinja2.StrictUndefined
-    )
-    page = environment.get_template("report.html.j2").render(**content(story, results, about))
-    path = results.folder.path / "report.html"
-    write_atomically(path, page)
-    return path
-
-
-def draw(story: Story, results: Results) -> Mapping[str, Figure]:
-    """The story's figures, each also a PNG in the study's folder."""
-    if isinstance(story, Study) and not results.comparisons:
-        return {}
-    drawn = story.figures(results)
-    for name, figure in drawn.items():
-        save_png(figure, results.folder.path / f"{name}.png")
-    return drawn
-
-
-def publish(
-    console: Console, story: Story, folder: StudyFolder, about: About, tracking_uri: str | None
-) -> None:
-    """The report of a study that runs no trials, in its folder and in MLflow."""
-    results = Results.read(folder)
-    page = write_report(story, results, about)
-    uri = tracking_uri or folder.tracking_uri
-    tracker = Tracker(folder, uri, about.note(folder))
-    tracker.close(list(results.records), answer=conclusion(story, results))
-    console.print(f"report: {page}", soft_wrap=True)
-    print_tracking_errors(console, tracker.errors)
-
-
-def content(story: Story, results: Results, about: About) -> dict[str, Any]:
-    """What the template shows."""
-    folder, comparisons, records = results.folder, results.comparisons, results.records
-    plots = interactive(results)
-    columns, rows = result_table(comparisons)
-    drawn = pictures(draw(story, results))
-    tables = [*grids(comparisons), *story.tables(results), *published_tables(story)]
-    images = distilled_images(comparisons, records)
-    contents = [
-        *([("result", "result")] if rows else []),
-        *((table.anchor, table.title) for table in tables),
-        *([("figures", "figures")] if drawn else []),
-        *((f"plot-{n}", plot.title) for n, plot in enumerate(plots, 1)),
-        *([("images", "distilled images")] if images else []),
-        *([("flags", "can it be believed?"), ("trials", "all trials")] if records else []),
-        ("again", "run it again"),
-    ]
-    return {
-        "title": f"{folder.name}: {story.question}",
-        "question": story.question,
-        "name": folder.name,
-        "study": story.name,
-        "source": story.source,
-        "state": state(records),
-        "about": results.caption,
-        "answer": conclusion(story, results),
-        "contents": contents,
-        "samples": comparisons[0].clean.num_samples if comparisons else 0,
-        "columns": columns,
-        "rows": rows,
-        "tables": tables,
-        "pictures": drawn,
-        "plots": plots,
-        "plotly_js": get_plotlyjs() if plots else "",
-        "images": images,
-        "flagged": flagged(records),
-        "examined": sum("reliability/flags" in record.metrics for record in records),
-        "trial_columns": TRIAL_COLUMNS,
-        "trials": [trial_row(record) for record in records],
-        "commands": [about.command, f"uv run python -m studies.report {folder.path}"],
-        "made_with": made_with(),
-    }
-
-
-def made_with() -> str:
-    packages = ", ".join(f"{name} {version(name)}" for name in PACKAGES)
-    commit = git_commit(Path(__file__).parent)
-    at = f" at commit {commit}" if commit else ""
-    return f"Made with {packages}, Python {platform.python_version()} on {platform.machine()}{at}."
 
 
 if __name__ == "__main__":

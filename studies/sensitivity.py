@@ -19,7 +19,7 @@ from studies import cli, selection
 from studies.figures import save_png
 from studies.identity import About
 from studies.interactive import STEP, WEIGHT, importances, robust, searched
-from studies.report import publish
+from studies.page import publish
 from tune.folder import to_csv, write_atomically
 from tune.tables import as_markdown
 

@@ -30,6 +30,7 @@ from guard.evaluate import Verdicts
 from studies import adversarial, compare, curvature, report, scaling, sections
 from studies.catalogue import STORIES, STUDIES
 from studies.identity import About
+from studies.page import TRIAL_COLUMNS
 from studies.presets import PRESETS
 from studies.published import ATTACKS
 from studies.study import Results, Story, Study
@@ -265,7 +266,7 @@ def test_doubtful_trials_are_listed_with_their_signs(study: SimpleNamespace) -> 
 
 def test_every_trial_is_listed_with_how_it_ended(study: SimpleNamespace) -> None:
     header, *rows = study.page.rows("trials")
-    assert header == list(report.TRIAL_COLUMNS)
+    assert header == list(TRIAL_COLUMNS)
     assert [row[0] for row in rows] == [str(number) for number in range(20)]
     assert rows[0][2:5] == ["complete", "0.900", "0.300"]
     assert rows[19][2:5] == ["failed", "", ""] and rows[19][6] == "OSError: full"
