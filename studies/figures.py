@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -120,12 +121,12 @@ def arms_figure(comparisons: Sequence[Comparison], title: str) -> Figure:
         if comparison.is_control:
             axes.axhspan(row - 0.5, row + 0.5, color="0.93", zorder=0)
     axes.set_yticks(range(len(comparisons)), [c.arm.title for c in comparisons], fontsize=8)
-    axes.invert_yaxis()
+    axes.set_ylim(len(comparisons) - 0.5, -0.5)
     axes.set_xlim(0, 1)
     axes.set_xlabel("accuracy (share of images), 95 % interval; grey: unregularized")
-    axes.set_title(title, fontsize=9)
     axes.grid(axis="x", alpha=0.3)
-    axes.legend(fontsize=8, loc="lower left")
+    entitle(figure, title)
+    figure.legend(fontsize=8, loc="outside lower center", ncols=2)
     return figure
 
 
@@ -178,8 +179,14 @@ def attacks_figure(comparisons: Sequence[Comparison], title: str) -> Figure:
     titles = [name.removeprefix("robust/") for name in columns[:-1]] + ["all attacks"]
     axes.set_xticks(range(len(columns)), titles, fontsize=8, rotation=30, ha="right")
     axes.set_yticks(range(len(values)), [c.arm.title for c in comparisons], fontsize=7)
-    axes.set_title(f"{title}\naccuracy in %, mean over seeds", fontsize=9)
+    entitle(figure, f"{title}; accuracy in %, mean over seeds")
     return figure
+
+
+def entitle(figure: Figure, title: str) -> None:
+    """The title over the whole figure, in lines that fit."""
+    width, _ = figure.get_size_inches()
+    figure.suptitle(textwrap.fill(title, int(13 * width)), fontsize=9)
 
 
 def reaches(found: Sequence[Estimate]) -> list[list[float]]:
@@ -192,8 +199,8 @@ def lines_figure(title: str) -> tuple[Figure, Axes]:
     axes = figure.subplots()
     axes.set_ylabel("accuracy (share of images), 95 % interval")
     axes.set_ylim(0, 1)
-    axes.set_title(title, fontsize=9)
     axes.grid(alpha=0.3)
+    entitle(figure, title)
     return figure, axes
 
 
