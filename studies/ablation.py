@@ -25,13 +25,12 @@ def design(preset: Preset) -> Design:
         for weight in GRADIENT_WEIGHTS
     ]
     published: list[Settings] = [
-        {"regularizer": name} for name in ("released-cifar", "released-imagenet", "cure")
+        {"regularizer": name} for name in ("released-cifar", "released-imagenet")
     ]
     curvature: list[Settings] = [
         {"regularizer.kind": "loss-difference"},
         {"regularizer.power": 1},
         {"regularizer.direction": "sign"},
-        {"regularizer.bn": "frozen-batch"},
         {"regularizer.bn": "train"},
         {"regularizer.fraction": 1.0},
     ]
@@ -39,7 +38,7 @@ def design(preset: Preset) -> Design:
         {"sre2l.bn_weight": factor * base.sre2l.bn_weight} for factor in (0.1, 10)
     ]
     variants = [{}, *gradient, *curvature, *published, *confounder]
-    return Design({}, variants, settings=confirmed(preset, method="sre2l", ipc=10))
+    return Design({}, variants, settings=confirmed(preset, method="sre2l"))
 
 
 def figures(results: Results) -> Mapping[str, Figure]:

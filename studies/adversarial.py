@@ -17,7 +17,7 @@ from tune.comparison import Comparison
 def design(preset: Preset) -> Design:
     """Attacks in pixels, at the radius that the student is evaluated at."""
     embedded = [{"regularizer": name} for name in ("pgd-at", "fgsm-rs", "trades")]
-    axes = {"method": ("sre2l",), "ipc": (1, 10)}
+    axes = {"method": ("sre2l",), "ipc": (1, preset.config.ipc)}
     return Design(axes, [{}, *embedded], settings=confirmed(preset))
 
 

@@ -21,7 +21,7 @@ def design(preset: Preset) -> Design:
     attacks = dict.fromkeys(("pgd100", "mim", "cw", *preset.confirm.attacks))
     each_alone = {"evaluation.attacks": list(attacks), "evaluation.cascade": False}
     return Design(
-        {"ipc": (1, 10)},
+        {"ipc": (1, preset.config.ipc)},
         [
             *({"method": name} for name in GUARDED),
             *({"method": name, "regularizer": "none"} for name in UNGUARDED),

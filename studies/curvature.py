@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 def design(preset: Preset) -> Design:
-    return Design({"method": ("sre2l",)}, settings=confirmed(preset, ipc=10))
+    return Design({"method": ("sre2l",)}, settings=confirmed(preset))
 
 
 def stages(results: Results) -> Iterator[tuple[Mapping[str, str | int], Stage]]:

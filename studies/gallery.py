@@ -19,7 +19,7 @@ CELL_INCHES = 0.62
 
 
 def design(preset: Preset) -> Design:
-    return Design({"method": ("sre2l",), "ipc": (1, 10)}, settings=confirmed(preset))
+    return Design({"method": ("sre2l",), "ipc": (1, preset.config.ipc)}, settings=confirmed(preset))
 
 
 def figures(results: Results) -> Mapping[str, Figure]:

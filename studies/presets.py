@@ -40,6 +40,7 @@ class Preset:
     """What `--preset` stands for."""
 
     config: TrialConfig
+    """Its IPC is that of the studies that do not vary it."""
     space: Mapping[str, BaseDistribution]
     num_trials: int
     about: str
@@ -80,7 +81,7 @@ def digits() -> Preset:
     config = TrialConfig(
         data=DataConfig(name="digits", validation_fraction=0.2),
         model=ModelConfig(name="bn-convnet", width=32, depth=4),
-        ipc=10,
+        ipc=5,
         regularizer=RegularizerConfig(weight=0.3, h=0.1, fraction=0.25, weight_warmup_epochs=5),
         squeeze=TrainConfig(
             epochs=20, batch_size=64, optimizer="adamw", lr=3e-3, weight_decay=0.01

@@ -38,27 +38,29 @@ TRIALS_A_WORKER = 3
 def design(preset: Preset) -> Design:
     model = preset.config.model
     factors = WIDTHS if model.reads_width else ()
-    widths = [{"model.width": max(1, round(f * model.width)), "ipc": 10} for f in factors]
-    return Design(
-        {}, [*({"ipc": ipc} for ipc in IPCS), *widths], settings=confirmed(preset, method="sre2l")
-    )
+    ipcs = [{"ipc": ipc} for ipc in IPCS]
+    widths = [
+        {"model.width": max(1, round(f * model.width)), "ipc": preset.config.ipc} for f in factors
+    ]
+    return Design({}, [*ipcs, *widths], settings=confirmed(preset, method="sre2l"))
 
 
 Curve = dict[tuple[str, str], list[Comparison]]
 
 
 def curves(results: Results) -> Curve:
-    """(axis, what is the same along it) -> the arms, ascending. The axes cross at the preset's
-    width."""
+    """(axis, what is the same along it) -> the arms, ascending. The axes cross at the most usual
+    width, and at the IPC of the others."""
     configs = [comparison.arm.config for comparison in results.comparisons]
     widths = [config.model.width for config in configs]
     usual = max(set(widths), key=widths.count)
+    crossing = {config.ipc for config in configs if config.model.width != usual}
     found: Curve = {}
     for name, comparison in zip(names(configs), results.comparisons, strict=True):
         config = comparison.arm.config
         if config.model.width == usual:
             found.setdefault(("ipc", name), []).append(comparison)
-        if config.ipc == 10:
+        if config.ipc in crossing:
             found.setdefault(("width", name), []).append(comparison)
     return {key: sorted(arms, key=lambda c: size(key[0], c)) for key, arms in found.items()}
 

@@ -20,7 +20,7 @@ with them have what its labels carry and nothing else."""
 
 def design(preset: Preset) -> Design:
     swapped = [{"method": name, "student.labels": own} for name, own in OTHER_LABELS.items()]
-    return Design({"method": METHODS}, single=swapped, settings=confirmed(preset, ipc=10))
+    return Design({"method": METHODS}, single=swapped, settings=confirmed(preset))
 
 
 def figures(results: Results) -> Mapping[str, Figure]:
