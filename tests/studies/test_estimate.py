@@ -12,7 +12,7 @@ AUTOATTACK = 200 + 1800 + 2700 + 5000
 
 
 def test_work_is_counted_in_image_passes() -> None:
-    config = PRESETS["digits"]().config
+    config = PRESETS["digits"]().config.override({"ipc": 10})
     splits = load_data(config.data)
     work = estimate(config, splits).passes
     images = len(splits.train)
@@ -37,7 +37,7 @@ def test_work_is_counted_in_image_passes() -> None:
     ],
 )
 def test_each_method_has_its_own_work(method: str, stage: str, passes: float) -> None:
-    config = PRESETS["digits"]().config.unregularized().override({"method": method})
+    config = PRESETS["digits"]().config.unregularized().override({"method": method, "ipc": 10})
     splits = load_data(config.data)
     assert len(splits.train) == 1151
     work = estimate(config, splits).passes
