@@ -82,7 +82,7 @@ def test_a_dry_run_of_arms_names_what_each_one_changes(
     flags = ["--output", str(tmp_path / "out"), "--dry-run", "--seeds", "1"]
     assert command.main(ablation.STUDY, flags) == 0
     text = capsys.readouterr().out
-    assert "18 trials, 1 seeds:" in text
+    assert "15 trials, 1 seeds:" in text
     assert "gradient-norm λ=0.0001" in text and "regularizer.bn=train" in text
 
 

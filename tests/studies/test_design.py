@@ -225,7 +225,7 @@ def test_a_changed_field_of_another_section_is_changed_in_the_control_too() -> N
     [
         ("compare", 18),
         ("adversarial", 10),
-        ("ablation", 18),
+        ("ablation", 15),
         ("transfer", 16),
         ("scaling", 14),
         ("gallery", 4),
@@ -342,8 +342,8 @@ def test_arms_with_another_batchnorm_weight_have_controls_of_their_own() -> None
         for run in runs_of(ablation.STUDY)
         if run.config.sre2l.bn_weight != BASE.sre2l.bn_weight
     ]
-    low, high = 0.1 * BASE.sre2l.bn_weight, 10 * BASE.sre2l.bn_weight
-    assert found == [(low, True), (low, False), (high, True), (high, False)]
+    more = 10 * BASE.sre2l.bn_weight
+    assert found == [(more, True), (more, False)]
 
 
 def test_scaling_varies_ipc_and_width_and_they_cross_at_the_preset() -> None:
