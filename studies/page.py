@@ -40,7 +40,8 @@ def write_report(story: Story, results: Results, about: About) -> Path:
     environment = jinja2.Environment(
         loader=loader, autoescape=True, undefined=jinja2.StrictUndefined
     )
-    page = environment.get_template("report.html.j2").render(**content(story, results, about))
+    shown = content(story, results, about, draw(story, results))
+    page = environment.get_template("report.html.j2").render(**shown)
     path = results.folder.path / "report.html"
     write_atomically(path, page)
     return path
@@ -69,12 +70,14 @@ def publish(
     print_tracking_errors(console, tracker.errors)
 
 
-def content(story: Story, results: Results, about: About) -> dict[str, Any]:
+def content(
+    story: Story, results: Results, about: About, figures: Mapping[str, Figure]
+) -> dict[str, Any]:
     """What the template shows."""
     folder, comparisons, records = results.folder, results.comparisons, results.records
     plots = interactive(results)
     columns, rows = result_table(comparisons)
-    drawn = pictures(draw(story, results))
+    drawn = pictures(figures)
     tables = [*grids(comparisons), *story.tables(results), *published_tables(story)]
     images = distilled_images(comparisons, records)
     contents = [

@@ -11,6 +11,7 @@ from rich.live import Live
 from rich.text import Text
 
 from guard.config import TrialConfig
+from guard.flags import FLAGS
 from tune.records import Record
 from tune.stages import DeskStatus
 from tune.tracking import run_name
@@ -35,6 +36,11 @@ def scores(record: Record) -> str:
 def warning(record: Record) -> str:
     """What stands beside a robust accuracy that is not to be believed."""
     return f" (unreliable: {', '.join(record.flags)})" if record.flags else ""
+
+
+def signs(record: Record) -> list[str]:
+    """Why a robust accuracy is not to be believed, a sign each."""
+    return [f"{name}: {FLAGS[name].meaning}" for name in record.flags]
 
 
 def describe(record: Record) -> str:

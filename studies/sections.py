@@ -11,10 +11,9 @@ from pathlib import Path
 import matplotlib
 from matplotlib.figure import Figure
 
-from guard.flags import FLAGS
 from guard.statistics import Estimate
 from studies.interactive import Plot, ipc_plot, pareto_plot, search_plots, timeline_plot
-from studies.progress import describe
+from studies.progress import describe, signs
 from studies.published import ATTACKS, beside, of_tables
 from studies.study import Results, Story, Table
 from tune.comparison import Comparison
@@ -164,7 +163,7 @@ def flagged(records: Sequence[Record]) -> list[dict[str, str]]:
         {
             "label": record.label,
             "name": describe(record),
-            "signs": "; ".join(f"{name}: {FLAGS[name].meaning}" for name in record.flags),
+            "signs": "; ".join(signs(record)),
         }
         for record in records
         if record.flags

@@ -8,8 +8,7 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.table import Table
 
-from guard.flags import FLAGS
-from studies.progress import describe, warning
+from studies.progress import describe, signs, warning
 from studies.study import Results
 from tune.comparison import Comparison
 from tune.folder import StudyFolder
@@ -73,8 +72,7 @@ def flag_table(records: list[Record]) -> Table:
     table.add_column("trial", justify="right")
     table.add_column("signs of gradient masking")
     for record in records:
-        signs = [f"{name}: {FLAGS[name].meaning}" for name in record.flags]
-        table.add_row(record.label, "\n".join(signs))
+        table.add_row(record.label, "\n".join(signs(record)))
     return table
 
 
