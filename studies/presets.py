@@ -86,12 +86,12 @@ def digits() -> Preset:
         squeeze=TrainConfig(
             epochs=20, batch_size=64, optimizer="adamw", lr=3e-3, weight_decay=0.01
         ),
-        sre2l=RecoverConfig(chunk=10),
-        cda=CDAConfig(chunk=10, crop_scale=0.5, flip=False),
+        sre2l=RecoverConfig(chunk=5),
+        cda=CDAConfig(chunk=5, crop_scale=0.5, flip=False),
         dc=DCConfig.from_dict(
-            {"iterations": 20, "inner_epochs": 5, "batch_size": 64, "lr_images": 1.0}
+            {"iterations": 20, "inner_epochs": 5, "batch_size": 32, "lr_images": 1.0}
         ),
-        dsa=DSAConfig(iterations=10, inner_epochs=10, batch_size=64, augment=UNMIRRORED),
+        dsa=DSAConfig(iterations=10, inner_epochs=10, batch_size=32, augment=UNMIRRORED),
         mtt=MTTConfig.from_dict({**matching, "experts": experts}),
         tesla=TESLAConfig.from_dict({**matching, "experts": experts, "soft_labels": False}),
         mat=MATConfig.from_dict({**matching, "experts": adversarial}),
