@@ -1,4 +1,7 @@
-"""Methods, images per class and attacks, with GUARD and without, beside the controls."""
+"""Methods and attacks, with GUARD and without, beside the controls.
+
+At the preset's images per class; `--set 'ipc=choice(1, 10, 50)'` makes them an axis.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +24,7 @@ def design(preset: Preset) -> Design:
     attacks = dict.fromkeys(("pgd100", "mim", "cw", *preset.confirm.attacks))
     each_alone = {"evaluation.attacks": list(attacks), "evaluation.cascade": False}
     return Design(
-        {"ipc": (1, preset.config.ipc)},
+        {"ipc": (preset.config.ipc,)},
         [
             *({"method": name} for name in GUARDED),
             *({"method": name, "regularizer": "none"} for name in UNGUARDED),
@@ -33,8 +36,12 @@ def design(preset: Preset) -> Design:
 
 def figures(results: Results) -> Mapping[str, Figure]:
     arms, caption = results.comparisons, results.caption
-    found = {"accuracy": arms_figure(arms, caption), "ipc": ipc_figure(arms, caption)}
-    return found | ({"attacks": attacks_figure(arms, caption)} if shared_attacks(arms) else {})
+    found = {"accuracy": arms_figure(arms, caption)}
+    if len({comparison.arm.config.ipc for comparison in arms}) > 1:
+        found["ipc"] = ipc_figure(arms, caption)
+    if shared_attacks(arms):
+        found["attacks"] = attacks_figure(arms, caption)
+    return found
 
 
 STUDY = Study(

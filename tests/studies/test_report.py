@@ -327,6 +327,18 @@ def test_figures_of_each_attack_have_a_table_of_their_own(tmp_path: Path) -> Non
     assert {"Table 2", "Table 1"} & {row[0][:7] for row in page.rows("published")} == {"Table 2"}
 
 
+@pytest.mark.parametrize(("ipcs", "shown"), [((5,), False), ((1, 5), True)])
+def test_an_axis_of_images_per_class_is_drawn(
+    ipcs: tuple[int, ...], shown: bool, tmp_path: Path
+) -> None:
+    base = PRESET.config.override({"evaluation.splits": ["test"]})
+    configs = [base.override({"ipc": ipc}) for ipc in ipcs]
+    runs = [Run(n, config.unregularized(), {}, True) for n, config in enumerate(configs)]
+    records = [record(tmp_path, run, 0.9, 0.3) for run in runs]
+    results = Results(StudyFolder(tmp_path, "s"), records, compared(records))
+    assert ("ipc" in compare.figures(results)) is shown
+
+
 def test_a_published_figure_stands_beside_ours(tmp_path: Path) -> None:
     config = PRESETS["imagenette"]().config.override({"evaluation.splits": ["test"]})
     runs = [
