@@ -11,7 +11,6 @@ from studies.design import Design
 from studies.figures import arms_figure
 from studies.presets import Preset
 from studies.study import Results, Study, confirmed, duel, gains_in_words
-from tune.comparison import Comparison
 
 
 def design(preset: Preset) -> Design:
@@ -32,15 +31,9 @@ def answer(results: Results) -> str:
         duel(ours, theirs)
         for ours in guards
         for theirs in results.comparisons
-        if theirs.arm.config.regularizer.attacks and same_place(ours, theirs)
+        if theirs.arm.config.regularizer.attacks and theirs.arm.place == ours.arm.place
     ]
     return f"{'; '.join(duels)}." if duels else gains_in_words(results)
-
-
-def same_place(a: Comparison, b: Comparison) -> bool:
-    """Whether both are of one method and IPC."""
-    mine, other = a.arm.config, b.arm.config
-    return (mine.method, mine.ipc) == (other.method, other.ipc)
 
 
 STUDY = Study(

@@ -28,6 +28,7 @@ from studies.sections import (
 )
 from studies.study import Results, Story, Study, conclusion
 from studies.summary import print_tracking_errors
+from tune.comparison import elsewhere
 from tune.folder import StudyFolder, write_atomically
 from tune.tracking import PACKAGES, Tracker, git_commit
 
@@ -99,6 +100,7 @@ def content(
         "about": results.caption,
         "answer": conclusion(story, results),
         "contents": contents,
+        "elsewhere": elsewhere([comparison.arm for comparison in comparisons]),
         "samples": comparisons[0].clean.num_samples if comparisons else 0,
         "columns": columns,
         "rows": rows,

@@ -115,6 +115,8 @@ def confirmed(preset: Preset, **settings: Any) -> dict[str, Any]:
 def gains_in_words(results: Results) -> str:
     """Which arms are more robust than their controls, which less, and which not clearly either."""
     groups: dict[str, list[str]] = {}
+    places = {comparison.arm.place for comparison in results.comparisons}
+    everywhere = places.pop() if len(places) == 1 else ""
     for comparison in results.comparisons:
         gain = comparison.robust_gain
         if gain is None:
@@ -122,12 +124,14 @@ def gains_in_words(results: Results) -> str:
         outcome = "no clear difference"
         if gain.is_clear:
             outcome = "more robust" if gain.mean > 0 else "less robust"
-        words = f"{comparison.arm.title}: {signed_percent(gain)}"
+        words = f"{comparison.arm.title.removeprefix(f'{everywhere}, ')}: {signed_percent(gain)}"
         groups.setdefault(outcome, []).append(words)
     if not groups:
         return "No arm has a control that is complete."
-    parts = [f"{outcome.capitalize()}: {'; '.join(arms)}" for outcome, arms in groups.items()]
-    return f"Robust accuracy against the unregularized control, in points. {'. '.join(parts)}."
+    where = f" ({everywhere})" if everywhere else ""
+    parts = [f"{outcome.capitalize()}: {'; '.join(arms)}." for outcome, arms in groups.items()]
+    measure = f"Robust accuracy against the unregularized control, in points{where}."
+    return " ".join([measure, *parts])
 
 
 def duel(ours: Comparison, theirs: Comparison) -> str:

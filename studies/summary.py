@@ -10,7 +10,7 @@ from rich.table import Table
 
 from studies.progress import describe, signs, warning
 from studies.study import Results
-from tune.comparison import Comparison
+from tune.comparison import Comparison, elsewhere
 from tune.folder import StudyFolder
 from tune.front import choose, control_of, pareto_front
 from tune.records import Record
@@ -78,7 +78,8 @@ def flag_table(records: list[Record]) -> Table:
 
 def comparison_table(comparisons: Sequence[Comparison]) -> Table:
     found = comparisons[0].clean
-    table = Table(title=f"On {found.num_samples} test images, mean ± deviation between seeds; 95 %")
+    title = f"On {found.num_samples} test images, mean ± deviation between seeds; 95 %"
+    table = Table(title=title, caption=elsewhere([comparison.arm for comparison in comparisons]))
     for title in ("configuration", "seeds", "clean", "robust", "Δ clean", "Δ robust"):
         is_text = title == "configuration"
         narrow = not is_text and "Δ" not in title

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -19,6 +20,8 @@ from tune.records import Record
 Values = Mapping[Run, NDArray[np.float64]]
 SEEDS = ("seed", "student.seed")
 """Fields of a trial that only repeat it."""
+TITLED = ("method", "ipc", "regularizer.kind", "regularizer.weight", "regularizer.h")
+"""Fields that an arm's title says in words of their own."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +33,8 @@ class Arm:
     records: Mapping[Run, Record] = field(default_factory=dict)
     """By (distillation seed, student seed)."""
     settings: str = ""
-    """Fields in which the arms of a study differ, other than method, IPC, penalty, λ and h."""
+    """Fields in which the arms of a study differ, other than method, IPC, penalty, λ and h, where
+    they are not as usual in that study."""
 
     @property
     def penalty(self) -> str:
@@ -38,9 +42,13 @@ class Arm:
         return penalty_text(self.config.regularizer)
 
     @property
+    def place(self) -> str:
+        """Where the penalty acts, e.g. "sre2l, IPC 10"."""
+        return f"{self.config.method}, IPC {self.config.ipc}"
+
+    @property
     def title(self) -> str:
-        parts = (self.config.method, f"IPC {self.config.ipc}", self.penalty, self.settings)
-        return ", ".join(part for part in parts if part)
+        return ", ".join(filter(None, (self.place, self.penalty, self.settings)))
 
     def accuracies(self, name: str, split: str = "test") -> list[float]:
         """Of "clean" or "robust", a value a run."""
@@ -165,23 +173,51 @@ def arms(records: Iterable[Record]) -> list[Arm]:
 
 
 def named(arms: Sequence[Arm]) -> list[Arm]:
-    """The arms with their `settings`: of the fields that an arm reads, those that differ between
-    the arms that read them."""
-    titled = ("method", "ipc", "regularizer.kind", "regularizer.weight", "regularizer.h")
-    flats = [
-        {path: value for path, value in arm.config.flat().items() if is_read(arm.config, path)}
+    """The arms with their `settings`."""
+    fields, expected = varied(arms), usual(arms)
+    settings = [
+        {
+            path: value
+            for path, value in read_fields(arm.config).items()
+            if path in fields and json.dumps(value) != expected.get(path)
+        }
         for arm in arms
     ]
-    values: dict[str, set[str]] = {}
-    for flat in flats:
-        for path, value in flat.items():
-            values.setdefault(path, set()).add(json.dumps(value))
-    varied = {path for path, found in values.items() if len(found) > 1} - set(titled)
-    settings = [
-        ", ".join(f"{path} = {plain_number(v)}" for path, v in flat.items() if path in varied)
-        for flat in flats
-    ]
-    return [replace(arm, settings=text) for arm, text in zip(arms, settings, strict=True)]
+    return [replace(arm, settings=in_words(own)) for arm, own in zip(arms, settings, strict=True)]
+
+
+def usual(arms: Sequence[Arm]) -> dict[str, str]:
+    """The value (as JSON) that more than two thirds of the arms that read a varied field have."""
+    found = {}
+    for path, counts in varied(arms).items():
+        text, count = counts.most_common(1)[0]
+        if 3 * count > 2 * counts.total():
+            found[path] = text
+    return found
+
+
+def elsewhere(arms: Sequence[Arm]) -> str:
+    """What holds where an arm's title does not say otherwise, as a sentence; "" for nothing."""
+    values = {path: json.loads(text) for path, text in usual(arms).items()}
+    return f"Where nothing else is said: {in_words(values)}." if values else ""
+
+
+def varied(arms: Sequence[Arm]) -> dict[str, Counter[str]]:
+    """Fields without a place in the title in which arms that read them differ, and how many have
+    which value (as JSON)."""
+    counts: dict[str, Counter[str]] = {}
+    for arm in arms:
+        for path, value in read_fields(arm.config).items():
+            counts.setdefault(path, Counter())[json.dumps(value)] += 1
+    return {k: found for k, found in counts.items() if len(found) > 1 and k not in TITLED}
+
+
+def in_words(fields: Mapping[str, Any]) -> str:
+    return ", ".join(f"{path} = {plain_number(value)}" for path, value in fields.items())
+
+
+def read_fields(config: TrialConfig) -> dict[str, Any]:
+    return {path: value for path, value in config.flat().items() if is_read(config, path)}
 
 
 def is_read(config: TrialConfig, path: str) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from guard.statistics import Estimate
-from tune.comparison import Comparison
+from tune.comparison import Comparison, elsewhere
 from tune.folder import StudyFolder, to_csv, write_atomically
 
 Grid = tuple[Sequence[str], Sequence[Sequence[str]]]
@@ -20,7 +20,7 @@ def as_markdown(grid: Grid) -> str:
 
 def markdown(comparisons: Sequence[Comparison]) -> str:
     """The comparisons as a table for people, in percent; a gain is bold where its interval leaves
-    zero out."""
+    zero out. What holds where settings are not named stands below it."""
     with_settings = any(comparison.arm.settings for comparison in comparisons)
     measured = comparisons[0].measured if comparisons else []
     columns = ["method", "IPC", "regularizer", *(["settings"] if with_settings else []), "seeds"]
@@ -37,7 +37,8 @@ def markdown(comparisons: Sequence[Comparison]) -> str:
         ]
         for comparison in comparisons
     ]
-    return as_markdown((columns, rows))
+    rest = elsewhere([comparison.arm for comparison in comparisons])
+    return as_markdown((columns, rows)) + (f"\n{rest}\n" if rest else "")
 
 
 def shared_attacks(comparisons: Sequence[Comparison]) -> list[str]:
@@ -67,13 +68,12 @@ def penalty_grid(comparisons: Sequence[Comparison]) -> Grid | None:
     than half of its cells empty."""
     cells: dict[str, dict[str, str]] = {}
     for comparison in comparisons:
-        config, gain = comparison.arm.config, comparison.robust_gain
-        parts = (config.method, f"IPC {config.ipc}", comparison.arm.settings)
+        arm, gain = comparison.arm, comparison.robust_gain
         robust = percent(comparison.robust)
         if gain is not None and gain.is_clear and gain.mean > 0:
             robust = f"**{robust}**"
-        row = cells.setdefault(", ".join(filter(None, parts)), {})
-        row[comparison.arm.penalty] = f"{percent(comparison.clean)}, {robust}"
+        row = cells.setdefault(", ".join(filter(None, (arm.place, arm.settings))), {})
+        row[arm.penalty] = f"{percent(comparison.clean)}, {robust}"
     penalties = list(dict.fromkeys(comparison.arm.penalty for comparison in comparisons))
     if len(cells) < 2 or len(penalties) < 3 or 2 * len(comparisons) < len(cells) * len(penalties):
         return None

@@ -9,7 +9,7 @@ import torch
 
 from guard.config import TrialConfig
 from guard.evaluate import Verdicts
-from tune.comparison import arms, compare, compared
+from tune.comparison import Arm, arms, compare, compared, elsewhere, named
 from tune.folder import StudyFolder
 from tune.records import CONFIRMATION, Record
 from tune.tables import markdown
@@ -103,3 +103,39 @@ def test_a_search_over_seeds_is_compared_without_a_confirmation(tmp_path: Path) 
     for seed in (0, 1):
         folder.write(record(tmp_path, seed, 0.9, 0.5))
     assert compared(folder)[0].robust.num_distillations == 2
+
+
+def with_weights(*weights: float) -> list[Arm]:
+    """Controls that differ in a weight, at as many IPCs as there are."""
+    return [
+        Arm(TrialConfig().override({"regularizer": "none", "ipc": n, "sre2l.bn_weight": weight}))
+        for n, weight in enumerate(weights, 1)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("weights", "settings", "rest"),
+    [
+        ((0.1, 0.1), ["", ""], None),
+        ((0.1, 0.2), ["0.1", "0.2"], None),
+        ((0.1, 0.1, 0.2), ["0.1", "0.1", "0.2"], None),
+        ((0.1, 0.1, 0.2, 0.1), ["", "", "0.2", ""], "0.1"),
+    ],
+)
+def test_a_title_names_what_is_not_as_usual(
+    weights: tuple[float, ...], settings: list[str], rest: str | None
+) -> None:
+    field = "sre2l.bn_weight = "
+    arms = with_weights(*weights)
+    assert [arm.settings.removeprefix(field) for arm in named(arms)] == settings
+    assert elsewhere(arms) == (f"Where nothing else is said: {field}{rest}." if rest else "")
+
+
+def test_only_arms_that_read_a_field_say_what_is_usual() -> None:
+    guards = [{"regularizer.power": power} for power in (2, 2, 2, 1)]
+    names = ["none", "released-cifar", "trades", "cure"]
+    settings = [*guards, *({"regularizer": name} for name in names)]
+    arms = [Arm(TrialConfig().override({**own, "ipc": n})) for n, own in enumerate(settings, 1)]
+    found = [arm.settings for arm in named(arms)]
+    assert found == ["", "", "", "regularizer.power = 1", "", "", "", ""]
+    assert elsewhere(arms) == "Where nothing else is said: regularizer.power = 2."
