@@ -69,7 +69,7 @@ def digits() -> Preset:
         count=5,
         train=replace(expert_training(), epochs=20, batch_size=64, lr=0.02, dsa_ops=UNMIRRORED),
     )
-    adversarial = replace(experts, ema=0.9, adversary=RegularizerConfig.named("pgd-at"))
+    adversarial = replace(experts, ema=0.9, adversary=RegularizerConfig.named("fgsm-rs"))
     matching: dict[str, Any] = {
         "iterations": 50,
         "student_steps": 10,
