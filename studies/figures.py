@@ -11,7 +11,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from guard.statistics import Estimate
-from tune.comparison import Comparison
+from tune.comparison import Comparison, short_titles
 from tune.front import pareto_front
 from tune.records import OBJECTIVES, Record
 from tune.tables import shared_attacks
@@ -120,10 +120,10 @@ def arms_figure(comparisons: Sequence[Comparison], title: str) -> Figure:
     for row, comparison in enumerate(comparisons):
         if comparison.is_control:
             axes.axhspan(row - 0.5, row + 0.5, color="0.93", zorder=0)
-    axes.set_yticks(range(len(comparisons)), [c.arm.title for c in comparisons], fontsize=8)
+    axes.set_yticks(range(len(comparisons)), short_titles(comparisons), fontsize=8)
     axes.set_ylim(len(comparisons) - 0.5, -0.5)
     axes.set_xlim(0, 1)
-    axes.set_xlabel("accuracy (share of images), 95 % interval; grey: unregularized")
+    axes.set_xlabel("accuracy, 95 % interval; grey: unregularized")
     axes.grid(axis="x", alpha=0.3)
     entitle(figure, title)
     figure.legend(fontsize=8, loc="outside lower center", ncols=2)
@@ -136,10 +136,12 @@ def eps_figure(comparisons: Sequence[Comparison], title: str) -> Figure | None:
     if len(own.radii) < 2:
         return None
     figure, axes = lines_figure(title)
-    for number, comparison in enumerate(comparisons):
+    for number, (name, comparison) in enumerate(
+        zip(short_titles(comparisons), comparisons, strict=True)
+    ):
         found = [comparison.clean, *(comparison.at(eps) for eps in own.radii)]
         style = "--" if comparison.is_control else "-"
-        draw_line(axes, [0, *own.radii], found, number, style, comparison.arm.title)
+        draw_line(axes, [0, *own.radii], found, number, style, name)
     axes.set_xlabel(f"radius eps ({own.norm}, pixels in [0, 1])")
     axes.legend(fontsize=7)
     return figure
@@ -178,7 +180,7 @@ def attacks_figure(comparisons: Sequence[Comparison], title: str) -> Figure:
             axes.text(column, row, f"{number:.1f}", ha="center", va="center", fontsize=7)
     titles = [name.removeprefix("robust/") for name in columns[:-1]] + ["all attacks"]
     axes.set_xticks(range(len(columns)), titles, fontsize=8, rotation=30, ha="right")
-    axes.set_yticks(range(len(values)), [c.arm.title for c in comparisons], fontsize=7)
+    axes.set_yticks(range(len(values)), short_titles(comparisons), fontsize=7)
     entitle(figure, f"{title}; accuracy in %, mean over seeds")
     return figure
 

@@ -16,7 +16,7 @@ from studies.interactive import Plot, ipc_plot, pareto_plot, search_plots, timel
 from studies.progress import describe, signs
 from studies.published import ATTACKS, beside, of_tables
 from studies.study import Results, Story, Table
-from tune.comparison import Comparison
+from tune.comparison import Comparison, short_titles
 from tune.records import Record
 from tune.tables import attack_grid, penalty_grid, percent, signed_percent
 from tune.timeline import read as read_timeline
@@ -68,8 +68,9 @@ def result_table(comparisons: Sequence[Comparison]) -> tuple[list[str], list[Row
     columns = ["configuration", "seeds", *measured, *(f"Δ {name}" for name in measured)]
     columns += ["published (clean / AutoAttack)"] if any(theirs) else []
     rows = []
-    for comparison, published in zip(comparisons, theirs, strict=True):
-        cells = [Cell(comparison.arm.title), Cell(str(comparison.clean.num_distillations))]
+    titles = short_titles(comparisons)
+    for title, comparison, published in zip(titles, comparisons, theirs, strict=True):
+        cells = [Cell(title), Cell(str(comparison.clean.num_distillations))]
         cells += [Cell(percent(comparison.found[name])) for name in measured]
         cells += [gain_cell(comparison.gains.get(name)) for name in measured]
         cells += [Cell(published)] if any(theirs) else []

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from guard.config import EvaluationConfig
 from studies.design import Design
 from studies.presets import Preset
-from tune.comparison import Comparison, compared, versus
+from tune.comparison import Comparison, compared, shared_place, short_titles, versus
 from tune.folder import StudyFolder
 from tune.records import Record
 from tune.tables import signed_percent
@@ -47,15 +47,17 @@ class Results:
 
     @property
     def caption(self) -> str:
-        """Data, samples, seeds and attacks, for a figure's title; "" before there are any."""
+        """Data, method and IPC if all arms share them, samples, seeds and attacks, for a figure's
+        title; "" before there are any."""
         if not self.comparisons:
             return ""
         first = self.comparisons[0]
         own = first.arm.config
         attacks = ", ".join(own.evaluation.attacks)
         seeds = max(comparison.clean.num_distillations for comparison in self.comparisons)
+        what = ", ".join(filter(None, (own.data.name, shared_place(self.comparisons))))
         return (
-            f"{own.data.name}: {first.clean.num_samples} test images, {seeds} seeds; {attacks}, "
+            f"{what}: {first.clean.num_samples} test images, {seeds} seeds; {attacks}, "
             f"{own.evaluation.norm} eps {own.evaluation.eps:.4g}"
         )
 
@@ -115,31 +117,34 @@ def confirmed(preset: Preset, **settings: Any) -> dict[str, Any]:
 def gains_in_words(results: Results) -> str:
     """Which arms are more robust than their controls, which less, and which not clearly either."""
     groups: dict[str, list[str]] = {}
-    places = {comparison.arm.place for comparison in results.comparisons}
-    everywhere = places.pop() if len(places) == 1 else ""
-    for comparison in results.comparisons:
+    titles = short_titles(results.comparisons)
+    for title, comparison in zip(titles, results.comparisons, strict=True):
         gain = comparison.robust_gain
         if gain is None:
             continue
         outcome = "no clear difference"
         if gain.is_clear:
             outcome = "more robust" if gain.mean > 0 else "less robust"
-        words = f"{comparison.arm.title.removeprefix(f'{everywhere}, ')}: {signed_percent(gain)}"
-        groups.setdefault(outcome, []).append(words)
+        groups.setdefault(outcome, []).append(f"{title}: {signed_percent(gain)}")
     if not groups:
         return "No arm has a control that is complete."
-    where = f" ({everywhere})" if everywhere else ""
+    place = shared_place(results.comparisons)
+    where = f" ({place})" if place else ""
     parts = [f"{outcome.capitalize()}: {'; '.join(arms)}." for outcome, arms in groups.items()]
     measure = f"Robust accuracy against the unregularized control, in points{where}."
     return " ".join([measure, *parts])
 
 
 def duel(ours: Comparison, theirs: Comparison) -> str:
-    """One arm's robust accuracy less another's, on the seeds of both."""
-    found = versus(ours, theirs)
+    """One arm's robust accuracy less another's, on the seeds of both, and what it costs or saves in
+    clean accuracy."""
+    found, clean = versus(ours, theirs), versus(ours, theirs, "clean")
     if found is None:
         return f"{ours.arm.title} and {theirs.arm.title} share no seed"
     outcome = "no clear difference"
     if found.is_clear:
         outcome = "more robust" if found.mean > 0 else "less robust"
-    return f"{ours.arm.title} against {theirs.arm.title}: {outcome}, {signed_percent(found)} points"
+    return (
+        f"{ours.arm.title} against {theirs.arm.title}: {outcome}, {signed_percent(found)} points "
+        f"(clean {signed_percent(clean)})"
+    )

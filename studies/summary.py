@@ -10,7 +10,7 @@ from rich.table import Table
 
 from studies.progress import describe, signs, warning
 from studies.study import Results
-from tune.comparison import Comparison, elsewhere
+from tune.comparison import Comparison, elsewhere, shared_place, short_titles
 from tune.folder import StudyFolder
 from tune.front import choose, control_of, pareto_front
 from tune.records import Record
@@ -78,15 +78,17 @@ def flag_table(records: list[Record]) -> Table:
 
 def comparison_table(comparisons: Sequence[Comparison]) -> Table:
     found = comparisons[0].clean
-    title = f"On {found.num_samples} test images, mean ± deviation between seeds; 95 %"
+    place = shared_place(comparisons)
+    title = f"{found.num_samples} test images, mean ± deviation between seeds; 95 %"
+    title = f"{place}: {title}" if place else title
     table = Table(title=title, caption=elsewhere([comparison.arm for comparison in comparisons]))
     for title in ("configuration", "seeds", "clean", "robust", "Δ clean", "Δ robust"):
         is_text = title == "configuration"
         narrow = not is_text and "Δ" not in title
         table.add_column(title, justify="left" if is_text else "right", no_wrap=narrow)
-    for comparison in comparisons:
+    for name, comparison in zip(short_titles(comparisons), comparisons, strict=True):
         table.add_row(
-            comparison.arm.title,
+            name,
             str(comparison.clean.num_distillations),
             percent(comparison.clean),
             percent(comparison.robust),

@@ -147,6 +147,18 @@ class Comparison:
         return facts
 
 
+def shared_place(comparisons: Iterable[Comparison]) -> str:
+    """The method and IPC of all arms; "" where they differ."""
+    places = {comparison.arm.place for comparison in comparisons}
+    return places.pop() if len(places) == 1 else ""
+
+
+def short_titles(comparisons: Sequence[Comparison]) -> list[str]:
+    """The arms' titles without the place that they share."""
+    place = shared_place(comparisons)
+    return [comparison.arm.title.removeprefix(f"{place}, ") for comparison in comparisons]
+
+
 def columns(name: str, found: Estimate | None) -> dict[str, float | None]:
     ends = ("distillation_std", "student_std", "low", "high")
     named = {name: found.mean if found else None}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from guard.statistics import Estimate
-from tune.comparison import Comparison, elsewhere
+from tune.comparison import Comparison, elsewhere, short_titles
 from tune.folder import StudyFolder, to_csv, write_atomically
 
 Grid = tuple[Sequence[str], Sequence[Sequence[str]]]
@@ -56,8 +56,8 @@ def attack_grid(comparisons: Sequence[Comparison]) -> Grid | None:
         return None
     columns = ["configuration", *(name.removeprefix("robust/") for name in names)]
     rows = [
-        [comparison.arm.title, *(percent(comparison.found[name]) for name in names)]
-        for comparison in comparisons
+        [title, *(percent(comparison.found[name]) for name in names)]
+        for title, comparison in zip(short_titles(comparisons), comparisons, strict=True)
     ]
     return columns, rows
 
