@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -87,7 +88,7 @@ class Session:
         return RayRunner(self.desk_name)
 
     def run(self, runs: Sequence[Run]) -> None:
-        """Do the runs. Ctrl-C ends it; what is done is kept."""
+        """Do the runs. Ctrl-C or SIGTERM ends it; what is done is kept."""
 
         def settle(record: Record) -> None:
             self.tracker.finish(record)
@@ -103,10 +104,21 @@ class Session:
 
 
 @contextlib.contextmanager
+def sigterm_interrupts() -> Iterator[None]:
+    """Let SIGTERM, with which batch systems end a job, do what Ctrl-C does; Ray's own handler kills
+    the process with a stack trace."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+@contextlib.contextmanager
 def opened(console: Console, folder: StudyFolder, place: Place, about: About) -> Iterator[Session]:
     """Ray started or joined, and a session on it. The caller closes the tracker."""
     console.print("starting Ray …")
-    with cluster.started(place.address, verbose=place.verbose):
+    with cluster.started(place.address, verbose=place.verbose), sigterm_interrupts():
         place.resources.check(cluster.nodes())
         name = f"desk:{folder.path}"
         desk = open_desk(name, folder.artifacts, place.resources)

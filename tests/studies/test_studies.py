@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import csv
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from studies import gallery
 from studies.catalogue import STUDIES
 from studies.study import Study
 
@@ -38,12 +40,16 @@ def output(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("studies")
 
 
-def run(study: Study, output: Path) -> subprocess.CompletedProcess[str]:
+def command(study: Study, output: Path) -> list[str]:
     varied = "model.width=" if study.name == "scaling" else "nothing"
     chosen = [setting for setting in SMALL if not setting.startswith(varied)]
     settings = [part for setting in chosen for part in ("--set", setting)]
-    command = [sys.executable, "-m", f"studies.{study.name}", "--output", str(output)]
-    return subprocess.run([*command, "--seeds", "2", *settings], capture_output=True, text=True)
+    where = ["--output", str(output), "--seeds", "2"]
+    return [sys.executable, "-m", f"studies.{study.name}", *where, *settings]
+
+
+def run(study: Study, output: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command(study, output), capture_output=True, text=True)
 
 
 def rows(path: Path) -> list[dict[str, str]]:
@@ -77,3 +83,23 @@ def test_more_workers_are_counted(output: Path) -> None:
     assert measured[0]["workers"] == "1"
     assert all(float(row["trials_a_minute"]) > 0 for row in measured)
     assert not list((output / "scaling").glob("throughput-*"))
+
+
+def test_sigterm_ends_a_study_as_ctrl_c_does(tmp_path: Path) -> None:
+    """A batch system sends it."""
+    process = subprocess.Popen(
+        command(gallery.STUDY, tmp_path),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    assert process.stdout is not None
+    text = ""
+    for line in process.stdout:
+        text += line
+        if "[1/8]" in line:
+            process.send_signal(signal.SIGTERM)
+    assert process.wait(60) == 1, text
+    assert "what is done is kept. Go on:" in text
+    assert "SIGTERM" not in text and "Traceback" not in text
+    assert rows(tmp_path / "gallery" / "results.csv")
