@@ -184,52 +184,61 @@ def arms(records: Iterable[Record]) -> list[Arm]:
     return named([Arm(config, runs) for config, runs in found.values()])
 
 
+Field = tuple[str, str]
+"""The kind of regularizer that a field is of, "" for any other field, and its path."""
+
+
 def named(arms: Sequence[Arm]) -> list[Arm]:
     """The arms with their `settings`."""
     fields, expected = varied(arms), usual(arms)
     settings = [
         {
             path: value
-            for path, value in read_fields(arm.config).items()
-            if path in fields and json.dumps(value) != expected.get(path)
+            for (kind, path), value in read_fields(arm.config).items()
+            if (kind, path) in fields and json.dumps(value) != expected.get((kind, path))
         }
         for arm in arms
     ]
     return [replace(arm, settings=in_words(own)) for arm, own in zip(arms, settings, strict=True)]
 
 
-def usual(arms: Sequence[Arm]) -> dict[str, str]:
+def usual(arms: Sequence[Arm]) -> dict[Field, str]:
     """The value (as JSON) that more than two thirds of the arms that read a varied field have."""
     found = {}
-    for path, counts in varied(arms).items():
+    for name, counts in varied(arms).items():
         text, count = counts.most_common(1)[0]
         if 3 * count > 2 * counts.total():
-            found[path] = text
+            found[name] = text
     return found
 
 
 def elsewhere(arms: Sequence[Arm]) -> str:
     """What holds where an arm's title does not say otherwise, as a sentence; "" for nothing."""
-    values = {path: json.loads(text) for path, text in usual(arms).items()}
+    values = {path: json.loads(text) for (_, path), text in usual(arms).items()}
     return f"Where nothing else is said: {in_words(values)}." if values else ""
 
 
-def varied(arms: Sequence[Arm]) -> dict[str, Counter[str]]:
+def varied(arms: Sequence[Arm]) -> dict[Field, Counter[str]]:
     """Fields without a place in the title in which arms that read them differ, and how many have
     which value (as JSON)."""
-    counts: dict[str, Counter[str]] = {}
+    counts: dict[Field, Counter[str]] = {}
     for arm in arms:
-        for path, value in read_fields(arm.config).items():
-            counts.setdefault(path, Counter())[json.dumps(value)] += 1
-    return {k: found for k, found in counts.items() if len(found) > 1 and k not in TITLED}
+        for name, value in read_fields(arm.config).items():
+            counts.setdefault(name, Counter())[json.dumps(value)] += 1
+    return {k: found for k, found in counts.items() if len(found) > 1 and k[1] not in TITLED}
 
 
 def in_words(fields: Mapping[str, Any]) -> str:
     return ", ".join(f"{path} = {plain_number(value)}" for path, value in fields.items())
 
 
-def read_fields(config: TrialConfig) -> dict[str, Any]:
-    return {path: value for path, value in config.flat().items() if is_read(config, path)}
+def read_fields(config: TrialConfig) -> dict[Field, Any]:
+    kind = config.regularizer.kind
+    return {
+        (kind if path.startswith("regularizer.") else "", path): value
+        for path, value in config.flat().items()
+        if is_read(config, path)
+    }
 
 
 def is_read(config: TrialConfig, path: str) -> bool:

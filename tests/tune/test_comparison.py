@@ -131,6 +131,12 @@ def test_a_title_names_what_is_not_as_usual(
     assert elsewhere(arms) == (f"Where nothing else is said: {field}{rest}." if rest else "")
 
 
+def test_what_the_kind_of_penalty_decides_is_not_named() -> None:
+    kinds = [{"regularizer.weight_warmup_epochs": 5}, {"regularizer": "trades"}]
+    arms = [Arm(TrialConfig().override(own)) for own in kinds]
+    assert [arm.settings for arm in named(arms)] == ["", ""]
+
+
 def test_only_arms_that_read_a_field_say_what_is_usual() -> None:
     guards = [{"regularizer.power": power} for power in (2, 2, 2, 1)]
     names = ["none", "released-cifar", "trades", "cure"]
