@@ -13,42 +13,48 @@ from safetensors.numpy import load_file
 from guard.artifacts import ArtifactStore, Stage
 from guard.config import TrialConfig
 from guard.landscape import landscape_stages
+from guard.statistics import interval
 from studies import cli, command
 from studies.design import Design
 from studies.figures import MARKERS
 from studies.presets import Preset
 from studies.study import Results, Row, Study, Table, confirmed
-from tune.comparison import penalty_text
+from tune.comparison import Arm, shared_place, short_titles
 from tune.folder import read_csv
 
 if TYPE_CHECKING:
     from studies.session import Session
+
+Spectra = Mapping[int, NDArray[np.float64]]
+"""Eigenvalues (N, k) of the input Hessian at N samples, descending, by seed."""
 
 
 def design(preset: Preset) -> Design:
     return Design({"method": ("sre2l",)}, settings=confirmed(preset))
 
 
-def stages(results: Results) -> Iterator[tuple[Mapping[str, str | int], Stage]]:
+MODELS = ("teacher", "student")
+
+
+def stages(arm: Arm) -> Iterator[tuple[Mapping[str, str | int], Stage]]:
     """(method, IPC, penalty, model, seed) and the stage that measures it."""
-    for comparison in results.comparisons:
-        for record in comparison.arm.records.values():
-            config = TrialConfig.from_dict(record.config)
-            for part, stage in landscape_stages(config).items():
-                facts = {
-                    "method": config.method,
-                    "ipc": config.ipc,
-                    "penalty": penalty_text(config.regularizer),
-                    "settings": comparison.arm.settings,
-                    "model": part,
-                    "seed": config.seed,
-                }
-                yield facts, stage
+    for record in arm.records.values():
+        config = TrialConfig.from_dict(record.config)
+        for part, stage in landscape_stages(config).items():
+            facts = {
+                "method": config.method,
+                "ipc": config.ipc,
+                "penalty": arm.penalty,
+                "settings": arm.settings,
+                "model": part,
+                "seed": config.seed,
+            }
+            yield facts, stage
 
 
 def measure(results: Results, session: Session) -> Sequence[Row]:
     """A row a model."""
-    every = list(stages(results))
+    every = [pair for comparison in results.comparisons for pair in stages(comparison.arm)]
     artifacts = session.run_stage()(*(stage for _, stage in every))
     return [
         {**facts, **artifact.summary["metrics"]}
@@ -56,32 +62,34 @@ def measure(results: Results, session: Session) -> Sequence[Row]:
     ]
 
 
-def spectra(results: Results) -> dict[tuple[str, str], list[NDArray[np.float64]]]:
-    """(model, penalty) -> eigenvalues (N, k) of each seed."""
-    store = ArtifactStore(results.folder.artifacts)
-    found: dict[tuple[str, str], list[NDArray[np.float64]]] = {}
-    for facts, stage in stages(results):
+def spectra(arm: Arm, model: str, store: ArtifactStore) -> Spectra:
+    """Eigenvalues (N, k) by seed, as far as they are measured."""
+    found = {}
+    for facts, stage in stages(arm):
         file = store.path(stage.address) / "landscape.safetensors"
-        if file.is_file():
-            key = str(facts["model"]), f"{facts['method']}, {facts['penalty']}"
-            found.setdefault(key, []).append(load_file(file)["eigenvalues"])
+        if facts["model"] == model and file.is_file():
+            found[int(facts["seed"])] = load_file(file)["eigenvalues"]
     return found
 
 
 def figures(results: Results) -> Mapping[str, Figure]:
     """Left: the mean of the i-th largest eigenvalue. Right: the largest one, samples sorted."""
-    found = spectra(results)
+    store = ArtifactStore(results.folder.artifacts)
+    titles = short_titles(results.comparisons)
+    samples = num_seeds = 0
     figure = Figure(figsize=(9, 6.4), dpi=150, layout="constrained")
     grid = figure.subplots(2, 2, squeeze=False)
-    for row, part in zip(grid, ("teacher", "student"), strict=True):
-        arms = [(penalty, seeds) for (model, penalty), seeds in found.items() if model == part]
-        for number, (penalty, seeds) in enumerate(arms):
-            marker, every = MARKERS[number % len(MARKERS)], np.concatenate(seeds)
+    for row, part in zip(grid, MODELS, strict=True):
+        found = [spectra(comparison.arm, part, store) for comparison in results.comparisons]
+        arms = [(title, seeds) for title, seeds in zip(titles, found, strict=True) if seeds]
+        for number, (title, seeds) in enumerate(arms):
+            marker, every = MARKERS[number % len(MARKERS)], np.concatenate(list(seeds.values()))
+            samples, num_seeds = len(every) // len(seeds), max(num_seeds, len(seeds))
             index = range(1, every.shape[1] + 1)
-            row[0].plot(index, every.mean(axis=0), f"{marker}-", label=penalty, lw=1)
+            row[0].plot(index, every.mean(axis=0), f"{marker}-", label=title, lw=1)
             largest = np.sort(every[:, 0])[::-1]
             share = np.arange(1, len(largest) + 1) / len(largest)
-            row[1].plot(share, largest, marker=marker, markevery=0.1, lw=1, label=penalty)
+            row[1].plot(share, largest, marker=marker, markevery=0.1, lw=1, label=title)
         row[0].set_ylabel(f"{part}: eigenvalue (1 / pixel²)")
         row[0].set_xlabel("number of the eigenvalue, mean over samples")
         row[1].set_xlabel("share of samples, sorted by their largest eigenvalue")
@@ -90,10 +98,9 @@ def figures(results: Results) -> Mapping[str, Figure]:
             axes.grid(alpha=0.3)
             if arms:
                 axes.legend(fontsize=7)
-    samples = next(iter(found.values()))[0].shape[0] if found else 0
-    num_seeds = max((len(arrays) for arrays in found.values()), default=0)
+    data, place = results.comparisons[0].arm.config.data.name, shared_place(results.comparisons)
     figure.suptitle(
-        f"{results.comparisons[0].arm.config.data.name}: input Hessian of the cross-entropy at "
+        f"{', '.join(filter(None, (data, place)))}: input Hessian of the cross-entropy at "
         f"{samples} test images, {num_seeds} seeds",
         fontsize=10,
     )
@@ -101,14 +108,42 @@ def figures(results: Results) -> Mapping[str, Figure]:
 
 
 def answer(results: Results) -> str:
+    """The mean largest eigenvalue of each model, and its paired difference to the control's."""
+    store = ArtifactStore(results.folder.artifacts)
+    by_config = {comparison.arm.config: comparison.arm for comparison in results.comparisons}
     parts = []
-    for (model, penalty), seeds in spectra(results).items():
-        means = [float(values[:, 0].mean()) for values in seeds]
-        spread = f" ± {np.std(means, ddof=1):.2f}" if len(means) > 1 else ""
-        parts.append(f"{model}, {penalty}: {np.mean(means):.2f}{spread}")
+    for title, comparison in zip(
+        short_titles(results.comparisons), results.comparisons, strict=True
+    ):
+        control = by_config.get(comparison.arm.config.unregularized())
+        for model in MODELS:
+            ours = spectra(comparison.arm, model, store)
+            theirs = spectra(control, model, store) if control and not comparison.is_control else {}
+            if ours:
+                parts.append(f"{model}, {title}: {largest(ours)}{change(ours, theirs)}")
     if not parts:
         return "Nothing is measured yet."
-    return f"Mean largest eigenvalue of the input Hessian: {'; '.join(parts)}."
+    place = shared_place(results.comparisons)
+    where = f" ({place})" if place else ""
+    return f"Mean largest eigenvalue of the input Hessian{where}: {'; '.join(parts)}."
+
+
+def largest(seeds: Spectra) -> str:
+    """The mean over seeds and samples ± the deviation between seeds."""
+    means = [float(values[:, 0].mean()) for values in seeds.values()]
+    spread = f" ± {np.std(means, ddof=1):.2f}" if len(means) > 1 else ""
+    return f"{np.mean(means):.2f}{spread}"
+
+
+def change(ours: Spectra, theirs: Spectra) -> str:
+    """The paired difference in words, with its 95 % interval."""
+    shared = sorted(ours.keys() & theirs.keys())
+    if not shared:
+        return ""
+    differences = np.stack([ours[seed][:, 0] - theirs[seed][:, 0] for seed in shared])
+    low, high = interval(differences.astype(np.float64))
+    outcome = "flatter" if high < 0 else "steeper" if low > 0 else "no clear difference"
+    return f", {outcome}: {differences.mean():+.2f} [{low:+.2f}, {high:+.2f}]"
 
 
 COLUMNS = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import json
 import math
 from collections import Counter
@@ -189,7 +190,7 @@ def comparison_csv(folder: StudyFolder) -> list[dict[str, str]]:
 
 def test_a_report_is_one_file_without_anything_from_elsewhere(study: SimpleNamespace) -> None:
     made = {path.name for path in study.folder.path.iterdir()}
-    tables = {"comparison.csv", "comparison.md"}
+    tables = {"comparison.csv", "comparison.md", "penalties.md"}
     assert made == {"about.json", "trials", FILE, *tables, "accuracy.png", "report.html"}
     page: Page = study.page
     assert page.addresses
@@ -417,8 +418,10 @@ def finish(study: Study, folder: StudyFolder) -> Results:
 def test_curvature_measured_afterwards_is_in_the_page(tmp_path: Path) -> None:
     folder = StudyFolder(tmp_path, "s")
     store, rows = ArtifactStore(folder.artifacts), []
-    for facts, stage in curvature.stages(finish(curvature.STUDY, folder)):
+    arms = [comparison.arm for comparison in finish(curvature.STUDY, folder).comparisons]
+    for facts, stage in itertools.chain.from_iterable(map(curvature.stages, arms)):
         value = {"teacher": 5.0, "student": 1.0}[str(facts["model"])] + int(facts["seed"])
+        value -= 2.0 if facts == {**facts, "model": "teacher", "penalty": "none"} else 0.0
         place = store.path(stage.address)
         place.mkdir(parents=True)
         save_file({"eigenvalues": np.full((4, 3), value)}, place / "landscape.safetensors")
@@ -426,12 +429,14 @@ def test_curvature_measured_afterwards_is_in_the_page(tmp_path: Path) -> None:
     (folder.path / "measured.csv").write_text(to_csv(rows))
     report.main([str(folder.path)])
     page = read_page(folder)
-    assert "teacher, sre2l, none: 5.50 ± 0.71" in page.texts["answer"]
-    assert "student, sre2l, curvature (λ = 0.3, h = 0.1): 1.50 ± 0.71" in page.texts["answer"]
+    answer, arm = page.texts["answer"], "curvature (λ = 0.3, h = 0.1)"
+    assert "(sre2l, IPC 5): teacher, none: 3.50 ± 0.71;" in answer
+    assert f"teacher, {arm}: 5.50 ± 0.71, steeper: +2.00 [+2.00, +2.00];" in answer
+    assert f"student, {arm}: 1.50 ± 0.71, no clear difference: +0.00 [+0.00, +0.00]." in answer
     header, *lines = page.rows("landscape")
     assert header == ["model", "λ₁ (mean)", "holds in"]
     assert len(lines) == 8
-    assert ["sre2l, teacher, none, seed 1", "6", "0.5"] in lines
+    assert ["sre2l, teacher, none, seed 1", "4", "0.5"] in lines
 
 
 def test_throughput_measured_afterwards_is_in_the_page(tmp_path: Path) -> None:
