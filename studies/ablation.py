@@ -10,8 +10,9 @@ from studies import cli, command
 from studies.design import Design, Settings
 from studies.figures import arms_figure
 from studies.presets import Preset
-from studies.study import Results, Study, confirmed, duel, gains_in_words
-from tune.comparison import Comparison
+from studies.study import Results, Study, Table, confirmed, duel, gains_in_words
+from tune.comparison import Comparison, short_titles, versus
+from tune.tables import signed_percent
 
 GRADIENT_WEIGHTS = (1e-4, 1e-3, 1e-2, 0.1, 1.0)
 """λ_g of GUARD's Table 3."""
@@ -45,21 +46,44 @@ def figures(results: Results) -> Mapping[str, Figure]:
 
 def answer(results: Results) -> str:
     """GUARD's penalty against the best gradient penalty, then every arm against its control."""
-    kinds: dict[str, list[Comparison]] = {}
-    for comparison in results.comparisons:
-        kinds.setdefault(comparison.arm.config.regularizer.kind, []).append(comparison)
-    guards = [comparison for comparison in kinds.get("curvature", []) if is_plain(comparison)]
-    if not guards or "gradient-norm" not in kinds:
+    guard = plain(results)
+    gradients = [
+        comparison
+        for comparison in results.comparisons
+        if comparison.arm.config.regularizer.kind == "gradient-norm"
+    ]
+    if guard is None or not gradients:
         return gains_in_words(results)
-    guard, *_ = guards
-    gradient = max(kinds["gradient-norm"], key=lambda comparison: comparison.robust.mean)
-    best = f"The best of {len(kinds['gradient-norm'])} gradient penalties was picked on test images"
-    return f"{duel(guard, gradient)}. {best}. {gains_in_words(results)}"
+    best = max(gradients, key=lambda comparison: comparison.robust.mean)
+    picked = f"The best of {len(gradients)} gradient penalties was picked on test images"
+    return f"{duel(guard, best)}. {picked}. {gains_in_words(results)}"
 
 
-def is_plain(comparison: Comparison) -> bool:
-    """Whether an arm is the preset as it is."""
-    return all(set(record.params) <= {"seed"} for record in comparison.arm.records.values())
+def plain(results: Results) -> Comparison | None:
+    """The arm that is the preset as it is, and regularized."""
+    for comparison in results.comparisons:
+        changes = [set(record.params) - {"seed"} for record in comparison.arm.records.values()]
+        if not comparison.is_control and not any(changes):
+            return comparison
+    return None
+
+
+def tables(results: Results) -> list[Table]:
+    """What each change of the penalty costs or brings, against the penalty as it is."""
+    guard = plain(results)
+    if guard is None:
+        return []
+    titles = short_titles(results.comparisons)
+    rows = [
+        [title, *(signed_percent(versus(other, guard, name)) for name in ("clean", "robust"))]
+        for title, other in zip(titles, results.comparisons, strict=True)
+        if other is not guard and not other.is_control
+    ]
+    caption = (
+        "Paired differences in points, 95 % intervals: the configuration less the preset's own."
+    )
+    columns = ["configuration", "Δ clean", "Δ robust"]
+    return [Table("details", "Against the preset's penalty", caption, columns, rows)]
 
 
 STUDY = Study(
@@ -69,6 +93,7 @@ STUDY = Study(
     design=design,
     figures=figures,
     answer=answer,
+    tables=tables,
 )
 
 

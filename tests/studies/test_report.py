@@ -28,7 +28,7 @@ from guard.config import TrialConfig
 from guard.config.evaluation import parts_of
 from guard.errors import StudyError
 from guard.evaluate import Verdicts
-from studies import adversarial, compare, curvature, report, scaling, sections
+from studies import ablation, adversarial, compare, curvature, report, scaling, sections
 from studies.catalogue import STORIES, STUDIES
 from studies.identity import About
 from studies.page import TRIAL_COLUMNS
@@ -437,6 +437,20 @@ def test_curvature_measured_afterwards_is_in_the_page(tmp_path: Path) -> None:
     assert header == ["model", "λ₁ (mean)", "holds in"]
     assert len(lines) == 8
     assert ["sre2l, teacher, none, seed 1", "4", "0.5"] in lines
+
+
+def test_an_ablation_holds_its_arms_against_the_preset_s_penalty(tmp_path: Path) -> None:
+    folder = StudyFolder(tmp_path, "s")
+    write_about(folder, About("ablation", "again"))
+    for run in runs_of(ablation.STUDY, 2):
+        is_plain = not run.control and set(run.params) == {"seed"}
+        folder.write(record(tmp_path, run, 0.9, 0.6 if is_plain else 0.5))
+    report.main([str(folder.path)])
+    header, *rows = read_page(folder).rows("details")
+    assert header == ["configuration", "Δ clean", "Δ robust"]
+    assert len(rows) == 12 and "curvature (λ = 0.3, h = 0.1)" not in [row[0] for row in rows]
+    for _, clean, robust in rows:
+        assert clean == "+0.0 [+0.0, +0.0]" and robust.startswith("-10.0 [-1")
 
 
 def test_throughput_measured_afterwards_is_in_the_page(tmp_path: Path) -> None:
