@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from studies.session import Session
 
 IPCS = (1, 2, 5, 10, 20)
-WIDTHS = (0.5, 1.0, 2.0)
+WIDTHS = (0.25, 0.5, 1.0)
 """Factors of the preset's width, at its IPC."""
 AXES = {"ipc": "images per class", "width": "network width (channels)"}
 MEASURED = ("clean", "robust")

@@ -341,7 +341,7 @@ def test_scaling_varies_ipc_and_width_and_they_cross_at_the_preset() -> None:
     sizes = {(config.ipc, config.model.width) for config in configs}
     width = BASE.model.width
     along = {(ipc, width) for ipc in (1, 2, 5, 10, 20)}
-    assert sizes == along | {(BASE.ipc, width // 2), (BASE.ipc, 2 * width)}
+    assert sizes == along | {(BASE.ipc, width // 4), (BASE.ipc, width // 2)}
 
 
 def test_settings_of_a_user_hold_in_every_trial_of_a_study() -> None:
