@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 IPCS = (1, 2, 5, 10, 20)
 WIDTHS = (0.25, 0.5, 1.0)
 """Factors of the preset's width, at its IPC."""
-AXES = {"ipc": "images per class", "width": "network width (channels)"}
+AXES = {"ipc": "images per class", "width": "channels"}
 MEASURED = ("clean", "robust")
 TARGETS = (0.9, 0.95)
 TRIALS_A_WORKER = 3
@@ -148,7 +148,7 @@ def growth_figure(results: Results) -> Figure:
                     axes.plot(sizes, [law.error(n) for n in sizes], f"C{number}--", lw=1)
             axes.set_xscale("log")
             axes.set_yscale("log")
-            axes.set_xlabel(label)
+            axes.set_xlabel(label if axis == "ipc" else f"network width ({label})")
             axes.set_ylabel(f"{name} error (share of images)")
             axes.grid(alpha=0.3, which="both")
             if own:
@@ -186,14 +186,15 @@ def answer(results: Results) -> str:
     parts = []
     for (axis, arm, name), law in laws(results).items():
         text = f"{name} error falls as {axis}^-{law.exponent:.2f} [{law.low:.2f}, {law.high:.2f}]"
-        needs = [f"{target:.0%} would need {says(law, target)}" for target in TARGETS]
-        parts.append(f"{arm}: {text}; {', '.join(needs)} {AXES[axis]}")
+        needs = ", ".join(says(law, target, AXES[axis]) for target in TARGETS)
+        parts.append(f"{arm}: {text} ({needs})")
     return "; ".join(parts) + "." if parts else "Too few trials for a law."
 
 
-def says(law: PowerLaw, target: float) -> str:
+def says(law: PowerLaw, target: float, axis: str) -> str:
     needed = law.needed(1 - target)
-    return f"about {needed:.0f}" if needed is not None else "more than can be said in"
+    where = f"at about {needed:.0f}" if needed is not None else "too far off to say at how many"
+    return f"{target:.0%} {where} {axis}"
 
 
 STUDY = Study(

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from guard.config import TrialConfig
-from studies.scaling import curves
+from studies.powerlaw import fit
+from studies.scaling import curves, says
 from studies.study import Results
 from tune.comparison import Arm, Comparison, named
 from tune.folder import StudyFolder
@@ -53,3 +54,9 @@ def test_penalties_are_told_apart() -> None:
         {"ipc": i, "regularizer.kind": k} for k in ("none", "gradient-norm") for i in (1, 2)
     )
     assert {name for _, name in found} == {"none", "gradient-norm (λ = 0.3)"}
+
+
+def test_what_a_target_needs_is_said_within_reach_alone() -> None:
+    law = fit([(n, 0.4 / n) for n in (1.0, 1.5, 1.9)], 100)
+    assert says(law, 0.9, "images per class") == "90% at about 4 images per class"
+    assert says(law, 0.98, "channels") == "98% too far off to say at how many channels"
