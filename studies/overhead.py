@@ -61,9 +61,10 @@ def main(argv: Sequence[str]) -> int:
         for batch_size in args.batch_size or [config.squeeze.batch_size]
     ]
     benches = [Bench(config, side, batch_size) for side, batch_size in sizes]
+    work = f"{args.rounds} rounds of {', '.join(REGULARIZERS)} …"
     if args.dry_run:
         for bench in benches:
-            console.print(f"{bench.title}: {args.rounds} rounds of {', '.join(REGULARIZERS)} …")
+            console.print(f"{bench.title}: {work}")
         return 0
     command = f"uv run python -m studies.overhead {shlex.join(argv)}".strip()
     about = About(STORY.name, command)
@@ -71,6 +72,7 @@ def main(argv: Sequence[str]) -> int:
     rows: list[dict[str, Any]] = []
     with threads(config.compute.num_threads):
         for bench in benches:
+            console.print(f"{bench.title}: {work}")
             found = bench.rows(args.student_steps, args.rounds)
             console.print(as_table(found, bench.title))
             rows += found
