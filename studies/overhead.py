@@ -92,15 +92,15 @@ def figures(results: Results) -> Mapping[str, Figure]:
     if not rows:
         return {}
     figure = Figure(figsize=(9, 1.2 + 0.3 * len(rows)), dpi=150, layout="constrained")
-    for axes, (column, label) in zip(
+    for axes, (column, label, decimals) in zip(
         figure.subplots(1, 2, sharey=True),
-        {"ratio": "time / that of the group's first step", "peak_mebibytes": "peak MiB"}.items(),
+        [("ratio", "time / that of the group's first step", 2), ("peak_mebibytes", "peak MiB", 0)],
         strict=True,
     ):
         values = [float(row[column]) for row in rows]
         axes.barh(range(len(rows)), values, color="C0", hatch="//", edgecolor="white")
         for row, value in enumerate(values):
-            axes.annotate(f" {value:.3g}", (value, row), va="center", fontsize=7)
+            axes.annotate(f" {value:,.{decimals}f}", (value, row), va="center", fontsize=7)
         axes.set_xscale("log")
         axes.set_xlabel(label)
         axes.grid(axis="x", alpha=0.3)

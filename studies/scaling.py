@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullLocator
 
 from guard.config import TrialConfig
 from guard.statistics import Estimate
@@ -148,6 +149,9 @@ def growth_figure(results: Results) -> Figure:
                     axes.plot(sizes, [law.error(n) for n in sizes], f"C{number}--", lw=1)
             axes.set_xscale("log")
             axes.set_yscale("log")
+            ticks = sorted({size(axis, comparison) for _, arms in own for comparison in arms})
+            axes.set_xticks(ticks, map(str, ticks))
+            axes.xaxis.set_minor_locator(NullLocator())
             axes.set_xlabel(label if axis == "ipc" else f"network width ({label})")
             axes.set_ylabel(f"{name} error (share of images)")
             axes.grid(alpha=0.3, which="both")

@@ -44,7 +44,8 @@ class Arm:
     @property
     def place(self) -> str:
         """Where the penalty acts, e.g. "sre2l, IPC 10"."""
-        return f"{self.config.method}, IPC {self.config.ipc}"
+        config = self.config
+        return f"{config.method}, IPC {config.ipc}" if config.distils else config.method
 
     @property
     def title(self) -> str:

@@ -28,7 +28,7 @@ def markdown(comparisons: Sequence[Comparison]) -> str:
     rows = [
         [
             comparison.arm.config.method,
-            str(comparison.arm.config.ipc),
+            str(comparison.arm.config.ipc) if comparison.arm.config.distils else "",
             comparison.arm.penalty,
             *([comparison.arm.settings] if with_settings else []),
             str(comparison.clean.num_distillations),

@@ -84,7 +84,7 @@ def run_name(config: TrialConfig, params: Mapping[str, Any] | None = None) -> st
     params: what sets the trial apart in its study; what the rest of the name says is left out.
     """
     penalty = config.regularizer
-    name = f"{config.method} ipc {config.ipc} "
+    name = f"{config.method} ipc {config.ipc} " if config.distils else f"{config.method} "
     used = penalty.fields_used() if penalty.active else frozenset()
     numbers = (("weight", f" λ={penalty.weight:.3g}"), ("h", f" h={penalty.h:.3g}"))
     name += penalty.title if penalty.active else "unregularized"

@@ -91,13 +91,18 @@ class TrialConfig(Config):
     @property
     def regularized_models(self) -> list[ModelConfig]:
         """The networks that the regularizer acts on."""
-        models = [self.student_model if self.method == "whole" else self.distilled_model]
+        models = [self.distilled_model if self.distils else self.student_model]
         return [*models, self.model] if self.student.labels == "soft" else models
 
     @property
     def takes_regularizer(self) -> bool:
         """Whether a penalty has a place in the method: every one that trains on real images."""
         return self.method not in ("random", "herding")
+
+    @property
+    def distils(self) -> bool:
+        """Whether there is a small set, of `ipc` images a class, that the student is trained on."""
+        return self.method != "whole"
 
     @property
     def distilled_model(self) -> ModelConfig:

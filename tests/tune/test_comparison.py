@@ -145,3 +145,8 @@ def test_only_arms_that_read_a_field_say_what_is_usual() -> None:
     found = [arm.settings for arm in named(arms)]
     assert found == ["", "", "", "regularizer.power = 1", "", "", "", ""]
     assert elsewhere(arms) == "Where nothing else is said: regularizer.power = 2."
+
+
+def test_the_whole_set_has_no_images_per_class() -> None:
+    (arm,) = named([Arm(TrialConfig().override({"method": "whole", "regularizer": "none"}))])
+    assert arm.title == "whole, none"
