@@ -234,21 +234,18 @@ def in_words(fields: Mapping[str, Any]) -> str:
 
 
 def read_fields(config: TrialConfig) -> dict[Field, Any]:
-    kind = config.regularizer.kind
-    return {
-        (kind if path.startswith("regularizer.") else "", path): value
-        for path, value in config.flat().items()
-        if is_read(config, path)
-    }
-
-
-def is_read(config: TrialConfig, path: str) -> bool:
-    """Whether a trial of this config reads the field, as far as its regularizer decides it, and the
+    """What a trial of this config reads, as far as its regularizer decides it, and the
     regularizer's name does not say it."""
-    section, _, name = path.partition(".")
-    penalty = config.regularizer
+    penalty, prefix = config.regularizer, "regularizer."
     is_plain = penalty.active and penalty.title == penalty.kind
-    return section != "regularizer" or (is_plain and name in penalty.fields_used())
+    used = penalty.fields_used() if is_plain else frozenset()
+    found: dict[Field, Any] = {}
+    for path, value in config.flat().items():
+        if not path.startswith(prefix):
+            found["", path] = value
+        elif path.removeprefix(prefix) in used:
+            found[penalty.kind, path] = value
+    return found
 
 
 def plain_number(value: Any) -> str:
