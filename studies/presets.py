@@ -114,7 +114,7 @@ def digits() -> Preset:
     space = {"method": methods, **penalty_space(ipc=(1, 10), h=(0.01, 3))}
     confirm = Confirmation(configurations=2, attacks=CPU_SUITE)
     return Preset(
-        config, space, 12, "scikit-learn's 8x8 digits; about 6 minutes on 2 cores", confirm
+        config, space, 12, "scikit-learn's 8x8 digits; about 7 minutes on 2 cores", confirm
     )
 
 
