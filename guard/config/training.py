@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Annotated, Any, ClassVar, Literal
 
 from guard.config.common import ModelConfig, Seed
@@ -109,8 +110,7 @@ class RegularizerConfig(Config):
         """What tables call it: "none", the name of the setting that it is, or its kind."""
         if not self.active:
             return "none"
-        names = (name for name in self.NAMED if RegularizerConfig.named(name) == self)
-        return next(names, self.kind)
+        return next((name for name, own in _named() if own == self), self.kind)
 
     @property
     def attacks(self) -> bool:
@@ -131,6 +131,11 @@ class RegularizerConfig(Config):
         common = {"kind", "weight", "power", "units", "scale", "bn", "fraction"}
         stepping = set() if self.kind == "gradient-norm" else {"h", "direction", "h_warmup_epochs"}
         return frozenset(common | stepping | {"weight_warmup_epochs"})
+
+
+@cache
+def _named() -> tuple[tuple[str, RegularizerConfig], ...]:
+    return tuple((name, RegularizerConfig.named(name)) for name in RegularizerConfig.NAMED)
 
 
 @dataclass(frozen=True, kw_only=True)
