@@ -191,7 +191,8 @@ Field = tuple[str, str]
 
 def named(arms: Sequence[Arm]) -> list[Arm]:
     """The arms with their `settings`."""
-    fields, expected = varied(arms), usual(arms)
+    fields = varied(arms)
+    expected = usual(fields)
     settings = [
         {
             path: value
@@ -203,10 +204,10 @@ def named(arms: Sequence[Arm]) -> list[Arm]:
     return [replace(arm, settings=in_words(own)) for arm, own in zip(arms, settings, strict=True)]
 
 
-def usual(arms: Sequence[Arm]) -> dict[Field, str]:
-    """The value (as JSON) that more than two thirds of the arms that read a varied field have."""
+def usual(fields: Mapping[Field, Counter[str]]) -> dict[Field, str]:
+    """The value that more than two thirds of the arms that read a varied field have."""
     found = {}
-    for name, counts in varied(arms).items():
+    for name, counts in fields.items():
         text, count = counts.most_common(1)[0]
         if 3 * count > 2 * counts.total():
             found[name] = text
@@ -215,7 +216,7 @@ def usual(arms: Sequence[Arm]) -> dict[Field, str]:
 
 def elsewhere(arms: Sequence[Arm]) -> str:
     """What holds where an arm's title does not say otherwise, as a sentence; "" for nothing."""
-    values = {path: json.loads(text) for (_, path), text in usual(arms).items()}
+    values = {path: json.loads(text) for (_, path), text in usual(varied(arms)).items()}
     return f"Where nothing else is said: {in_words(values)}." if values else ""
 
 
