@@ -123,9 +123,7 @@ def answer(results: Results) -> str:
                 parts.append(f"{model}, {title}: {largest(ours)}{change(ours, theirs)}")
     if not parts:
         return "Nothing is measured yet."
-    place = shared_place(results.comparisons)
-    where = f" ({place})" if place else ""
-    return f"Mean largest eigenvalue of the input Hessian{where}: {'; '.join(parts)}."
+    return f"Mean largest eigenvalue of the input Hessian{results.where}: {'; '.join(parts)}."
 
 
 def largest(seeds: Spectra) -> str:

@@ -15,7 +15,7 @@ from studies.presets import Preset
 from tune.comparison import Comparison, compared, shared_place, short_titles, versus
 from tune.folder import StudyFolder
 from tune.records import Record
-from tune.tables import signed_percent
+from tune.tables import signed_percent, verdict
 
 if TYPE_CHECKING:
     from studies.session import Session
@@ -60,6 +60,12 @@ class Results:
             f"{what}: {first.clean.num_samples} test images, {seeds} seeds; {attacks}, "
             f"{own.evaluation.norm} eps {own.evaluation.eps:.4g}"
         )
+
+    @property
+    def where(self) -> str:
+        """The method and IPC of all arms, in brackets; "" where they differ."""
+        place = shared_place(self.comparisons)
+        return f" ({place})" if place else ""
 
 
 @dataclass(frozen=True)
@@ -122,16 +128,11 @@ def gains_in_words(results: Results) -> str:
         gain = comparison.robust_gain
         if gain is None:
             continue
-        outcome = "no clear difference"
-        if gain.is_clear:
-            outcome = "more robust" if gain.mean > 0 else "less robust"
-        groups.setdefault(outcome, []).append(f"{title}: {signed_percent(gain)}")
+        groups.setdefault(verdict(gain), []).append(f"{title}: {signed_percent(gain)}")
     if not groups:
         return "No arm has a control that is complete."
-    place = shared_place(results.comparisons)
-    where = f" ({place})" if place else ""
     parts = [f"{outcome.capitalize()}: {'; '.join(arms)}." for outcome, arms in groups.items()]
-    measure = f"Robust accuracy against the unregularized control, in points{where}."
+    measure = f"Robust accuracy against the unregularized control, in points{results.where}."
     return " ".join([measure, *parts])
 
 
@@ -141,10 +142,8 @@ def duel(ours: Comparison, theirs: Comparison) -> str:
     found, clean = versus(ours, theirs), versus(ours, theirs, "clean")
     if found is None:
         return f"{ours.arm.title} and {theirs.arm.title} share no seed"
-    outcome = "no clear difference"
-    if found.is_clear:
-        outcome = "more robust" if found.mean > 0 else "less robust"
     return (
-        f"{ours.arm.title} against {theirs.arm.title}: {outcome}, {signed_percent(found)} points "
+        f"{ours.arm.title} against {theirs.arm.title}: {verdict(found)}, "
+        f"{signed_percent(found)} points "
         f"(clean {signed_percent(clean)})"
     )

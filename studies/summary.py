@@ -14,7 +14,7 @@ from tune.comparison import Comparison, elsewhere, shared_place, short_titles
 from tune.folder import StudyFolder
 from tune.front import choose, control_of, pareto_front
 from tune.records import Record
-from tune.tables import percent, signed_percent
+from tune.tables import percent, signed_percent, verdict
 
 COLUMNS = (
     ("val clean", "validation/clean_accuracy"),
@@ -104,11 +104,8 @@ def print_verdicts(console: Console, comparisons: list[Comparison]) -> None:
             continue
         gain = comparison.robust_gain
         seeds = f"{gain.num_distillations} seeds" if gain.num_distillations > 1 else "one seed"
-        outcome = "no clear difference to"
-        if gain.is_clear:
-            outcome = "more robust than" if gain.mean > 0 else "less robust than"
         console.print(
-            f"{comparison.arm.title}: {outcome} its unregularized baseline "
+            f"{comparison.arm.title} against its unregularized baseline: {verdict(gain)} "
             f"({signed_percent(gain)} points, {seeds})",
             highlight=False,
             markup=False,

@@ -110,6 +110,13 @@ def signed_percent(found: Estimate | None) -> str:
     return f"{mean} {ends}"
 
 
+def verdict(gain: Estimate) -> str:
+    """What a difference in robust accuracy says: its sign in words, or that it may be chance."""
+    if not gain.is_clear:
+        return "no clear difference"
+    return "more robust" if gain.mean > 0 else "less robust"
+
+
 def emphasized(found: Estimate | None) -> str:
     """`signed_percent`, its mean bold where the interval leaves zero out."""
     text = signed_percent(found)
