@@ -124,9 +124,7 @@ def fashion_mnist() -> Preset:
         {
             "data": {"name": "fashion-mnist"},
             "squeeze.augment": [],
-            "squeeze.optimizer": "adamw",
-            "squeeze.lr": 3e-3,
-            "squeeze.weight_decay": 0.01,
+            "squeeze.batch_size": 128,
             "sre2l.flip": True,
             "student.train.augment": ["flip"],
             "evaluation.eps": 0.1,
@@ -187,7 +185,7 @@ def cifar10_small() -> Preset:
         "lr_images": 100,
         "experts": experts,
     }
-    adversary = RegularizerConfig.named("pgd-at").to_dict()
+    adversary = RegularizerConfig.named("fgsm-rs").to_dict()
     config = cifar10().config.override(
         {
             "dc": {"iterations": 12, "inner_epochs": 10, "batch_size": 64, "lr_images": 10},
@@ -196,15 +194,23 @@ def cifar10_small() -> Preset:
             "tesla": {**matching, "soft_labels": False},
             "mat": {**matching, "experts": {**experts, "ema": 0.99, "adversary": adversary}},
             **condensed_on(ModelConfig(name="convnet", width=32, depth=3)),
-            "model": {"name": "bn-convnet", "width": 48, "depth": 5},
+            "model": {"name": "bn-convnet", "width": 32, "depth": 5},
             "squeeze": {
                 "epochs": 10,
-                "batch_size": 128,
-                "lr": 0.1,
+                "batch_size": 64,
+                "optimizer": "adamw",
+                "lr": 3e-3,
+                "weight_decay": 0.01,
                 "augment": ["crop", "flip"],
                 "warmup_epochs": 1,
             },
-            "regularizer.weight_warmup_epochs": 3,
+            "regularizer": {
+                "weight": 0.3,
+                "h": 0.25,
+                "bn": "train",
+                "fraction": 0.25,
+                "weight_warmup_epochs": 3,
+            },
             "sre2l": {"iterations": 300, "lr": 0.1, "bn_weight": 0.1, "jitter": 2, "chunk": 10},
             "cda": {
                 "iterations": 300,
@@ -253,6 +259,22 @@ def imagenette() -> Preset:
     return Preset(config, penalty_space((1, 10, 50), h=(0.1, 10)), 40, "ImageNette at 224 px")
 
 
+def imagenette_small() -> Preset:
+    small = cifar10_small()
+    config = small.config.override(
+        {
+            "data": {"name": "imagenette", "image_size": 64},
+            **condensed_on(ModelConfig(name="convnet", width=32, depth=4)),
+            "model": {"name": "bn-convnet", "width": 16, "depth": 7},
+            "squeeze.epochs": 20,
+            "regularizer.weight_warmup_epochs": 5,
+            "evaluation.max_samples": 500,
+        }
+    )
+    about = "ImageNette at 64 px with a small network, for a CPU"
+    return Preset(config, small.space, 12, about, small.confirm)
+
+
 def imagenet() -> Preset:
     config = imagenette().config.override({"data.name": "imagenet"})
     return Preset(config, penalty_space((10, 50), h=(0.1, 10)), 20, "ImageNet-1K at 224 px")
@@ -288,6 +310,7 @@ PRESETS: Mapping[str, Callable[[], Preset]] = {
     "cifar10-small": cifar10_small,
     "cifar100": cifar100,
     "imagenette": imagenette,
+    "imagenette-small": imagenette_small,
     "tiny-imagenet": tiny_imagenet,
     "imagenet": imagenet,
 }

@@ -6,6 +6,7 @@ import csv
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -85,21 +86,9 @@ def test_more_workers_are_counted(output: Path) -> None:
     assert not list((output / "scaling").glob("throughput-*"))
 
 
-def test_sigterm_ends_a_study_as_ctrl_c_does(tmp_path: Path) -> None:
+def test_sigterm_ends_a_study_as_ctrl_c_does(
+    interrupted: Callable[..., str], tmp_path: Path
+) -> None:
     """A batch system sends it."""
-    process = subprocess.Popen(
-        command(gallery.STUDY, tmp_path),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    assert process.stdout is not None
-    text = ""
-    for line in process.stdout:
-        text += line
-        if "[1/8]" in line:
-            process.send_signal(signal.SIGTERM)
-    assert process.wait(60) == 1, text
-    assert "what is done is kept. Go on:" in text
-    assert "SIGTERM" not in text and "Traceback" not in text
+    interrupted(command(gallery.STUDY, tmp_path), "[1/8]", signal.SIGTERM)
     assert rows(tmp_path / "gallery" / "results.csv")
