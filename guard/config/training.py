@@ -45,7 +45,10 @@ class RegularizerConfig(Config):
     scale: Literal["per-sample", "batch-mean"] = "per-sample"
     """batch-mean: gradients of the batch-mean loss, 1/B of a sample's (GUARD's released code)."""
     bn: Literal["eval", "frozen-batch", "train"] = "eval"
-    """BatchNorm inside the penalty: running statistics, this batch's as constants, or training."""
+    """BatchNorm inside the penalty: running statistics, as GUARD's and CURE's codes have it, this
+    batch's as constants, or those of each pass. But for the last, the penalty pulls at the scale
+    and the mean of what a BatchNorm gets. No training loss resists that, and the running statistics
+    lag behind, so the model can be worse in evaluation mode than it was in training."""
     fraction: Annotated[float, above(0, at_most=1)] = 1.0
     """Share of each batch, drawn afresh, that the penalty is computed on: unbiased and cheaper."""
     weight_warmup_epochs: Annotated[int, at_least(0)] = 0

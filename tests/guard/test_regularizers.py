@@ -488,6 +488,27 @@ def test_a_model_that_fails_is_restored_too(bn: str) -> None:
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
+@pytest.mark.parametrize(
+    ("bn", "pulls"), [("eval", True), ("frozen-batch", True), ("train", False)]
+)
+@pytest.mark.parametrize("kind", KINDS)
+def test_only_in_training_mode_a_penalty_leaves_what_batchnorm_undoes_alone(
+    kind: str, bn: str, pulls: bool
+) -> None:
+    """A training step's loss has no slope along the scale and the shift of what a BatchNorm gets,
+    so whatever pulls there is not resisted."""
+    model, (x, y) = bn_net().train(), samples()
+    model[1].eps = 1e-14
+    penalty(model, x, y, kind=kind, h=0.4, bn=bn).backward()
+    weight, bias = model[0].weight, model[0].bias
+    scaling = number((weight.grad * weight).sum((1, 2, 3)).abs().max())
+    shifting = number(bias.grad.abs().max())
+    size = number(weight.grad.norm() * weight.norm())
+    assert (scaling > 1e-3 * size) == (shifting > 1e-3 * size) == pulls
+    if not pulls:
+        assert max(scaling, shifting) < 1e-10 * size
+
+
 @pytest.mark.parametrize("training", [True, False])
 def test_frozen_batch_runs_the_model_as_training_mode_would(training: bool) -> None:
     model, (x, _) = bn_net().train(training), samples()
