@@ -32,7 +32,7 @@ def design(preset: Preset) -> Design:
     curvature: list[Settings] = [
         {"regularizer.power": 1},
         {"regularizer.direction": "sign"},
-        {"regularizer.bn": "train"},
+        {"regularizer.bn": "eval" if base.regularizer.bn == "train" else "train"},
         {"regularizer.fraction": 1.0},
     ]
     confounder: Settings = {"sre2l.bn_weight": 10 * base.sre2l.bn_weight}

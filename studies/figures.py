@@ -186,9 +186,11 @@ def attacks_figure(comparisons: Sequence[Comparison], title: str) -> Figure:
 
 
 def entitle(figure: Figure, title: str) -> None:
-    """The title over the whole figure, in lines that fit."""
-    width, _ = figure.get_size_inches()
-    figure.suptitle(textwrap.fill(title, int(13 * width)), fontsize=9)
+    """The title over the whole figure, in as few lines as fit, of about one length."""
+    longest = int(13 * figure.get_size_inches()[0])
+    lines = textwrap.wrap(title, longest)
+    even = next(n for n in range(1, longest + 1) if len(textwrap.wrap(title, n)) <= len(lines))
+    figure.suptitle(textwrap.fill(title, even), fontsize=9)
 
 
 def reaches(found: Sequence[Estimate]) -> list[list[float]]:

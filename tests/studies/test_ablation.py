@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor
@@ -63,3 +65,12 @@ def test_the_gradient_penalty_grows_with_its_weight() -> None:
     assert list(found) == list(ablation.GRADIENT_WEIGHTS)
     for weight, own in found.items():
         torch.testing.assert_close(own, weight * found[1.0], rtol=1e-5, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["digits", "cifar10-small", "cifar10"])
+def test_batchnorm_is_treated_as_in_the_preset_and_otherwise(name: str) -> None:
+    preset = PRESETS[name]()
+    design, own = ablation.design(preset), preset.config.regularizer
+    runs = design.runs(preset.config.override(design.settings), 1)
+    penalties = [run.config.regularizer for run in runs]
+    assert replace(own, bn="eval") in penalties and replace(own, bn="train") in penalties
