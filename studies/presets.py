@@ -204,13 +204,9 @@ def cifar10_small() -> Preset:
                 "augment": ["crop", "flip"],
                 "warmup_epochs": 1,
             },
-            "regularizer": {
-                "weight": 0.3,
-                "h": 0.25,
-                "bn": "train",
-                "fraction": 0.25,
-                "weight_warmup_epochs": 3,
-            },
+            "regularizer.weight": 0.3,
+            "regularizer.bn": "train",
+            "regularizer.weight_warmup_epochs": 3,
             "sre2l": {"iterations": 300, "lr": 0.1, "bn_weight": 0.1, "jitter": 2, "chunk": 10},
             "cda": {
                 "iterations": 300,
