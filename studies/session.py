@@ -106,8 +106,14 @@ class Session:
 @contextlib.contextmanager
 def sigterm_interrupts() -> Iterator[None]:
     """Let SIGTERM, with which batch systems end a job, do what Ctrl-C does; Ray's own handler kills
-    the process with a stack trace."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    the process with a stack trace. Only the first counts: they send it to `uv run` too, which
+    passes it on."""
+
+    def interrupt(*_: object) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, interrupt)
     try:
         yield
     finally:
