@@ -26,7 +26,15 @@ from torch import Tensor, nn
 from guard.artifacts import ArtifactStore, Stage
 from guard.attacks import Counted, ThreatModel, attack_images
 from guard.config import EvaluationConfig
-from guard.config.evaluation import AUTOATTACK, UNBOUNDED, Part, parts_of, reported, steps_of
+from guard.config.evaluation import (
+    AUTOATTACK,
+    UNBOUNDED,
+    Part,
+    parts_of,
+    radius_text,
+    reported,
+    steps_of,
+)
 from guard.data import ImageSet
 from guard.datasets import stage_data
 from guard.device import setup
@@ -141,10 +149,7 @@ def figures(config: EvaluationConfig, eps: float) -> list[str]:
 
 def radius_name(eps: float) -> str:
     """eps_8_255 for 8/255, eps_0.1 for 0.1."""
-    short = f"{eps:g}"
-    whole = round(eps * 255)
-    is_fraction = float(short) != eps and abs(eps * 255 - whole) < 1e-9
-    return f"eps_{whole}_255" if is_fraction else f"eps_{short}"
+    return f"eps_{radius_text(eps).replace('/', '_')}"
 
 
 def attack_part(

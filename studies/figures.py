@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from guard.config import radius_text
 from guard.statistics import Estimate
 from tune.comparison import Comparison, short_titles
 from tune.front import pareto_front
@@ -52,7 +53,7 @@ def pareto_figure(
         attacks, eps = ", ".join(config["evaluation"]["attacks"]), config["evaluation"]["eps"]
         axes.set_title(
             f"{config['data']['name']}: {len(complete)} students on {samples} "
-            f"validation images\n{attacks}, L∞ eps {eps:.4g}",
+            f"validation images\n{attacks}, L∞ eps {radius_text(eps)}",
             fontsize=10,
         )
     axes.set_xlabel("clean accuracy (share of images)")
@@ -142,6 +143,7 @@ def eps_figure(comparisons: Sequence[Comparison], title: str) -> Figure | None:
         found = [comparison.clean, *(comparison.at(eps) for eps in own.radii)]
         style = "--" if comparison.is_control else "-"
         draw_line(axes, [0, *own.radii], found, number, style, name)
+    axes.set_xticks([0, *own.radii], ["0", *map(radius_text, own.radii)])
     axes.set_xlabel(f"radius eps ({own.norm}, pixels in [0, 1])")
     axes.legend(fontsize=7)
     return figure

@@ -18,7 +18,7 @@ from studies.published import ATTACKS, beside, of_tables
 from studies.study import Results, Story, Table
 from tune.comparison import Comparison, short_titles
 from tune.records import Record
-from tune.tables import attack_grid, penalty_grid, percent, signed_percent
+from tune.tables import attack_grid, headings, penalty_grid, percent, signed_percent
 from tune.timeline import read as read_timeline
 
 MAX_IMAGES = 8
@@ -65,7 +65,7 @@ def result_table(comparisons: Sequence[Comparison]) -> tuple[list[str], list[Row
         return [], []
     measured = comparisons[0].measured
     theirs = [beside(comparison.arm.config) for comparison in comparisons]
-    columns = ["configuration", "seeds", *measured, *(f"Δ {name}" for name in measured)]
+    columns = ["configuration", "seeds", *headings(measured)]
     columns += ["published (clean / AutoAttack)"] if any(theirs) else []
     rows = []
     titles = short_titles(comparisons)

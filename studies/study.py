@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from matplotlib.figure import Figure
 
-from guard.config import EvaluationConfig
+from guard.config import EvaluationConfig, radius_text
 from studies.design import Design
 from studies.presets import Preset
 from tune.comparison import Comparison, compared, shared_place, short_titles, versus
@@ -58,7 +58,7 @@ class Results:
         what = ", ".join(filter(None, (own.data.name, shared_place(self.comparisons))))
         return (
             f"{what}: {first.clean.num_samples} test images, {seeds} seeds; {attacks}, "
-            f"{own.evaluation.norm} eps {own.evaluation.eps:.4g}"
+            f"{own.evaluation.norm} eps {radius_text(own.evaluation.eps)}"
         )
 
     @property

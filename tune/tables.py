@@ -24,7 +24,7 @@ def markdown(comparisons: Sequence[Comparison]) -> str:
     with_settings = any(comparison.arm.settings for comparison in comparisons)
     measured = comparisons[0].measured if comparisons else []
     columns = ["method", "IPC", "regularizer", *(["settings"] if with_settings else []), "seeds"]
-    columns += measured + [f"Δ {name}" for name in measured]
+    columns += headings(measured)
     rows = [
         [
             comparison.arm.config.method,
@@ -39,6 +39,17 @@ def markdown(comparisons: Sequence[Comparison]) -> str:
     ]
     rest = elsewhere([comparison.arm for comparison in comparisons])
     return as_markdown((columns, rows)) + (f"\n{rest}\n" if rest else "")
+
+
+def headings(measured: Sequence[str]) -> list[str]:
+    """Titles of the columns of accuracies and of gains: "robust at 2/255" for robust/eps_2_255."""
+
+    def title(name: str) -> str:
+        kind, _, radius = name.partition("/eps_")
+        return f"{kind} at {radius.replace('_', '/')}" if radius else kind
+
+    titles = [title(name) for name in measured]
+    return [*titles, *(f"Δ {text}" for text in titles)]
 
 
 def shared_attacks(comparisons: Sequence[Comparison]) -> list[str]:

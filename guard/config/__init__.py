@@ -11,7 +11,7 @@ from guard.config.common import (
     ModelConfig,
     Seed,
 )
-from guard.config.evaluation import EvaluationConfig, expanded, passes_of, reported
+from guard.config.evaluation import EvaluationConfig, expanded, passes_of, radius_text, reported
 from guard.config.methods import (
     CDAConfig,
     DCConfig,
@@ -59,5 +59,6 @@ __all__ = [
     "expanded",
     "expert_training",
     "passes_of",
+    "radius_text",
     "reported",
 ]

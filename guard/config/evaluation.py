@@ -53,6 +53,14 @@ def steps_of(name: str) -> int | None:
     return None
 
 
+def radius_text(eps: float) -> str:
+    """A radius as people write it: 8/255, 0.1."""
+    short = f"{eps:g}"
+    whole = round(eps * 255)
+    is_fraction = float(short) != eps and abs(eps * 255 - whole) < 1e-9
+    return f"{whole}/255" if is_fraction else short
+
+
 def passes_of(name: str) -> int:
     """Forward and backward passes of a sample that survives the attack."""
     steps = steps_of(name)

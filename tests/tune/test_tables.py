@@ -11,7 +11,7 @@ import pytest
 from guard.config import TrialConfig
 from guard.statistics import Estimate, estimate
 from tune.comparison import Arm, Comparison, named
-from tune.tables import as_markdown, attack_grid, penalty_grid
+from tune.tables import as_markdown, attack_grid, headings, penalty_grid
 
 PLAIN = {"regularizer": "none"}
 GUARD = {"regularizer.weight": 0.3, "regularizer.h": 0.1}
@@ -42,6 +42,12 @@ def comparisons(
         )
         for n, arm in enumerate(arms)
     ]
+
+
+def test_radii_stand_in_the_headings_as_people_write_them() -> None:
+    measured = ["clean", "robust", "robust/eps_2_255", "robust/eps_0.05"]
+    plain = ["clean", "robust", "robust at 2/255", "robust at 0.05"]
+    assert headings(measured) == [*plain, *(f"Δ {text}" for text in plain)]
 
 
 METHODS = ({"method": "sre2l"}, {"method": "cda"})
