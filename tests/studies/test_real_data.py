@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import csv
 import os
+import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -79,3 +82,18 @@ def test_a_trial_runs_on_every_kind_of_data(
     assert result.status == "complete", result.reason
     assert result.metrics["teacher/clean_accuracy"] > 0.15
     assert result.metrics["test/robust_accuracy"] <= result.metrics["test/clean_accuracy"]
+
+
+def test_studies_of_a_folder_of_photos_run_end_to_end(
+    quick: Callable[..., list[str]], tmp_path: Path
+) -> None:
+    """At one and at ten images a class."""
+    where = ["--preset", "imagenette-small", "--data", str(place("imagenette"))]
+    for study in ("gallery", "compare"):
+        command = quick(study, tmp_path, *where, "--seeds", "1", "--set", "ipc=choice(1, 10)")
+        done = subprocess.run(command, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout + done.stderr
+        with (tmp_path / study / "comparison.csv").open(newline="") as file:
+            assert {row["ipc"] for row in csv.DictReader(file)} >= {"1", "10"}
+        assert (tmp_path / study / "report.html").is_file()
+    assert {"sre2l-ipc-1.png", "sre2l-ipc-10.png"} <= set(os.listdir(tmp_path / "gallery"))
