@@ -145,7 +145,7 @@ def eps_figure(comparisons: Sequence[Comparison], title: str) -> Figure | None:
         draw_line(axes, [0, *own.radii], found, number, style, name)
     axes.set_xticks([0, *own.radii], ["0", *map(radius_text, own.radii)])
     axes.set_xlabel(f"radius eps ({own.norm}, pixels in [0, 1])")
-    axes.legend(fontsize=7)
+    frame_lines(figure, axes)
     return figure
 
 
@@ -165,7 +165,7 @@ def ipc_figure(comparisons: Sequence[Comparison], title: str) -> Figure:
     axes.set_xscale("log")
     axes.set_xlabel("images per class")
     axes.set_ylabel("robust accuracy (share of images), 95 % interval")
-    axes.legend(fontsize=7)
+    frame_lines(figure, axes)
     return figure
 
 
@@ -204,7 +204,6 @@ def lines_figure(title: str) -> tuple[Figure, Axes]:
     figure = Figure(figsize=(6.4, 4.4), dpi=150, layout="constrained")
     axes = figure.subplots()
     axes.set_ylabel("accuracy (share of images), 95 % interval")
-    axes.set_ylim(0, 1)
     axes.grid(alpha=0.3)
     entitle(figure, title)
     return figure, axes
@@ -222,6 +221,12 @@ def draw_line(
     marker = MARKERS[number % len(MARKERS)]
     means = [estimate.mean for estimate in found]
     axes.errorbar(x, means, yerr=errors, fmt=f"{marker}{style}", capsize=2, lw=1, label=label)
+
+
+def frame_lines(figure: Figure, axes: Axes) -> None:
+    """From zero to the highest of what was drawn; the legend where it hides nothing."""
+    axes.set_ylim(0, min(1, axes.get_ylim()[1]))
+    figure.legend(fontsize=7, loc="outside lower center", ncols=2)
 
 
 def _points(records: Sequence[Record]) -> tuple[list[float], list[float]]:
