@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import os
 import signal
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -77,15 +78,15 @@ class Session:
         return num_slots(self.place.resources)
 
     @contextlib.contextmanager
-    def at(self, folder: StudyFolder) -> Iterator[Callable[[], RayRunner]]:
+    def at(self, folder: StudyFolder) -> Iterator[Callable[[threading.Event], RayRunner]]:
         """Another folder's stages on the same Ray, for as long as this lasts."""
         name = f"desk:{folder.path}"
         desk = open_desk(name, folder.artifacts, self.place.resources)
-        yield lambda: RayRunner(name)
+        yield lambda stop: RayRunner(name, stop)
         del desk
 
-    def run_stage(self) -> RayRunner:
-        return RayRunner(self.desk_name)
+    def run_stage(self, stop: threading.Event | None = None) -> RayRunner:
+        return RayRunner(self.desk_name, stop)
 
     def run(self, runs: Sequence[Run]) -> None:
         """Do the runs. Ctrl-C or SIGTERM ends it; what is done is kept."""

@@ -60,7 +60,8 @@ def started(address: str | None, *, verbose: bool = False) -> Iterator[None]:
     try:
         yield
     finally:
-        ray.shutdown()
+        with contextlib.nullcontext() if verbose else silent_stderr():
+            ray.shutdown()
 
 
 @contextlib.contextmanager

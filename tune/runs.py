@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
@@ -30,20 +31,22 @@ class Run:
 def run_all(
     folder: StudyFolder,
     runs: Iterable[Run],
-    run_stage: Callable[[], RunStage],
+    run_stage: Callable[[threading.Event], RunStage],
     slots: int,
     finished: Callable[[Record], None],
     tick: Callable[[], None],
 ) -> None:
     """Do the runs, `slots` at a time, and write their records.
 
-    `finished` hears of each one, `tick` is called while others run, both on this thread.
+    `finished` hears of each one, `tick` is called while others run, both on this thread. What
+    `run_stage` makes raises once the event is set: then an interrupt leaves no thread behind.
     """
+    stop = threading.Event()
 
     def work(run: Run) -> Record:
         about = (run.trial, run.config, run.params, run.control)
         try:
-            result = run_trial(run.config, run_stage())
+            result = run_trial(run.config, run_stage(stop))
         except Exception as error:
             return Record.failed(*about, one_line(error), run.phase)
         return Record.of(*about, result, run.phase)
@@ -58,7 +61,8 @@ def run_all(
                 finished(future.result())
             tick()
     finally:
-        pool.shutdown(wait=False, cancel_futures=True)
+        stop.set()
+        pool.shutdown(cancel_futures=True)
 
 
 def unfinished(runs: Iterable[Run], records: Iterable[Record]) -> list[Run]:

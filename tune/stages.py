@@ -8,6 +8,7 @@ case is a stage computed twice: publishing is atomic.
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -18,6 +19,7 @@ from typing import Any
 import ray
 
 from guard.artifacts import Artifact, ArtifactStore, Stage
+from guard.errors import StudyError
 from tune.resources import StageResources
 from tune.timeline import Span
 
@@ -25,6 +27,8 @@ NAMESPACE = "robust-distillation-lab"
 STAGE_SHARE = 0.99
 """Of the CPUs that a stage asks for, so that coordinators, which hold a thousandth each, take no
 stage's place on a full machine."""
+
+STOP_CHECK_S = 0.5
 
 
 @dataclass(frozen=True)
@@ -126,14 +130,29 @@ def open_desk(name: str, artifacts: Path, resources: StageResources, task: Any =
 
 
 class RayRunner:
-    """The `run_stage` of a trial on Ray: ask the desk for all the stages at once, and wait."""
+    """The `run_stage` of a trial on Ray: ask the desk for all the stages at once, and wait.
 
-    def __init__(self, desk_name: str) -> None:
+    Once `stop` is set it asks for nothing, waits no longer, and raises StudyError: a thread that
+    still asks when Ray has been shut down takes the whole process with it.
+    """
+
+    def __init__(self, desk_name: str, stop: threading.Event | None = None) -> None:
         self._desk = ray.get_actor(desk_name, namespace=NAMESPACE)
+        self._stop = stop or threading.Event()
 
     def __call__(self, *stages: Stage) -> Sequence[Artifact]:
-        artifacts: list[Artifact] = ray.get([self._desk.run.remote(stage) for stage in stages])
-        return artifacts
+        self._go_on()
+        awaited = [self._desk.run.remote(stage) for stage in stages]
+        while True:
+            try:
+                artifacts: list[Artifact] = ray.get(awaited, timeout=STOP_CHECK_S)
+                return artifacts
+            except ray.exceptions.GetTimeoutError:
+                self._go_on()
+
+    def _go_on(self) -> None:
+        if self._stop.is_set():
+            raise StudyError("the study was stopped")
 
 
 def wait_for_desk(desk: Any, timeout: float) -> None:

@@ -86,7 +86,7 @@ def do(folder: StudyFolder, runs: list[Run]) -> list[Record]:
         assert threading.get_ident() == thread
         told.append(record)
 
-    run_all(folder, runs, lambda: None, 2, finished, lambda: None)  # type: ignore[arg-type]
+    run_all(folder, runs, lambda stop: None, 2, finished, lambda: None)  # type: ignore[arg-type]
     return told
 
 
@@ -134,7 +134,7 @@ def test_an_interrupt_keeps_what_is_done(tmp_path: Path, pretend: Any) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        run_all(folder, runs, lambda: None, 1, interrupt, lambda: None)  # type: ignore[arg-type]
+        run_all(folder, runs, lambda stop: None, 1, interrupt, lambda: None)  # type: ignore[arg-type]
     assert 1 <= len(folder.confirmations()) < len(runs)
 
 

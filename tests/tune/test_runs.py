@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from guard.config import TrialConfig
+from guard.errors import StudyError
 from guard.pipeline import TrialResult
 from tune import runs as runs_module
 from tune.folder import StudyFolder
@@ -46,7 +47,7 @@ def ended(status: str, reason: str = "") -> TrialResult:
     return TrialResult(status, reason, {"test/clean_accuracy": 0.9}, 1.0, 0.0, (), {})
 
 
-def no_runner() -> Any:
+def no_runner(stop: threading.Event) -> Any:
     return None
 
 
@@ -62,6 +63,27 @@ def test_complete_and_diverged_runs_are_finished_and_failed_ones_are_not() -> No
     statuses = ("complete", "diverged", "failed")
     records = [record(own, status) for own, status in zip(RUNS, statuses, strict=False)]
     assert unfinished(RUNS, records) == RUNS[2:]
+
+
+def test_an_interrupt_stops_what_runs_and_leaves_no_thread(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended = threading.Event()
+
+    def until_stopped(config: TrialConfig, stop: threading.Event) -> TrialResult:
+        assert stop.wait(60)
+        ended.set()
+        raise StudyError("stopped")
+
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(runs_module, "run_trial", until_stopped)
+    folder = StudyFolder(tmp_path, "s")
+    with pytest.raises(KeyboardInterrupt):
+        run_all(folder, RUNS[:1], lambda stop: stop, 1, print, interrupt)  # type: ignore[arg-type, return-value]
+    assert ended.is_set()
+    assert folder.records() == []
 
 
 def test_a_run_that_failed_and_then_finished_is_finished() -> None:

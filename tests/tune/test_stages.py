@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
@@ -149,6 +150,21 @@ def test_a_stage_that_raises_fails_everyone_who_asked_and_can_be_asked_again(
             RayRunner(name)(stage)
     assert not ray.get(actor.status.remote()).running
     assert [p for p in (tmp_path / "artifacts").rglob("*") if p.is_file()] == []
+
+
+def test_whoever_waits_for_a_stage_can_be_stopped(desk: tuple[Any, str], tmp_path: Path) -> None:
+    actor, name = desk
+    (stage,) = stages(tmp_path, 1)
+    stop = threading.Event()
+    with ThreadPoolExecutor(1) as pool:
+        future = pool.submit(RayRunner(name, stop), stage)
+        wait_until(lambda: sum(ray.get(actor.status.remote()).running.values()) == 1)
+        stop.set()
+        with pytest.raises(StudyError, match="stopped"):
+            future.result(timeout=20)
+    with pytest.raises(StudyError, match="stopped"):
+        RayRunner(name, stop)(stage)
+    (tmp_path / "go").touch()
 
 
 def test_a_desk_that_dies_comes_back(desk: tuple[Any, str], tmp_path: Path) -> None:
