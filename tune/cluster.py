@@ -42,8 +42,9 @@ def started(address: str | None, *, verbose: bool = False) -> Iterator[None]:
     Raises StudyError if the cluster cannot be joined.
     """
     level = logging.INFO if verbose else logging.CRITICAL
+    quiet = contextlib.nullcontext if verbose else silent_stderr
     try:
-        with contextlib.nullcontext() if verbose else silent_stderr():
+        with quiet():
             ray.init(
                 address=address or "local",
                 namespace=NAMESPACE,
@@ -60,7 +61,7 @@ def started(address: str | None, *, verbose: bool = False) -> Iterator[None]:
     try:
         yield
     finally:
-        with contextlib.nullcontext() if verbose else silent_stderr():
+        with quiet():
             ray.shutdown()
 
 
