@@ -1,0 +1,130 @@
+"""What each stage writes, held by a test: other results need another version.
+
+A stored artifact is reused as long as its stage's version stands, so code that changes what a stage
+writes must raise the version (and this test says where it was forgotten). Sums are compared and not
+hashes of bytes, since processors and releases of torch round differently. After a version is raised:
+
+    uv run python tests/guard/test_stage_results.py
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from guard.artifacts import ArtifactStore, Stage
+from guard.config import TrialConfig
+from guard.landscape import landscape_stages
+from guard.pipeline import plan
+from guard.seeding import generator
+from guard.stages import STAGES, build
+
+GOLDEN = Path(__file__).with_name("stage_results.json")
+MATCHING = {
+    "iterations": 2,
+    "student_steps": 2,
+    "expert_epochs": 1,
+    "max_start": 1,
+    "batch_size": 16,
+    "soft_labels": True,
+}
+TINY: dict[str, Any] = {
+    "model": {"width": 8, "depth": 2},
+    "ipc": 2,
+    "squeeze": {"epochs": 3, "optimizer": "adamw", "lr": 0.02, "augment": ["crop"]},
+    "regularizer.fraction": 0.25,
+    "sre2l": {"iterations": 3, "chunk": 1, "jitter": 1, "crop": "image", "flip": True},
+    "dsa": {"iterations": 2, "inner_epochs": 1, "batch_size": 8},
+    "mtt": MATCHING,
+    "mtt.experts.count": 1,
+    "mtt.experts.train": {"epochs": 3, "lr": 0.1, "batch_size": 16, "momentum": 0.9},
+    "student.train": {"epochs": 2, "batch_size": 8, "augment": ["crop"]},
+    "student.mix": "cutmix",
+    "evaluation": {"attacks": ["pgd2", "deepfool"], "max_samples": 20, "eps": 0.05},
+}
+TRIALS: dict[str, dict[str, Any]] = {
+    "sre2l": {},
+    "dsa, whitened": {
+        "method": "dsa",
+        "model": {"name": "convnet", "width": 8, "depth": 2, "input": "zca"},
+    },
+    "mtt": {"method": "mtt", "model": {"name": "convnet", "width": 8, "depth": 2}},
+    "herding": {"method": "herding", "regularizer": "none", "student.labels": "hard"},
+}
+
+
+def stages() -> Iterator[tuple[str, Stage]]:
+    """By trial, in the order in which they can be built; each once."""
+    seen: set[str] = set()
+    for name, settings in TRIALS.items():
+        config = TrialConfig().override(TINY).override(settings)
+        measured = landscape_stages(config).values() if name == "sre2l" else ()
+        for stage in (*plan(config), *measured):
+            if stage.address not in seen:
+                seen.add(stage.address)
+                yield name, stage
+
+
+def sums(tensor: torch.Tensor) -> list[float]:
+    """The norm of a tensor, and its product with noise: a moved or changed element changes one."""
+    values = tensor.double().flatten().nan_to_num(posinf=1e3, neginf=-1e3)
+    noise = torch.randn(len(values), generator=generator(0, "sums"), dtype=torch.float64)
+    return [float(values.norm()), float(values @ noise)]
+
+
+def results(root: Path) -> dict[str, Any]:
+    """Of every stage: its version, its metrics, and sums of the tensors that it wrote."""
+    store, found = ArtifactStore(root), {}
+    for trial, stage in stages():
+        made = store.get_or_build(stage, build)
+        tensors = {
+            f"{file.name}/{name}": sums(tensor)
+            for file in sorted(made.path.glob("*.safetensors"))
+            for name, tensor in sorted(load_file(file).items())
+        }
+        title = f"{trial}: {stage.name} {stage.key[:8]}"
+        assert "diverged" not in made.summary, (trial, stage.name, made.summary)
+        metrics = dict(made.summary["metrics"])
+        found[title] = {"version": stage.version, "metrics": metrics, "tensors": tensors}
+    return found
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    return results(tmp_path_factory.mktemp("stages"))
+
+
+def golden() -> dict[str, Any]:
+    read: dict[str, Any] = json.loads(GOLDEN.read_text())
+    return read
+
+
+def test_every_kind_of_stage_is_held() -> None:
+    assert {stage.name for _, stage in stages()} == set(STAGES)
+
+
+@pytest.mark.parametrize("title", golden() if GOLDEN.is_file() else [])
+def test_a_stage_writes_what_its_version_wrote(found: dict[str, Any], title: str) -> None:
+    was, now = golden()[title], found[title]
+    assert now["version"] == was["version"]
+    assert now["metrics"] == pytest.approx(was["metrics"], rel=0.02, abs=0.02)
+    assert now["tensors"].keys() == was["tensors"].keys()
+    for name, values in was["tensors"].items():
+        assert now["tensors"][name] == pytest.approx(values, rel=0.005, abs=0.005), name
+
+
+def test_no_stage_is_new_here(found: dict[str, Any]) -> None:
+    assert found.keys() == golden().keys()
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as folder:
+        GOLDEN.write_text(json.dumps(results(Path(folder)), indent=1) + "\n")
