@@ -14,19 +14,19 @@ from guard.errors import ConfigError, DataError, UserError
 from guard.pipeline import TrialResult, local_runner, run_trial
 
 if TYPE_CHECKING:
-    from guard.datasets import load_data, resolve
+    from guard.data.datasets import load_data, resolve
     from guard.distilled import DistilledSet
-    from guard.models import build_model
-    from guard.regularizers import Regularizer
-    from guard.saving import load_model
+    from guard.models.networks import build_model
+    from guard.models.saving import load_model
+    from guard.training.penalties import Regularizer
 
 _NEEDS_TORCH = {
     "DistilledSet": "guard.distilled",
-    "Regularizer": "guard.regularizers",
-    "build_model": "guard.models",
-    "load_data": "guard.datasets",
-    "load_model": "guard.saving",
-    "resolve": "guard.datasets",
+    "Regularizer": "guard.training.penalties",
+    "build_model": "guard.models.networks",
+    "load_data": "guard.data.datasets",
+    "load_model": "guard.models.saving",
+    "resolve": "guard.data.datasets",
 }
 
 __all__ = [

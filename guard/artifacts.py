@@ -18,7 +18,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from guard.schema import Config, digest
+from guard.config.schema import Config, digest
 
 ABANDONED_AFTER_S = 7 * 24 * 3600.0
 

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
 from guard.artifacts import ArtifactStore, Stage
+from guard.data.spec import ImageSpec
 from guard.device import setup
-from guard.saving import load_model, spec_from_dict
-from guard.spec import ImageSpec
+from guard.models.saving import load_model, spec_from_dict
 
 CELL_MIN_PX = 48
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from guard.artifacts import Artifact, ArtifactStore, Stage
 from guard.config import TrialConfig
-from guard.peers import peer_metrics
+from guard.robustness.beard import peer_metrics
 from guard.steps import Steps, diagnosis, student_links, teacher_checks
 
 RunStage = Callable[..., Sequence[Artifact]]

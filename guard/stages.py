@@ -8,14 +8,17 @@ from typing import Any
 
 from guard.artifacts import ArtifactStore, Stage
 from guard.distilled import assemble
-from guard.evaluate import evaluate_stage
-from guard.inputs import fit_whitening
-from guard.landscape import look_around
-from guard.methods import dc, mtt, sre2l, subset
-from guard.methods.teaching import squeeze
-from guard.reliability import diagnose_stage
-from guard.student import relabel, train_student
-from guard.training import Diverged
+from guard.methods.dc import matching as dc
+from guard.methods.mtt import matching as mtt
+from guard.methods.sre2l import recover as sre2l
+from guard.methods.subset import choice as subset
+from guard.models.input_layer import fit_whitening
+from guard.robustness.evaluate import evaluate_stage
+from guard.robustness.landscape import look_around
+from guard.robustness.reliability import diagnose_stage
+from guard.training.loop import Diverged
+from guard.training.student import relabel, train_student
+from guard.training.teacher import squeeze
 
 Builder = Callable[[Stage, ArtifactStore, Path], Mapping[str, Any]]
 

@@ -6,13 +6,14 @@ from collections.abc import Mapping
 
 from matplotlib.figure import Figure
 
-from studies import cli, command
-from studies.design import Design, Settings
-from studies.figures import arms_figure
+from studies.design.design import Design, Settings
+from studies.design.study import Results, Study, Table, confirmed, duel, gains_in_words
+from studies.driver import command
+from studies.driver import flags as cli
 from studies.presets import Preset
-from studies.study import Results, Study, Table, confirmed, duel, gains_in_words
-from tune.comparison import Comparison, short_titles, versus
-from tune.tables import signed_percent
+from studies.reporting.figures import arms_figure
+from tune.results.comparison import Comparison, short_titles, versus
+from tune.results.tables import signed_percent
 
 GRADIENT_WEIGHTS = (1e-4, 1e-3, 1e-2, 0.1, 1.0)
 """λ_g of GUARD's Table 3."""

@@ -15,7 +15,7 @@ from studies import (
     selection,
     transfer,
 )
-from studies.study import Story
+from studies.design.study import Story
 
 STUDIES = (
     compare.STUDY,

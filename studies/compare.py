@@ -9,12 +9,13 @@ from collections.abc import Mapping
 
 from matplotlib.figure import Figure
 
-from studies import cli, command
-from studies.design import Design
-from studies.figures import arms_figure, attacks_figure, ipc_figure
+from studies.design.design import Design
+from studies.design.study import Results, Study, confirmed, gains_in_words
+from studies.driver import command
+from studies.driver import flags as cli
 from studies.presets import Preset
-from studies.study import Results, Study, confirmed, gains_in_words
-from tune.tables import shared_attacks
+from studies.reporting.figures import arms_figure, attacks_figure, ipc_figure
+from tune.results.tables import shared_attacks
 
 GUARDED = ("sre2l", "cda")
 UNGUARDED = ("mtt", "tesla", "mat", "random")

@@ -12,18 +12,19 @@ from safetensors.numpy import load_file
 
 from guard.artifacts import ArtifactStore, Stage
 from guard.config import TrialConfig
-from guard.landscape import landscape_stages
-from guard.statistics import interval
-from studies import cli, command
-from studies.design import Design
-from studies.figures import MARKERS
+from guard.robustness.landscape import landscape_stages
+from studies.design.design import Design
+from studies.design.study import Results, Row, Study, Table, confirmed
+from studies.driver import command
+from studies.driver import flags as cli
 from studies.presets import Preset
-from studies.study import Results, Row, Study, Table, confirmed
-from tune.comparison import Arm, shared_place, short_titles
-from tune.folder import read_csv
+from studies.reporting.figures import MARKERS
+from tune.results.comparison import Arm, shared_place, short_titles
+from tune.results.folder import read_csv
+from tune.results.statistics import interval
 
 if TYPE_CHECKING:
-    from studies.session import Session
+    from studies.driver.session import Session
 
 Spectra = Mapping[int, NDArray[np.float64]]
 """Eigenvalues (N, k) of the input Hessian at N samples, descending, by seed."""

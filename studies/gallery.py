@@ -8,11 +8,12 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from guard.distilled import DistilledSet, to_picture
-from studies import cli, command
-from studies.design import Design
+from studies.design.design import Design
+from studies.design.study import Results, Study, confirmed, gains_in_words
+from studies.driver import command
+from studies.driver import flags as cli
 from studies.presets import Preset
-from studies.study import Results, Study, confirmed, gains_in_words
-from tune.comparison import Arm
+from tune.results.comparison import Arm
 
 MAX_CLASSES, MAX_IMAGES = 10, 3
 CELL_INCHES = 0.62

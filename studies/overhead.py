@@ -18,14 +18,14 @@ from rich.console import Console
 from rich.table import Table as ConsoleTable
 
 from guard.errors import StudyError
-from studies import cli
-from studies.identity import About, claim
-from studies.measuring import threads
-from studies.page import publish
-from studies.steps import REGULARIZERS, Bench
-from studies.study import Results, Story, Table
-from tune.folder import read_csv, to_csv, write_atomically
-from tune.tables import as_markdown
+from studies.bench.measuring import threads
+from studies.bench.training_steps import REGULARIZERS, Bench
+from studies.design.about import About, claim
+from studies.design.study import Results, Story, Table
+from studies.driver import flags as cli
+from studies.reporting.page import publish
+from tune.results.folder import read_csv, to_csv, write_atomically
+from tune.results.tables import as_markdown
 
 
 def parser() -> argparse.ArgumentParser:

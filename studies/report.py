@@ -9,12 +9,12 @@ from pathlib import Path
 from rich.console import Console
 
 from guard.errors import StudyError
-from studies import cli
 from studies.catalogue import STORIES
-from studies.identity import About
-from studies.page import write_report
-from studies.study import Results
-from tune.folder import StudyFolder
+from studies.design.about import About
+from studies.design.study import Results
+from studies.driver import flags as cli
+from studies.reporting.page import write_report
+from tune.results.folder import StudyFolder
 
 
 def parser() -> argparse.ArgumentParser:

@@ -13,19 +13,20 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
 from guard.config import TrialConfig
-from guard.statistics import Estimate
-from studies import cli, command
-from studies.design import Design
-from studies.figures import draw_line
-from studies.powerlaw import PowerLaw, fit
+from studies.design.design import Design
+from studies.design.study import Results, Row, Study, confirmed
+from studies.driver import command
+from studies.driver import flags as cli
 from studies.presets import Preset
-from studies.study import Results, Row, Study, confirmed
-from tune.comparison import SEEDS, Arm, Comparison, named
-from tune.folder import StudyFolder, read_csv
+from studies.reporting.figures import draw_line
+from studies.reporting.powerlaw import PowerLaw, fit
+from tune.results.comparison import SEEDS, Arm, Comparison, named
+from tune.results.folder import StudyFolder, read_csv
+from tune.results.statistics import Estimate
 from tune.runs import Run, run_all
 
 if TYPE_CHECKING:
-    from studies.session import Session
+    from studies.driver.session import Session
 
 IPCS = (1, 2, 5, 10, 20)
 WIDTHS = (0.25, 0.5, 1.0)

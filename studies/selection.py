@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from matplotlib.figure import Figure
 
 from guard.config import TrialConfig
-from studies.figures import eps_figure, pareto_figure
-from studies.progress import describe
-from studies.study import Results, Story, gains_in_words
-from tune.records import Record
+from studies.design.study import Results, Story, gains_in_words
+from studies.reporting.figures import eps_figure, pareto_figure
+from studies.reporting.progress import describe
+from tune.results.records import Record
 
 
 def chosen(results: Results) -> Record | None:

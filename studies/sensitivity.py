@@ -15,13 +15,14 @@ from rich.console import Console
 from rich.table import Table
 
 from guard.errors import StudyError
-from studies import cli, selection
-from studies.figures import save_png
-from studies.identity import About
-from studies.interactive import STEP, WEIGHT, importances, robust, searched
-from studies.page import publish
-from tune.folder import to_csv, write_atomically
-from tune.tables import as_markdown
+from studies import selection
+from studies.design.about import About
+from studies.driver import flags as cli
+from studies.reporting.figures import save_png
+from studies.reporting.interactive import STEP, WEIGHT, importances, robust, searched
+from studies.reporting.page import publish
+from tune.results.folder import to_csv, write_atomically
+from tune.results.tables import as_markdown
 
 COLUMNS = ("importance", "rank correlation", "p")
 

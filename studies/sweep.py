@@ -16,7 +16,7 @@ from rich.console import Console
 
 from guard.config import EvaluationConfig
 from guard.errors import ConfigError, StudyError
-from studies import cli
+from studies.driver import flags as cli
 from studies.presets import Preset
 from tune.confirmation import Confirmation
 
@@ -100,7 +100,10 @@ def main(argv: Sequence[str]) -> int:
     space = cli.checked_space(space)
     resources = cli.parse_resources(args.resources, space.base)
 
-    from studies import launch, session  # Ray and Optuna, after what can be checked without them
+    from studies.driver import (  # Ray and Optuna, after what can be checked without them
+        launch,
+        session,
+    )
 
     plan = launch.make_plan(folder, space, preset, args)
     plan = replace(plan, confirmation=confirmation(args, preset))

@@ -6,11 +6,12 @@ from collections.abc import Mapping
 
 from matplotlib.figure import Figure
 
-from studies import cli, command
-from studies.design import Design
-from studies.figures import arms_figure, eps_figure
+from studies.design.design import Design
+from studies.design.study import Results, Study, confirmed, gains_in_words
+from studies.driver import command
+from studies.driver import flags as cli
 from studies.presets import Preset
-from studies.study import Results, Study, confirmed, gains_in_words
+from studies.reporting.figures import arms_figure, eps_figure
 
 METHODS = ("sre2l", "cda", "dc", "dsa", "mtt")
 

@@ -18,8 +18,8 @@ from guard.artifacts import ArtifactStore
 from guard.config import TrialConfig
 from guard.errors import ConfigError, StudyError
 from guard.pipeline import TrialResult, local_runner, run_trial
-from studies import cli
-from studies.progress import duration
+from studies.driver import flags as cli
+from studies.reporting.progress import duration
 from tune.tracking import run_name
 
 

@@ -8,10 +8,10 @@ from typing import Any, Protocol
 import ray
 from ray import tune as ray_tune
 
-from tune.folder import StudyFolder
-from tune.front import choose
-from tune.records import Record
-from tune.stages import DeskStatus
+from tune.desk import DeskStatus
+from tune.results.folder import StudyFolder
+from tune.results.front import choose
+from tune.results.records import Record
 from tune.timeline import Timeline
 from tune.tracking import Tracker
 from tune.trainable import NUMBER, StudyContext, split_sample

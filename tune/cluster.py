@@ -13,7 +13,7 @@ from pathlib import Path
 import ray
 
 from guard.errors import StudyError
-from tune.stages import NAMESPACE
+from tune.desk import NAMESPACE
 
 ANSWER_TIMEOUT_S = 5.0
 PACKAGES = ("guard", "tune", "studies")

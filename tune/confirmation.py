@@ -8,8 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from guard.config import TrialConfig
-from tune.front import control_of, pareto_front
-from tune.records import CONFIRMATION, Record
+from tune.results.front import control_of, pareto_front
+from tune.results.records import CONFIRMATION, Record
 from tune.runs import Run
 
 

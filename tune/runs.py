@@ -10,8 +10,8 @@ from typing import Any
 
 from guard.config import TrialConfig
 from guard.pipeline import RunStage, run_trial
-from tune.folder import StudyFolder
-from tune.records import SEARCH, Record, one_line
+from tune.results.folder import StudyFolder
+from tune.results.records import SEARCH, Record, one_line
 
 TICK_S = 0.5
 

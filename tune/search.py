@@ -24,10 +24,10 @@ from ray.tune.search.optuna import OptunaSearch
 
 from guard.errors import StudyError
 from tune.confirmation import Confirmation
-from tune.folder import StudyFolder
+from tune.desk import wait_for_desk
 from tune.resources import StageResources
+from tune.results.folder import StudyFolder
 from tune.space import CONTROL, Params, SearchSpace
-from tune.stages import wait_for_desk
 from tune.trainable import COORDINATOR_CPUS, IS_CONTROL, NUMBER, StudyContext, coordinate
 
 SamplerName = Literal["tpe", "nsga2", "random", "grid"]

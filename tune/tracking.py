@@ -23,9 +23,9 @@ from typing import Any
 
 from guard.config import TrialConfig
 from guard.errors import StudyError
-from tune.folder import StudyFolder
-from tune.front import pareto_front
-from tune.records import SEARCH, Record
+from tune.results.folder import StudyFolder
+from tune.results.front import pareto_front
+from tune.results.records import SEARCH, Record
 
 EXPERIMENT = "robust-distillation"
 EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}

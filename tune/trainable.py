@@ -1,6 +1,6 @@
 """The Tune trainable: a trial that only coordinates.
 
-It holds next to no resources and imports no torch; its stages do the work (`tune.stages`).
+It holds next to no resources and imports no torch; its stages do the work (`tune.desk`).
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from ray import tune as ray_tune
 
 from guard.config import TrialConfig
 from guard.pipeline import run_trial
-from tune.folder import StudyFolder
-from tune.records import Record, one_line
+from tune.desk import RayRunner
+from tune.results.folder import StudyFolder
+from tune.results.records import Record, one_line
 from tune.space import configured
-from tune.stages import RayRunner
 
 NUMBER, IS_CONTROL = "trial_number", "is_control"
 """Keys that the search adds to the parameters of a trial."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from guard.schema import Config, above, at_least
+from guard.config.schema import Config, above, at_least
 
 DatasetName = Literal[
     "digits",

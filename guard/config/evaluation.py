@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
 
 from guard.config.common import Seed
+from guard.config.schema import Config, at_least
 from guard.errors import ConfigError
-from guard.schema import Config, at_least
 
 Norm = Literal["Linf", "L2"]
 Split = Literal["validation", "test"]

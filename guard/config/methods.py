@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, Literal
 
 from guard.config.common import ModelConfig
+from guard.config.schema import Config, above, at_least
 from guard.config.training import DSA_OPS, DsaOp, RegularizerConfig, TrainConfig
 from guard.errors import ConfigError
-from guard.schema import Config, above, at_least
 
 
 @dataclass(frozen=True, kw_only=True)

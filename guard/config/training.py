@@ -8,8 +8,8 @@ from functools import cache
 from typing import Annotated, Any, ClassVar, Literal
 
 from guard.config.common import ModelConfig, Seed
+from guard.config.schema import Config, above, at_least
 from guard.errors import ConfigError
-from guard.schema import Config, above, at_least
 
 Augmentation = Literal["crop", "flip", "resized-crop", "dsa"]
 DsaOp = Literal["color", "crop", "cutout", "flip", "scale", "rotate"]

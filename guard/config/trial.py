@@ -16,9 +16,9 @@ from guard.config.methods import (
     RecoverConfig,
     TESLAConfig,
 )
+from guard.config.schema import Config, at_least, digest
 from guard.config.training import RegularizerConfig, StudentConfig, TrainConfig
 from guard.errors import ConfigError
-from guard.schema import Config, at_least, digest
 
 MethodName = Literal[
     "sre2l", "cda", "dc", "dsa", "mtt", "tesla", "mat", "random", "herding", "whole"

@@ -41,7 +41,7 @@ class Method(Protocol):
 
     def teachers(self, config: TrialConfig) -> list[Stage]:
         """Models that the set is distilled from, trained at the same time; each is a saved model
-        (`guard.saving`) and its summary has `metrics`. May be none."""
+        (`guard.models.saving`) and its summary has `metrics`. May be none."""
         ...
 
     def parts(self, config: TrialConfig, teachers: Sequence[Stage]) -> list[Stage]:

@@ -10,9 +10,9 @@ from torch import nn
 
 from guard.artifacts import ArtifactStore
 from guard.config import TrialConfig
-from guard.data import TensorImages
-from guard.inputs import Normalize
-from guard.models import Classifier
+from guard.data.images import TensorImages
+from guard.models.input_layer import Normalize
+from guard.models.networks import Classifier
 from guard.pipeline import local_runner, run_trial
 from guard.seeding import fenced
 

@@ -18,8 +18,8 @@ import pytest
 
 from guard.config import TrialConfig
 from guard.errors import ConfigError
-from guard.landscape import landscape_stages
 from guard.pipeline import plan
+from guard.robustness.landscape import landscape_stages
 
 GOLDEN = Path(__file__).with_name("addresses.json")
 

@@ -12,6 +12,7 @@ from torchvision.datasets import ImageFolder
 
 from guard.artifacts import ArtifactStore, Stage
 from guard.config import TrialConfig
+from guard.data.spec import ImageSpec
 from guard.distilled import (
     DistilledSet,
     assemble,
@@ -21,7 +22,6 @@ from guard.distilled import (
     to_picture,
 )
 from guard.methods import distilled_stage
-from guard.spec import ImageSpec
 
 NAMES = ("cat", "../../etc", "a b/c", "..")
 

@@ -13,9 +13,9 @@ import torch
 import guard
 from guard.artifacts import Artifact, ArtifactStore, Stage
 from guard.config import TrialConfig
-from guard.evaluate import evaluate, metrics
+from guard.config.schema import digest
 from guard.pipeline import local_runner, plan, run_trial
-from guard.schema import digest
+from guard.robustness.evaluate import evaluate, metrics
 from guard.stages import STAGES
 from guard.steps import Steps, evaluation_chain, teacher_checks
 

@@ -2,7 +2,7 @@
 
 A stored artifact is reused as long as its stage's version stands, so code that changes what a stage
 writes must raise the version (and this test says where it was forgotten). Sums are compared and not
-hashes of bytes, since processors and releases of torch round differently. After a version is raised:
+hashes of bytes, since processors and releases of torch round differently. With a version raised:
 
     uv run python tests/guard/test_stage_results.py
 """
@@ -21,8 +21,8 @@ from safetensors.torch import load_file
 
 from guard.artifacts import ArtifactStore, Stage
 from guard.config import TrialConfig
-from guard.landscape import landscape_stages
 from guard.pipeline import plan
+from guard.robustness.landscape import landscape_stages
 from guard.seeding import generator
 from guard.stages import STAGES, build
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from guard.config import TrialConfig
-from tune.records import Record
+from tune.results.records import Record
 
 MakeRecord = Callable[..., Record]
 Interrupted = Callable[..., str]

@@ -10,9 +10,9 @@ from torch import Tensor
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 from guard.config import ModelConfig, TrialConfig
-from guard.models import build_model
-from guard.regularizers import Regularizer
-from guard.spec import ImageSpec
+from guard.data.spec import ImageSpec
+from guard.models.networks import build_model
+from guard.training.penalties import Regularizer
 from studies import ablation
 from studies.presets import PRESETS
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from guard.config import TrialConfig
-from guard.schema import paths
+from guard.config.schema import paths
 from studies.presets import PRESETS
 from tune.space import SearchSpace
 

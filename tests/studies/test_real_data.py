@@ -13,7 +13,7 @@ import pytest
 
 from guard.artifacts import ArtifactStore
 from guard.config import TrialConfig
-from guard.datasets import resolve
+from guard.data.datasets import resolve
 from guard.pipeline import TrialResult, local_runner, run_trial
 from studies.presets import PRESETS
 

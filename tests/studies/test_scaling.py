@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from guard.config import TrialConfig
-from studies.powerlaw import fit
+from studies.design.study import Results
+from studies.reporting.powerlaw import fit
 from studies.scaling import curves, says
-from studies.study import Results
-from tune.comparison import Arm, Comparison, named
-from tune.folder import StudyFolder
+from tune.results.comparison import Arm, Comparison, named
+from tune.results.folder import StudyFolder
 
 PENALTY = "curvature (λ = 0.3, h = 0.1)"
 SMALL = {"regularizer.weight": 0.3, "regularizer.h": 0.1}

@@ -14,7 +14,7 @@ from optuna.trial import TrialState, create_trial
 
 from guard.errors import StudyError
 from studies import sensitivity
-from tune.folder import StudyFolder
+from tune.results.folder import StudyFolder
 from tune.space import CONTROL
 
 SPACE = {

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from studies.catalogue import STUDIES
-from studies.study import Study
+from studies.design.study import Study
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 

@@ -20,8 +20,8 @@ from guard.artifacts import ArtifactStore
 from guard.config import TrialConfig
 from guard.distilled import DistilledSet
 from guard.pipeline import plan
-from tune.folder import StudyFolder
-from tune.front import choose
+from tune.results.folder import StudyFolder
+from tune.results.front import choose
 from tune.tracking import EXPERIMENT, TRIAL
 
 SMALL = [

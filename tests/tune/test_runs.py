@@ -13,8 +13,8 @@ from guard.config import TrialConfig
 from guard.errors import StudyError
 from guard.pipeline import TrialResult
 from tune import runs as runs_module
-from tune.folder import StudyFolder
-from tune.records import CONFIRMATION, Record
+from tune.results.folder import StudyFolder
+from tune.results.records import CONFIRMATION, Record
 from tune.runs import Run, run_all, unfinished
 
 Pretend = Callable[[Callable[[TrialConfig], TrialResult]], None]

@@ -9,8 +9,8 @@ from optuna.trial import TrialState
 
 from guard.config import TrialConfig
 from guard.errors import StudyError
-from tune.folder import StudyFolder
-from tune.records import Record
+from tune.results.folder import StudyFolder
+from tune.results.records import Record
 from tune.search import SAMPLERS, Plan, Sample, finished, locked, num_planned, open_study
 from tune.space import CONTROL, SearchSpace
 from tune.trainable import IS_CONTROL, NUMBER

@@ -12,8 +12,8 @@ from mlflow.tracking import MlflowClient
 
 from guard.config import TrialConfig
 from guard.errors import StudyError
-from tune.folder import StudyFolder
-from tune.records import Record
+from tune.results.folder import StudyFolder
+from tune.results.records import Record
 from tune.tracking import EXPERIMENT, TRIAL, Tracker, check_tracking, run_name
 
 METRICS = {

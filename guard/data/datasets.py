@@ -1,0 +1,234 @@
+"""The data sets by name, and how each is read: `load_data(config)` gives checked, split images.
+
+A path that ends in .npz is read as arrays and a folder with train/ as an image tree, whatever the
+name; otherwise scikit-learn (digits) or torchvision's class for the data set supplies the files.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from guard.artifacts import Stage
+from guard.config import DataConfig
+from guard.data.images import (
+    FileImages,
+    Splits,
+    TensorImages,
+    channel_statistics,
+    content_digest,
+    split_off,
+)
+from guard.data.readers import Raw, channels_first, read_npz, read_tree
+from guard.data.spec import ImageSpec
+from guard.errors import DataError
+
+DEFAULT_ROOT = Path.home() / ".cache" / "robust-distillation-lab"
+DIGITS_TEST_FRACTION = 0.2
+
+
+@dataclass(frozen=True)
+class DatasetInfo:
+    """A row of DATASETS."""
+
+    fetch: Callable[[Path], Raw | Path] | None
+    """Arrays, or the folder of an image tree, from a root that torchvision may download into."""
+    image_size: int = 0
+    """Default side of images that come as files; 0: stated by the user or the arrays."""
+    mean: tuple[float, ...] = ()
+    """Published channel statistics; empty: computed on the training images."""
+    std: tuple[float, ...] = ()
+    channels: int = 3
+
+
+def _digits(root: Path) -> Raw:
+    from sklearn.datasets import load_digits
+
+    bunch = load_digits()
+    x = torch.from_numpy(np.rint(bunch.images * (255 / 16)).astype(np.uint8))[:, None]
+    images = TensorImages(x, torch.from_numpy(bunch.target).long())
+    train, test = split_off(images.y, DIGITS_TEST_FRACTION, 0, "digits-test")
+    return Raw(images.subset(train), images.subset(test), tuple("0123456789"))
+
+
+def _from_torchvision(name: str) -> Callable[[Path], Raw]:
+    """A reader of the torchvision class of that name, which downloads what is missing."""
+
+    def fetch(root: Path) -> Raw:
+        dataset = getattr(torchvision_datasets(), name)
+        parts = [dataset(root, train=train, download=True) for train in (True, False)]
+        sets = [
+            TensorImages(channels_first(np.asarray(part.data)), torch.as_tensor(part.targets))
+            for part in parts
+        ]
+        return Raw(sets[0], sets[1], tuple(parts[0].classes))
+
+    return fetch
+
+
+def torchvision_datasets() -> Any:
+    import torchvision.datasets  # doubles the start-up time of a process
+
+    return torchvision.datasets
+
+
+def _imagenette(root: Path) -> Path:
+    for split in ("train", "val"):
+        folder = root / "imagenette2"
+        torchvision_datasets().Imagenette(
+            root, split=split, size="full", download=not (folder / split).is_dir()
+        )
+    return folder
+
+
+def _imagenet(root: Path) -> Path:
+    for split in ("train", "val"):
+        torchvision_datasets().ImageNet(
+            root, split=split
+        )  # unpacks the official archives, which it cannot download
+    return root
+
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+CIFAR_STD = (0.2023, 0.1994, 0.2010)
+
+DATASETS: dict[str, DatasetInfo] = {
+    "digits": DatasetInfo(_digits, channels=1),
+    "fashion-mnist": DatasetInfo(
+        _from_torchvision("FashionMNIST"), mean=(0.2861,), std=(0.3530,), channels=1
+    ),
+    "cifar10": DatasetInfo(
+        _from_torchvision("CIFAR10"), mean=(0.4914, 0.4822, 0.4465), std=CIFAR_STD
+    ),
+    "cifar100": DatasetInfo(
+        _from_torchvision("CIFAR100"), mean=(0.5071, 0.4866, 0.4409), std=(0.2673, 0.2564, 0.2762)
+    ),
+    "imagenette": DatasetInfo(_imagenette, 224, IMAGENET_MEAN, IMAGENET_STD),
+    "tiny-imagenet": DatasetInfo(
+        None, 64, mean=(0.4802, 0.4481, 0.3975), std=(0.2302, 0.2265, 0.2262)
+    ),
+    "imagenet": DatasetInfo(_imagenet, 224, IMAGENET_MEAN, IMAGENET_STD),
+    "folder": DatasetInfo(None),
+    "npz": DatasetInfo(None),
+}
+
+
+@functools.lru_cache(maxsize=2)
+def load_data(config: DataConfig) -> Splits:
+    """Read, check and split a data set.
+
+    Raises DataError, in one line that names the file or folder, if it is missing, empty, has one
+    class, holds a broken image, or is not what `config.sha256` says.
+    """
+    info = DATASETS[config.name]
+    raw = _read(config, info)
+    for part in (raw.train, raw.test):
+        _check_labels(config, part.y, len(raw.class_names))
+    sha256 = content_digest(_content(raw))
+    if config.sha256 not in ("", sha256):
+        raise DataError(
+            f"data.sha256: {config.path or config.name} holds {sha256[:12]}…, "
+            f"the configuration was made with {config.sha256[:12]}…"
+        )
+    fraction, seed = config.validation_fraction, config.split_seed
+    rest, held_out = split_off(raw.train.y, fraction, seed, "validation")
+    spec = _spec(info, raw)
+    if config.image_size not in (0, spec.image_size):
+        raise DataError(
+            f"data.image_size: only image files are resized; {config.path or config.name} holds "
+            f"{spec.image_size} px arrays, got {config.image_size}"
+        )
+    return Splits(spec, raw.train.subset(rest), raw.train.subset(held_out), raw.test, sha256)
+
+
+def stage_data(stage: Stage) -> Splits:
+    """The data set that a stage names."""
+    config = DataConfig.from_dict(stage.config["data"])
+    return load_data(replace(config, path=stage.places.get("data", config.path)))
+
+
+def resolve(config: DataConfig) -> DataConfig:
+    """The config with the content of its data filled in. Raises DataError, see `load_data`."""
+    return replace(config, sha256=load_data(config).sha256)
+
+
+def _read(config: DataConfig, info: DatasetInfo) -> Raw:
+    path = Path(config.path).expanduser() if config.path else DEFAULT_ROOT
+    if config.path and not path.exists():
+        raise DataError(f"data.path: {path} does not exist")
+    if path.suffix == ".npz":
+        return read_npz(path)
+    if (path / "train").is_dir():
+        return _tree(path, config, info)
+    if info.fetch is None:
+        wanted = (
+            "an .npz file" if config.name == "npz" else "a folder with train/ and val/ or test/"
+        )
+        raise DataError(f"data.path: {config.name} needs {wanted}, got {config.path or 'no path'}")
+    try:
+        if config.name != "digits":
+            path.mkdir(parents=True, exist_ok=True)
+        fetched = info.fetch(path)
+    except (OSError, RuntimeError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise DataError(f"data.path: cannot get {config.name} in {path} ({reason})") from None
+    return fetched if isinstance(fetched, Raw) else _tree(fetched, config, info)
+
+
+def _tree(root: Path, config: DataConfig, info: DatasetInfo) -> Raw:
+    size = config.image_size or info.image_size
+    return read_tree(root, size, info.channels, config.max_tensor_gib)
+
+
+def _check_labels(config: DataConfig, y: Tensor, num_classes: int) -> None:
+    place = config.path or config.name
+    if len(y) == 0:
+        raise DataError(f"{place}: holds no images")
+    if num_classes < 2:
+        raise DataError(f"{place}: has one class; distillation needs two or more")
+    counts = torch.bincount(y, minlength=num_classes) if int(y.min()) >= 0 else None
+    if counts is None or int(counts.min()) == 0:
+        label = int(y.min()) if counts is None else int(counts.argmin())
+        raise DataError(
+            f"{place}: label {label} has no images; labels must be 0..{num_classes - 1}"
+        )
+
+
+def _content(raw: Raw) -> list[bytes]:
+    """What tells two data sets apart: pixels and labels, or file names, labels and sizes."""
+    parts = [",".join(raw.class_names).encode()]
+    for part in (raw.train, raw.test):
+        parts.append(part.y.numpy().tobytes())
+        if isinstance(part, TensorImages):
+            parts.append(part.x.numpy().tobytes())
+        elif isinstance(part, FileImages):
+            parts.append(f"{part.channels}x{part.image_size}".encode())
+            parts += [f"{Path(f).name}:{_size(Path(f))}".encode() for f in part.files]
+    return parts
+
+
+def _size(file: Path) -> int:
+    try:
+        return file.stat().st_size
+    except OSError as error:
+        raise DataError(f"{file}: cannot be read ({error.strerror})") from None
+
+
+def _spec(info: DatasetInfo, raw: Raw) -> ImageSpec:
+    train, mean, std = raw.train, info.mean, info.std
+    if isinstance(train, TensorImages):
+        channels, size = int(train.x.shape[1]), int(train.x.shape[2])
+        if len(mean) != channels:
+            mean, std = channel_statistics(train.x)
+    else:
+        assert isinstance(train, FileImages)
+        channels, size = train.channels, train.image_size
+        mean, std = mean or IMAGENET_MEAN, std or IMAGENET_STD
+    return ImageSpec(channels, size, len(raw.class_names), mean, std, raw.class_names)

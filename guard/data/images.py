@@ -1,0 +1,227 @@
+"""Image sets: what a loader gives to training and evaluation, whether it fits in memory or not.
+
+Images leave a set as float in [0, 1], (B, C, H, W); labels as int64, (B,).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from guard.data.augment import crop_windows, resized_crop
+from guard.data.spec import ImageSpec
+from guard.errors import DataError
+from guard.seeding import derive, generator
+
+UNREADABLE = (
+    UnidentifiedImageError,
+    Image.DecompressionBombError,
+    OSError,
+    SyntaxError,
+    ValueError,
+)
+
+
+class ImageSet(Protocol):
+    """Labelled images that come in batches."""
+
+    @property
+    def y(self) -> Tensor: ...
+
+    def __len__(self) -> int: ...
+
+    def subset(self, indices: Tensor) -> ImageSet: ...
+
+    def batches(
+        self,
+        batch_size: int,
+        device: torch.device,
+        shuffle: torch.Generator | None = None,
+        crop_scale: float | None = None,
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """One pass. With `shuffle`, in an order (and, with `crop_scale`, resized crops of at least
+        that share of the area) drawn from it."""
+        ...
+
+
+@dataclass(frozen=True)
+class TensorImages:
+    """A set that lives in memory: x uint8 (N, C, H, W), y int64 (N,)."""
+
+    x: Tensor
+    y: Tensor
+
+    def __len__(self) -> int:
+        return len(self.y)
+
+    def subset(self, indices: Tensor) -> TensorImages:
+        return TensorImages(self.x[indices], self.y[indices])
+
+    def batches(
+        self,
+        batch_size: int,
+        device: torch.device,
+        shuffle: torch.Generator | None = None,
+        crop_scale: float | None = None,
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        x, y = self.x.to(device), self.y.to(device)
+        for indices in epoch_order(len(self), shuffle).split(batch_size):
+            indices = indices.to(device)
+            images = x[indices].float() / 255
+            if shuffle is not None and crop_scale is not None:
+                images = resized_crop(images, crop_windows(len(images), crop_scale, shuffle))
+            yield images, y[indices]
+
+
+def load_images(images: ImageSet, indices: Tensor, device: torch.device) -> Tensor:
+    """The images of `indices` (N,), in that order: (N, C, H, W) in [0, 1]."""
+    return torch.cat([x for x, _ in images.subset(indices).batches(1000, device)])
+
+
+def epoch_order(count: int, shuffle: torch.Generator | None) -> Tensor:
+    return torch.arange(count) if shuffle is None else torch.randperm(count, generator=shuffle)
+
+
+@dataclass(frozen=True)
+class FileImages:
+    """A set that streams from image files, decoded by `num_workers` processes."""
+
+    files: tuple[str, ...]
+    y: Tensor
+    channels: int
+    image_size: int
+    num_workers: int = field(default_factory=lambda: min(4, os.cpu_count() or 1))
+
+    def __len__(self) -> int:
+        return len(self.y)
+
+    def subset(self, indices: Tensor) -> FileImages:
+        files = tuple(self.files[i] for i in indices.tolist())
+        return FileImages(files, self.y[indices], self.channels, self.image_size, self.num_workers)
+
+    def batches(
+        self,
+        batch_size: int,
+        device: torch.device,
+        shuffle: torch.Generator | None = None,
+        crop_scale: float | None = None,
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        order = epoch_order(len(self), shuffle)
+        seed = None
+        if shuffle is not None and crop_scale is not None:
+            seed = int(torch.randint(2**62, (), generator=shuffle))
+        decode = _Decode(self, order, crop_scale or 1.0, seed)
+        try:
+            for x, y in DataLoader(decode, batch_size, num_workers=self.num_workers):
+                yield x.to(device).float() / 255, y.to(device)
+        except DataError as error:  # from another process it brings that one's trace along
+            raise DataError(str(error).strip().splitlines()[-1].split("DataError: ")[-1]) from None
+
+
+class _Decode(Dataset[tuple[Tensor, Tensor]]):
+    def __init__(
+        self, images: FileImages, order: Tensor, crop_scale: float, seed: int | None
+    ) -> None:
+        self.images, self.order, self.crop_scale, self.seed = images, order, crop_scale, seed
+
+    def __len__(self) -> int:
+        return len(self.order)
+
+    def __getitem__(self, position: int) -> tuple[Tensor, Tensor]:
+        index = int(self.order[position])
+        image = open_image(Path(self.images.files[index]), self.images.channels)
+        if self.seed is not None:
+            window = crop_windows(1, self.crop_scale, generator(derive(self.seed, position)))[0]
+            image = _cut(image, window)
+            image = image.resize((self.images.image_size,) * 2, Image.Resampling.BILINEAR)
+            return to_tensor(image), self.images.y[index]
+        return to_square(image, self.images.image_size), self.images.y[index]
+
+
+def _cut(image: Image.Image, window: Tensor) -> Image.Image:
+    top, left, height, width = window.tolist()
+    corners = (left, top, left + width, top + height)
+    scale = (image.width, image.height) * 2
+    box = [round(c * s) for c, s in zip(corners, scale, strict=True)]
+    return image.crop((box[0], box[1], max(box[2], box[0] + 1), max(box[3], box[1] + 1)))
+
+
+def open_image(path: Path, channels: int) -> Image.Image:
+    """Decode one image file as grey or RGB. Raises DataError that names the file."""
+    try:
+        with Image.open(path) as image:
+            return image.convert("L" if channels == 1 else "RGB")
+    except UNREADABLE as error:
+        raise DataError(f"{path}: not a readable image ({error})") from None
+
+
+def to_tensor(image: Image.Image) -> Tensor:
+    """uint8 (C, H, W)."""
+    pixels = torch.from_numpy(np.array(image))
+    return pixels[None] if pixels.ndim == 2 else pixels.permute(2, 0, 1).contiguous()
+
+
+def to_square(image: Image.Image, size: int) -> Tensor:
+    """uint8 (C, size, size): the short side resized to `size`, the middle kept."""
+    scale = size / min(image.size)
+    width, height = (max(round(side * scale), size) for side in image.size)
+    resized = image.resize((width, height), Image.Resampling.BILINEAR)
+    left, top = (width - size) // 2, (height - size) // 2
+    return to_tensor(resized.crop((left, top, left + size, top + size)))
+
+
+@dataclass(frozen=True)
+class Splits:
+    """A data set, ready for a trial. The search sees `validation`; `test` only reports."""
+
+    spec: ImageSpec
+    train: ImageSet
+    validation: ImageSet
+    test: ImageSet
+    sha256: str
+
+    def named(self, split: str) -> ImageSet:
+        return {"train": self.train, "validation": self.validation, "test": self.test}[split]
+
+
+def split_off(y: Tensor, fraction: float, seed: int, label: str) -> tuple[Tensor, Tensor]:
+    """Sorted indices (rest, part): `fraction` of each class, at least one image, drawn by seed.
+
+    Raises DataError if a class has only one image.
+    """
+    draw = generator(seed, label)
+    rest, part = [], []
+    for label_value in y.unique().tolist():
+        members = (y == label_value).nonzero().flatten()
+        if len(members) < 2:
+            raise DataError(f"class {label_value} has one training image; a split needs two")
+        members = members[torch.randperm(len(members), generator=draw)]
+        count = min(max(round(fraction * len(members)), 1), len(members) - 1)
+        part.append(members[:count])
+        rest.append(members[count:])
+    return torch.cat(rest).sort().values, torch.cat(part).sort().values
+
+
+def channel_statistics(x: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation per channel in [0, 1] units of uint8 images (N, C, H, W)."""
+    values = x.double().div(255).transpose(0, 1).flatten(1)
+    std = values.std(dim=1, correction=0).clamp(min=1e-3)
+    return tuple(values.mean(dim=1).tolist()), tuple(std.tolist())
+
+
+def content_digest(parts: Iterable[bytes]) -> str:
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(len(part).to_bytes(8, "big"))
+        digest.update(part)
+    return digest.hexdigest()

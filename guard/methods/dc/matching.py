@@ -1,0 +1,213 @@
+"""DC's and DSA's work: images whose gradients match those of real images, class by class.
+
+Zhao et al., "Dataset Condensation with Gradient Matching", ICLR 2021 (arXiv 2006.05929); Zhao and
+Bilen, "Dataset Condensation with Differentiable Siamese Augmentation", ICML 2021 (arXiv
+2102.08259). u: synthetic images behind the network's input layer, (K, ipc, C, H, W).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from guard.artifacts import ArtifactStore, Stage
+from guard.config import DCConfig, ModelConfig, RegularizerConfig, TrainConfig
+from guard.data.augment import Augmenter, in_deviations
+from guard.data.datasets import stage_data
+from guard.data.dsa import draw_dsa
+from guard.data.images import Splits, load_images
+from guard.device import setup
+from guard.distilled import save_part
+from guard.methods.dc.gradients import ClassGradients, distance, relative_change
+from guard.methods.subset.choice import class_members, random_choice
+from guard.models.input_layer import InputLayer, input_layer, load_whitening
+from guard.models.networks import Classifier, batchnorms, build_model, use_statistics_of
+from guard.seeding import derive, generator
+from guard.training.loop import Diverged
+from guard.training.losses import TrainingLoss
+
+PUBLISHED_INNER_EPOCHS = {1: 1, 10: 50, 20: 25, 30: 20, 40: 15, 50: 10}
+IMAGES_FOR_STATISTICS = 16
+"""Real images per class that set a BatchNorm network's statistics before it is matched."""
+CLASSES_AT_ONCE = 20
+
+
+def loops(config: DCConfig, ipc: int) -> tuple[int, int]:
+    """Matching steps a network and inner epochs between them. For an IPC that DC's code does not
+    list: as many steps as images a class, and about 500 passes over the set in all."""
+    outer = ipc if config.outer_loops is None else config.outer_loops
+    published = PUBLISHED_INNER_EPOCHS.get(ipc, min(max(round(500 / ipc), 1), 50))
+    return outer, published if config.inner_epochs is None else config.inner_epochs
+
+
+def match_gradients(stage: Stage, store: ArtifactStore, folder: Path) -> Mapping[str, Any]:
+    """Optimise a set by gradient matching. Raises Diverged if the distance is not finite."""
+    device = setup(stage)
+    splits = stage_data(stage)
+    model_config = ModelConfig.from_dict(stage.config["model"])
+    layer = input_layer(model_config, splits.spec)
+    load_whitening(layer, stage, store)
+    matching = GradientMatching(
+        DCConfig.from_dict(stage.config["matching"]),
+        model_config,
+        TrainingLoss(RegularizerConfig.from_dict(stage.config["regularizer"]), stage.config["eps"]),
+        splits,
+        layer.to(device),
+        stage.config["ipc"],
+        stage.config["seed"],
+        device,
+    )
+    u, metrics = matching.run()
+    images = layer.inverse(u.flatten(0, 1)).clamp(0, 1).view_as(u)
+    save_part(folder, images.transpose(0, 1).contiguous(), splits.spec)
+    return {"metrics": metrics}
+
+
+def initial_images(
+    init: str, splits: Splits, ipc: int, layer: InputLayer, seed: int, device: torch.device
+) -> Tensor:
+    """Where optimisation starts, behind the input layer, with images in [0, 1]: (K, ipc, C, H, W).
+
+    noise: N(0, 1). real: images of each class, drawn by seed; DataError if one has fewer.
+    """
+    spec = splits.spec
+    shape = (spec.num_classes, ipc, spec.channels, spec.image_size, spec.image_size)
+    if init == "real":
+        chosen = random_choice(splits, ipc, derive(seed, "initial"))
+        u = layer(load_images(splits.train, chosen.flatten(), device))
+    else:
+        u = torch.randn(shape, generator=generator(seed, "initial")).to(device).flatten(0, 1)
+    return layer.project(u).view(shape)
+
+
+@dataclass
+class GradientMatching:
+    """One run: the set is matched on fresh networks, one after another."""
+
+    config: DCConfig
+    model_config: ModelConfig
+    loss: TrainingLoss
+    splits: Splits
+    layer: InputLayer
+    ipc: int
+    seed: int
+    device: torch.device
+
+    def __post_init__(self) -> None:
+        self.members = list(class_members(self.splits, 1))
+        smallest = min(len(members) for members in self.members)
+        self.batch_size = min(self.config.batch_size, smallest)
+        default = 1 if self.device.type == "cpu" else CLASSES_AT_ONCE
+        self.gradients = ClassGradients(self.loss, self.config.classes_at_once or default)
+
+    def run(self) -> tuple[Tensor, dict[str, float]]:
+        """The optimised u, and what the last network says of it."""
+        config = self.config
+        u = initial_images(
+            config.init, self.splits, self.ipc, self.layer, self.seed, self.device
+        ).requires_grad_()
+        optimizer = torch.optim.SGD([u], config.lr_images, momentum=config.momentum)
+        outer, inner = loops(config, self.ipc)
+        metrics: dict[str, float] = {}
+        for number in range(config.iterations):
+            draws = generator(self.seed, "matching", number)
+            network = derive(self.seed, "network", number)
+            model = build_model(self.model_config, self.splits.spec, network).to(self.device)
+            model.normalize = self.layer
+            for loop in range(outer):
+                metrics = self.step(model, u, number, draws)
+                optimizer.step()
+                with torch.no_grad():
+                    u.copy_(self.layer.project(u.flatten(0, 1)).view_as(u))
+                if loop < outer - 1:
+                    self.train_network(model, u.detach(), inner, draws)
+        if not bool(u.isfinite().all()):
+            raise Diverged("the images are not finite after the last step")
+        if self.loss.regularizer.active:
+            metrics["penalty_ratio"] = self.penalty_ratio(model, u.detach(), draws)
+        return u.detach(), metrics
+
+    def penalty_ratio(self, model: Classifier, u: Tensor, draws: torch.Generator) -> float:
+        """How far the regularizer moves the gradient that is matched, relative to the plain one."""
+        everything = torch.arange(len(u))
+        real, _ = self.batches(u, everything, draws)
+        labels, epoch = everything.to(self.device), self.config.iterations - 1
+        plain = ClassGradients(TrainingLoss(RegularizerConfig.named("none")), 1)
+        changed = ClassGradients(self.loss, 1).of_real(model, real, labels, epoch, draws)
+        return relative_change(changed, plain.of_real(model, real, labels, epoch, draws))
+
+    def step(
+        self, model: Classifier, u: Tensor, number: int, draws: torch.Generator
+    ) -> dict[str, float]:
+        """One matching step: fill `u.grad` with the gradient of the summed distances."""
+        self.prepare(model, draws)
+        total = 0.0
+        u.grad = torch.zeros_like(u)
+        for group in torch.arange(len(u)).split(self.gradients.classes_at_once):
+            real, synthetic = self.batches(u, group, draws)
+            labels = group.to(self.device)
+            target = self.gradients.of_real(model, real, labels, number, draws)
+            matched = self.gradients.of_synthetic(model, synthetic, labels)
+            value = distance(self.config.distance, matched, target).sum()
+            u.grad += torch.autograd.grad(value, u)[0]
+            total += float(value.detach())
+        if not math.isfinite(total):
+            raise Diverged(f"the matching distance became {total}")
+        return {"matching_distance": total / len(u)}
+
+    def prepare(self, model: Classifier, draws: torch.Generator) -> None:
+        """Evaluation mode, with BatchNorm statistics of a few real images of each class."""
+        if batchnorms(model):
+            count = IMAGES_FOR_STATISTICS
+            chosen = [_some(members, count, draws) for members in self.members]
+            use_statistics_of(model, load_images(self.splits.train, torch.cat(chosen), self.device))
+        model.eval()
+
+    def batches(self, u: Tensor, group: Tensor, draws: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Pixels of real (k, B, C, H, W) and of all synthetic images (k, ipc, C, H, W) of some
+        classes; siamese operations are drawn for each class and hit both alike."""
+        chosen = [_some(self.members[label], self.batch_size, draws) for label in group.tolist()]
+        real = load_images(self.splits.train, torch.cat(chosen), self.device)
+        real = real.unflatten(0, (len(group), -1))
+        own = u[group.to(self.device)]
+        synthetic = self.layer.inverse(own.flatten(0, 1)).view_as(own)
+        if not self.config.augment:
+            return real, synthetic
+        siamese = [draw_dsa(self.config.augment, 1, draws) for _ in group]
+        spec = self.splits.spec
+        pairs = [
+            tuple(in_deviations(x, draw, spec) for x in pair)
+            for *pair, draw in zip(real, synthetic, siamese, strict=True)
+        ]
+        return torch.stack([pair[0] for pair in pairs]), torch.stack([pair[1] for pair in pairs])
+
+    def train_network(
+        self, model: Classifier, u: Tensor, epochs: int, draws: torch.Generator
+    ) -> None:
+        """Plain training of the network on the synthetic images."""
+        images = self.layer.inverse(u.flatten(0, 1))
+        labels = torch.arange(len(u), device=self.device).repeat_interleave(self.ipc)
+        names: Sequence[Any] = ("dsa",) if self.config.augment else ()
+        training = TrainConfig(augment=tuple(names), dsa_ops=self.config.augment)
+        augment = Augmenter.of(training, self.splits.spec)
+        parameters = list(model.parameters())
+        optimizer = torch.optim.SGD(parameters, self.config.lr_network)
+        model.train()
+        for _ in range(epochs):
+            order = torch.randperm(len(images), generator=draws).to(self.device)
+            for indices in order.split(self.config.inner_batch_size):
+                loss = F.cross_entropy(model(augment(images[indices], draws)), labels[indices])
+                optimizer.zero_grad(set_to_none=True)
+                loss.backward(inputs=parameters)
+                optimizer.step()
+
+
+def _some(members: Tensor, count: int, draws: torch.Generator) -> Tensor:
+    return members[torch.randperm(len(members), generator=draws)][:count]

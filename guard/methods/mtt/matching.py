@@ -1,0 +1,235 @@
+"""The work of MTT, TESLA and MAT: experts on real images, and a set that leads a student along.
+
+Cazenavette et al., CVPR 2022 (arXiv 2203.11932); Cui et al., ICML 2023 (arXiv 2211.10586); Lai et
+al., 2025 (arXiv 2503.12069). u: synthetic images behind the network's input layer, (K·ipc, C, H,
+W), class after class.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from guard.artifacts import ArtifactStore, Stage
+from guard.config import MTTConfig
+from guard.data.augment import in_deviations
+from guard.data.datasets import stage_data
+from guard.data.dsa import DsaDraw, draw_dsa
+from guard.data.spec import ImageSpec
+from guard.device import setup
+from guard.distilled import save_part
+from guard.methods.dc.matching import initial_images
+from guard.methods.mtt.trajectory import GRADIENTS, Gradient, call, flat_parameters, tesla
+from guard.models.networks import Classifier
+from guard.models.saving import load_model
+from guard.seeding import derive, generator
+from guard.training.loop import (
+    Diverged,
+)
+from guard.training.teacher import TeacherTraining
+
+MOMENTUM = 0.5
+LARGEST_RATE_CHANGE = 0.1
+"""Of log α in one iteration: our bound, where the published rate could turn negative."""
+
+
+class Snapshots:
+    """What an expert leaves: its parameters, or their moving average, after every epoch."""
+
+    def __init__(self, model: nn.Module, ema: float) -> None:
+        self.ema, self.theta = ema, flat_parameters(model)
+        self.average = self.theta.clone()
+        self.kept = [self.average.cpu()]
+        self.distances: list[float] = []
+        self.epoch_start = self.theta
+
+    @torch.no_grad()
+    def after_step(self, model: nn.Module) -> None:
+        """w ← a·w + (1 − a)·θ."""
+        self.theta = flat_parameters(model)
+        self.average = self.theta.lerp(self.average, self.ema)
+
+    def after_epoch(self, model: nn.Module) -> None:
+        self.kept.append(self.average.cpu())
+        self.distances.append(float((self.theta - self.epoch_start).norm()))
+        self.epoch_start = self.theta
+
+    def metrics(self) -> dict[str, float]:
+        """Mean distance between epochs, of what is kept and of the parameters themselves."""
+        pairs = zip(self.kept[1:], self.kept[:-1], strict=True)
+        kept = [float((later - earlier).norm()) for later, earlier in pairs]
+        return {
+            "epoch_distance": sum(kept) / len(kept),
+            "raw_epoch_distance": sum(self.distances) / len(self.distances),
+        }
+
+
+def train_expert(stage: Stage, store: ArtifactStore, folder: Path) -> Mapping[str, Any]:
+    """One expert. Writes `snapshots.safetensors`, theta (epochs + 1, P), and the last snapshot as a
+    model. Raises Diverged if that is not finite or no better than chance."""
+    seed = derive(stage.config["seed"], "expert", stage.config["number"])
+    training = TeacherTraining.of(stage, store, seed)
+    snapshots = Snapshots(training.model, stage.config["ema"])
+    history = training.run(snapshots.after_step, snapshots.after_epoch)
+    nn.utils.vector_to_parameters(snapshots.average, training.model.parameters())
+    summary = training.save(history, folder)
+    save_file({"theta": torch.stack(snapshots.kept)}, folder / "snapshots.safetensors")
+    return {**summary, "metrics": {**summary["metrics"], **snapshots.metrics()}}
+
+
+@dataclass(frozen=True)
+class Expert:
+    """The snapshots of one expert, read one at a time."""
+
+    folder: Path
+
+    def snapshot(self, epoch: int, device: torch.device) -> Tensor:
+        """Parameters after `epoch` epochs, (P,)."""
+        with safe_open(self.folder / "snapshots.safetensors", framework="pt") as file:
+            theta: Tensor = file.get_slice("theta")[epoch]
+        return theta.to(device)
+
+
+class LearnedRate:
+    """The student's learning rate α, learned with its images and positive at all times.
+
+    SGD with momentum on log α, scaled so that a small step moves α as published (by −lr·velocity).
+    """
+
+    def __init__(self, rate: float, lr: float) -> None:
+        self.value, self.lr, self.velocity = rate, lr, 0.0
+
+    def step(self, gradient: float) -> None:
+        self.velocity = MOMENTUM * self.velocity + gradient
+        change = self.lr * self.velocity / self.value
+        self.value *= math.exp(-min(max(change, -LARGEST_RATE_CHANGE), LARGEST_RATE_CHANGE))
+
+
+def match_trajectories(stage: Stage, store: ArtifactStore, folder: Path) -> Mapping[str, Any]:
+    """Optimise a set and a learning rate by trajectory matching; the last iterate is kept. Raises
+    Diverged if the loss is not finite."""
+    device = setup(stage)
+    splits = stage_data(stage)
+    experts = [Expert(store.path(stage.inputs[role])) for role in sorted(stage.inputs)]
+    model = load_model(experts[0].folder, device).train()
+    config = MTTConfig.from_dict(stage.config["matching"])
+    ipc, seed = stage.config["ipc"], stage.config["seed"]
+    start = initial_images(config.init, splits, ipc, model.normalize, seed, device)
+    matching = TrajectoryMatching(config, model, experts, splits.spec, ipc, seed, device)
+    u, rate, metrics = matching.run(start.flatten(0, 1))
+    images = matching.pixels(u).clamp(0, 1)
+    facts: dict[str, Any] = {"learned_lr": rate}
+    if config.soft_labels:
+        facts["soft_labels"] = by_class(matching.mean_labels(u), ipc)
+    save_part(folder, by_class(images, ipc), splits.spec, **facts)
+    return {"metrics": {**metrics, "learned_lr": rate}}
+
+
+def by_class(rows: Tensor, ipc: int) -> Tensor:
+    """(K·ipc, …), class after class, to (ipc, K, …)."""
+    folded: Tensor = rows.unflatten(0, (-1, ipc))
+    return folded.transpose(0, 1).contiguous()
+
+
+@dataclass(frozen=True)
+class TrajectoryMatching:
+    """One run over the experts' trajectories."""
+
+    config: MTTConfig
+    model: Classifier
+    """A network of the experts' kind, in training mode; its parameters are not used."""
+    experts: Sequence[Expert]
+    spec: ImageSpec
+    ipc: int
+    seed: int
+    device: torch.device
+
+    def run(self, u: Tensor) -> tuple[Tensor, float, dict[str, float]]:
+        """(u, α, metrics) after the last iteration."""
+        config = self.config
+        u = u.clone().requires_grad_()
+        optimizer = torch.optim.SGD([u], config.lr_images, momentum=MOMENTUM)
+        rate = LearnedRate(config.rate, config.lr_rate)
+        loss = math.nan
+        for number in range(config.iterations):
+            draws = generator(self.seed, "trajectory", number)
+            expert = self.experts[_below(len(self.experts), draws)]
+            start = _below(config.max_start, draws)
+            theta = expert.snapshot(start, self.device)
+            target = expert.snapshot(start + config.expert_epochs, self.device)
+            step_loss = self.step_loss(self.targets(u, target), draws)
+            alpha = torch.tensor(rate.value, device=self.device)
+            found = self.gradient(step_loss, theta, target, u, alpha, config.student_steps)
+            loss = float(found.loss)
+            finite = math.isfinite(loss) and math.isfinite(float(found.rate))
+            if not finite or not bool(found.images.isfinite().all()):
+                raise Diverged(f"the matching loss became {loss} in iteration {number + 1}")
+            u.grad = found.images
+            optimizer.step()
+            rate.step(float(found.rate))
+            with torch.no_grad():
+                u.copy_(self.model.normalize.project(u))
+        if not bool(u.isfinite().all()):
+            raise Diverged("the images are not finite after the last step")
+        return u.detach(), rate.value, {"matching_loss": loss}
+
+    @property
+    def gradient(self) -> Gradient:
+        if self.config.published_half:
+            return partial(tesla, published_half=True)
+        return GRADIENTS[self.config.gradient]
+
+    def pixels(self, u: Tensor) -> Tensor:
+        images: Tensor = self.model.normalize.inverse(u)
+        return images
+
+    def targets(self, u: Tensor, target: Tensor) -> Tensor:
+        """What students learn: labels (K·ipc,), or the target expert's probabilities (K·ipc, K)."""
+        if self.config.soft_labels:
+            with torch.no_grad():
+                return call(self.model, target, self.pixels(u)).softmax(dim=1)
+        classes = torch.arange(self.spec.num_classes, device=self.device)
+        return classes.repeat_interleave(self.ipc)
+
+    def mean_labels(self, u: Tensor) -> Tensor:
+        """Probabilities of the images, averaged over the experts at the last epoch that is matched,
+        (K·ipc, K). Our choice: the published code keeps those of the last expert it drew."""
+        last = self.config.max_start - 1 + self.config.expert_epochs
+        total = torch.zeros(len(u), self.spec.num_classes, device=self.device)
+        for expert in self.experts:
+            total += self.targets(u, expert.snapshot(last, self.device))
+        return total / len(self.experts)
+
+    def step_loss(self, targets: Tensor, draws: torch.Generator) -> Any:
+        """The student's loss by step: its batch and augmentation are drawn here, once."""
+        count = len(targets)
+        size = self.config.batch_size or count
+        steps: list[tuple[Tensor, DsaDraw | None]] = []
+        while len(steps) < self.config.student_steps:
+            for indices in torch.randperm(count, generator=draws).split(size):
+                ops = self.config.augment
+                draw = draw_dsa(ops, len(indices), draws) if ops else None
+                steps.append((indices.to(self.device), draw))
+
+        def loss(theta: Tensor, u: Tensor, number: int) -> Tensor:
+            indices, draw = steps[number]
+            x = self.pixels(u[indices])
+            if draw is not None:
+                x = in_deviations(x, draw, self.spec)
+            return F.cross_entropy(call(self.model, theta, x), targets[indices])
+
+        return loss
+
+
+def _below(count: int, draws: torch.Generator) -> int:
+    return int(torch.randint(count, (), generator=draws))

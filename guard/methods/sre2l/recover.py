@@ -1,0 +1,146 @@
+"""SRe2L's and CDA's work: squeeze a data set into a teacher, recover images from it.
+
+Yin et al., "Squeeze, Recover and Relabel", NeurIPS 2023 (arXiv 2306.13092).
+u: images in the teacher's normalised space, (N, C, H, W); K classes; one chunk is N = m·K images.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from guard.artifacts import ArtifactStore, Stage
+from guard.config import RecoverConfig
+from guard.data.augment import crop_windows, flip, resized_crop, roll
+from guard.data.spec import ImageSpec
+from guard.device import setup
+from guard.distilled import save_part
+from guard.models.networks import BatchNorm, Classifier, batchnorms, frozen
+from guard.models.saving import load_model, load_spec
+from guard.seeding import generator
+from guard.training.loop import Diverged
+
+MAX_CLASSES_AT_ONCE = 100
+"""Classes that are recovered together, as in SRe2L's code."""
+
+
+def recover(stage: Stage, store: ArtifactStore, folder: Path) -> Mapping[str, Any]:
+    """One chunk of images per class, from noise. Writes images (m, K, C, H, W) in [0, 1]."""
+    device = setup(stage)
+    config = RecoverConfig.from_dict(stage.config["recover"])
+    teacher_path = store.path(stage.inputs["teacher"])
+    teacher, spec = load_model(teacher_path, device), load_spec(teacher_path)
+    parts, losses = [], []
+    for first in range(0, spec.num_classes, MAX_CLASSES_AT_ONCE):
+        classes = torch.arange(first, min(first + MAX_CLASSES_AT_ONCE, spec.num_classes))
+        draws = generator(stage.config["seed"], "recover", stage.config["chunk"], first)
+        y = classes.repeat(config.chunk)
+        images, loss = recover_images(teacher, spec, y, config, draws)
+        parts.append(images.unflatten(0, (config.chunk, len(classes))).cpu())
+        losses.append(loss)
+    save_part(folder, torch.cat(parts, dim=1), spec)
+    metrics = {name: sum(row[name] for row in losses) / len(losses) for name in losses[0]}
+    return {"metrics": metrics}
+
+
+def recover_images(
+    teacher: Classifier,
+    spec: ImageSpec,
+    y: Tensor,
+    config: RecoverConfig,
+    draws: torch.Generator,
+) -> tuple[Tensor, dict[str, float]]:
+    """Optimise one image per label of `y` (N,) and return them in [0, 1] with the last losses.
+
+    Minimises CE + r_bn·Σ_l w_l(‖μ_l − running μ_l‖ + ‖σ²_l − running σ²_l‖) over the input of every
+    BatchNorm layer l; the last iterate is kept. Raises Diverged if the loss is not finite.
+    """
+    layer = teacher.normalize
+    shape = (len(y), spec.channels, spec.image_size, spec.image_size)
+    u = torch.randn(shape, generator=draws).to(layer.mean.device).requires_grad_()
+    y = y.to(u.device)
+    optimizer = torch.optim.Adam([u], lr=config.lr, betas=(0.5, 0.9))
+    loss_ce = loss_bn = u.new_zeros(())
+    with frozen(teacher), BatchNormLoss(teacher, config.first_bn_multiplier) as bn_loss:
+        for step in range(config.iterations):
+            for group in optimizer.param_groups:
+                group["lr"] = config.lr * (1 + math.cos(math.pi * step / config.iterations)) / 2
+            logits = teacher.network(augmented(u, config, step, draws))
+            loss_ce, loss_bn = F.cross_entropy(logits, y), bn_loss.take()
+            loss = loss_ce + config.bn_weight * loss_bn
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+            with torch.no_grad():
+                u.copy_(layer.project(u))
+    last = {"label_loss": float(loss_ce.detach()), "bn_loss": float(loss_bn.detach())}
+    if not all(map(math.isfinite, last.values())) or not bool(u.isfinite().all()):
+        raise Diverged(f"the recovery loss became {last['label_loss']} + {last['bn_loss']}")
+    return layer.inverse(u.detach()).clamp(0, 1), last
+
+
+def augmented(u: Tensor, config: RecoverConfig, step: int, draws: torch.Generator) -> Tensor:
+    """A view of the images for one step: resized crop, flip and roll, as `config` says."""
+    if config.crop != "none":
+        count = len(u) if config.crop == "image" else 1
+        u = resized_crop(u, crop_windows(count, smallest_crop(config, step), draws))
+    if config.flip:
+        u = flip(u, draws)
+    if config.jitter == 0:
+        return u
+    return roll(u, config.jitter, draws, two_sided=config.two_sided_jitter)
+
+
+def smallest_crop(config: RecoverConfig, step: int) -> float:
+    """Smallest share of the area that a crop of this step keeps. With a curriculum it falls from 1
+    to `crop_scale` over the first `milestone` of the iterations (CDA, arXiv 2311.18838)."""
+    length = config.milestone * config.iterations
+    if config.curriculum == "none" or step >= length:
+        return config.crop_scale
+    progress = step / length
+    ease = {"cosine": (1 + math.cos(math.pi * progress)) / 2, "linear": 1 - progress, "step": 1.0}
+    return config.crop_scale + (1 - config.crop_scale) * ease[config.curriculum]
+
+
+class BatchNormLoss:
+    """Distance of the current batch's statistics to the running ones, summed over the layers.
+
+    While the block is open, a forward pass adds its terms, and `take` returns and resets the sum.
+    The first layer in module order counts `first_multiplier` times.
+    """
+
+    def __init__(self, model: nn.Module, first_multiplier: float) -> None:
+        self.layers = batchnorms(model)
+        self.weights = [first_multiplier] + [1.0] * (len(self.layers) - 1)
+        self.terms: list[Tensor] = []
+
+    def __enter__(self) -> BatchNormLoss:
+        self.handles = [
+            layer.register_forward_pre_hook(self._hook(layer, weight))
+            for layer, weight in zip(self.layers, self.weights, strict=True)
+        ]
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for handle in self.handles:
+            handle.remove()
+
+    def _hook(self, layer: BatchNorm, weight: float) -> Any:
+        def add_term(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            assert layer.running_mean is not None and layer.running_var is not None
+            variance, mean = torch.var_mean(inputs[0], dim=(0, 2, 3), correction=0)
+            distance = (mean - layer.running_mean).norm() + (variance - layer.running_var).norm()
+            self.terms.append(weight * distance)
+
+        return add_term
+
+    def take(self) -> Tensor:
+        total = torch.stack(self.terms).sum()
+        self.terms.clear()
+        return total

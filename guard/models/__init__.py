@@ -1,0 +1,1 @@
+"""Networks, their fixed first layer, and how they are stored."""

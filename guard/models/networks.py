@@ -1,0 +1,211 @@
+"""Networks. Every model takes pixels in [0, 1], (B, C, H, W), and returns logits, (B, K)."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from guard.config import ModelConfig
+from guard.data.spec import ImageSpec
+from guard.models.input_layer import InputLayer, input_layer
+from guard.seeding import fenced
+
+
+class Classifier(nn.Module):
+    """A fixed input layer, then a network."""
+
+    def __init__(self, normalize: InputLayer, network: nn.Module) -> None:
+        super().__init__()
+        self.normalize = normalize
+        self.network = network
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.network(self.normalize(x))
+        return logits
+
+
+def _norm(kind: str, channels: int) -> nn.Module:
+    if kind == "none":
+        return nn.Identity()
+    if kind == "batch":
+        return nn.BatchNorm2d(channels)
+    groups = {"instance": channels, "group": max(channels // 32, 1), "layer": 1}
+    return nn.GroupNorm(groups[kind], channels)
+
+
+def _convnet(config: ModelConfig, spec: ImageSpec) -> nn.Module:
+    """The ConvNet of DC and MTT: depth × (conv 3x3, norm, ReLU, average pool 2), linear.
+
+    Grey 28 px images are padded to 32, as in DC (github.com/VICO-UoE/DatasetCondensation).
+    """
+    channels, size = spec.channels, spec.image_size
+    layers: list[nn.Module] = []
+    for block in range(config.depth):
+        padding = 3 if block == 0 and spec.channels == 1 and spec.image_size == 28 else 1
+        size = size + 2 * padding - 2
+        if size < 2:
+            raise ValueError(f"model.depth = {config.depth} pools {spec.image_size} px to nothing")
+        convolution = nn.Conv2d(channels, config.width, 3, padding=padding)
+        layers += [convolution, _norm(config.norm, config.width), nn.ReLU(), nn.AvgPool2d(2)]
+        channels, size = config.width, size // 2
+    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(channels * size**2, spec.num_classes))
+
+
+def _bn_convnet(config: ModelConfig, spec: ImageSpec) -> nn.Module:
+    """A small BatchNorm network: depth × (conv 3x3, BatchNorm, ReLU), the resolution halved and the
+    channels doubled after every second block while at least 4 px are left; global pool, linear."""
+    channels, width, size = spec.channels, config.width, spec.image_size
+    layers: list[nn.Module] = []
+    for block in range(config.depth):
+        layers += [nn.Conv2d(channels, width, 3, padding=1, bias=False), nn.BatchNorm2d(width)]
+        layers += [nn.ReLU()]
+        channels = width
+        if block % 2 == 1 and size >= 4 and block < config.depth - 1:
+            layers += [nn.AvgPool2d(2)]
+            width, size = width * 2, size // 2
+    head = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, spec.num_classes)]
+    return nn.Sequential(*layers, *head)
+
+
+def _resnet18(config: ModelConfig, spec: ImageSpec) -> nn.Module:
+    """torchvision's ResNet-18 with the first layers of SRe2L for 32 and 64 px (3x3, no pooling),
+    of ImageNet for 224 px, or of GUARD for Tiny ImageNet upsampled to 224 px."""
+    from torchvision.models import resnet18  # doubles the start-up time of a process
+
+    network: nn.Module = resnet18(num_classes=spec.num_classes)
+    stem = config.stem
+    if stem == "auto":
+        stem = "32" if spec.image_size <= 64 else "224"
+    if stem == "224":
+        if spec.channels != 3:
+            network.conv1 = nn.Conv2d(spec.channels, 64, 7, stride=2, padding=3, bias=False)
+        return network
+    stride, padding = (2, 3) if stem == "tiny-224" else (1, 1)
+    network.conv1 = nn.Conv2d(spec.channels, 64, 3, stride=stride, padding=padding, bias=False)
+    network.maxpool = nn.Identity()
+    return network
+
+
+MODELS: dict[str, Callable[[ModelConfig, ImageSpec], nn.Module]] = {
+    "convnet": _convnet,
+    "bn-convnet": _bn_convnet,
+    "resnet18": _resnet18,
+}
+
+
+def build_model(config: ModelConfig, spec: ImageSpec, seed: int = 0) -> Classifier:
+    """A freshly initialised model, on the CPU; the same seed gives the same weights."""
+    layer = input_layer(config, spec)
+    with fenced(seed, "model"):
+        network = MODELS[config.name](config, spec)
+    return Classifier(layer, network)
+
+
+def folded(model: Classifier) -> Classifier:
+    """A copy for evaluation that computes the same up to rounding, in about half of the time on a
+    CPU: each BatchNorm of a plain sequence is folded into the convolution before it, and images lie
+    channels last."""
+    copied = copy.deepcopy(model).eval()
+    if isinstance(copied.network, nn.Sequential):
+        layers: list[nn.Module] = []
+        for layer in copied.network:
+            if isinstance(layer, nn.BatchNorm2d) and layers and isinstance(layers[-1], nn.Conv2d):
+                layers[-1] = fuse_conv_bn_eval(layers[-1], layer)
+            else:
+                layers.append(layer)
+        copied.network = nn.Sequential(*layers)
+    return copied.to(memory_format=torch.channels_last)
+
+
+BatchNorm = nn.modules.batchnorm._BatchNorm
+
+
+def batchnorms(model: nn.Module) -> list[BatchNorm]:
+    return [module for module in model.modules() if isinstance(module, BatchNorm)]
+
+
+@contextlib.contextmanager
+def frozen(model: nn.Module) -> Iterator[None]:
+    """Parameters without gradients inside the block; restored after it."""
+    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    for parameter in trainable:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in trainable:
+            parameter.requires_grad_(True)
+
+
+@contextlib.contextmanager
+def batchnorm_mode(model: nn.Module, mode: str, x: Tensor) -> Iterator[None]:
+    """Run the model with BatchNorm statistics chosen by `mode` and leave its state untouched.
+
+    eval: running statistics. frozen-batch: those of batch `x`, as constants. train: those of each
+    forward pass.
+    """
+    modes = [module.training for module in model.modules()]
+    originals = [(bn.track_running_stats, dict(bn.named_buffers())) for bn in batchnorms(model)]
+    try:
+        if mode == "frozen-batch":
+            use_statistics_of(model, x)
+        if mode == "train":
+            for bn in batchnorms(model):  # nothing is written inside torch.func transforms
+                bn.track_running_stats = False
+        model.train(mode == "train")
+        yield
+    finally:
+        for module, training in zip(model.modules(), modes, strict=True):
+            module.training = training
+        for bn, (tracks, buffers) in zip(batchnorms(model), originals, strict=True):
+            bn.track_running_stats = tracks
+            _set_buffers(bn, buffers)
+
+
+def _set_buffers(bn: BatchNorm, buffers: dict[str, Tensor]) -> None:
+    """Swap tensors instead of writing into them: a graph may still hold the old ones."""
+    for name, value in buffers.items():
+        bn.register_buffer(name, value)
+
+
+def use_statistics_of(model: nn.Module, x: Tensor) -> None:
+    """Make the running statistics those that a training-mode pass over `x` normalises with, and
+    leave the model in training mode."""
+
+    def take(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        assert isinstance(module, BatchNorm)
+        variance, mean = torch.var_mean(inputs[0].detach(), dim=(0, 2, 3), correction=0)
+        _set_buffers(module, {"running_mean": mean, "running_var": variance})
+
+    layers = batchnorms(model)
+    tracks = [bn.track_running_stats for bn in layers]
+    handles = [bn.register_forward_pre_hook(take) for bn in layers]
+    try:
+        for bn in layers:  # nothing is written in place: works inside torch.func transforms
+            bn.track_running_stats = False
+        model.train()
+        with torch.no_grad():
+            model(x)
+    finally:
+        for handle in handles:
+            handle.remove()
+        for bn, tracking in zip(layers, tracks, strict=True):
+            bn.track_running_stats = tracking
+
+
+@torch.no_grad()
+def penultimate(model: nn.Module, x: Tensor) -> Tensor:
+    """What the last linear layer of the model receives for images x (N, C, H, W): (N, F)."""
+    received: list[Tensor] = []
+    last = [module for module in model.modules() if isinstance(module, nn.Linear)][-1]
+    handle = last.register_forward_pre_hook(lambda module, inputs: received.append(inputs[0]))
+    try:
+        model(x)
+    finally:
+        handle.remove()
+    return received[0]

@@ -1,0 +1,1 @@
+"""How a trained network is judged: attacks, verdicts, and whether they can be believed."""

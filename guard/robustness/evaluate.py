@@ -1,0 +1,269 @@
+"""Clean and robust accuracy, attack by attack, with the verdict on every sample kept.
+
+An evaluation is a chain of stages, one for each (radius, attack), from small radii to large and
+from cheap attacks to strong: a killed one goes on from the attack it was at. Each stage holds all
+verdicts so far, so the last one says everything.
+
+What cannot be is made impossible, sample by sample: a sample that is wrong clean is wrong under
+every attack; one that is broken at a radius is broken at every larger one; the worst case is over
+all attacks that ran; a perturbation outside the ball breaks nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import statistics
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from guard.artifacts import ArtifactStore, Stage
+from guard.config import EvaluationConfig
+from guard.config.evaluation import (
+    AUTOATTACK,
+    UNBOUNDED,
+    Part,
+    parts_of,
+    radius_text,
+    reported,
+    steps_of,
+)
+from guard.data.datasets import stage_data
+from guard.data.images import ImageSet
+from guard.device import setup
+from guard.models.networks import folded
+from guard.models.saving import load_model
+from guard.robustness.attacks import Counted, ThreatModel, attack_images
+from guard.seeding import generator
+
+
+@dataclass(frozen=True)
+class Verdicts:
+    """Of every sample, on the CPU, (N,)."""
+
+    clean: Tensor
+    """bool: right without an attack."""
+    survived: Mapping[Part, Tensor] = field(default_factory=dict)
+    """bool: right without and under the attack; in a cascade, also under those before it."""
+    distances: Mapping[str, Tensor] = field(default_factory=dict)
+    """Length of the perturbation that an unbounded attack broke the sample with, in the threat
+    model's norm; infinite where it did not, 0 where the sample is wrong without."""
+
+    def robust(self, eps: float) -> Tensor:
+        """bool: right under every attack that ran within this radius."""
+        alive = self.clean.clone()
+        for (radius, _), verdict in self.survived.items():
+            if radius <= eps:
+                alive &= verdict
+        for distance in self.distances.values():
+            alive &= distance > eps
+        return alive
+
+    def under(self, eps: float, name: str) -> Tensor:
+        """bool: right under one attack, and under the weaker ones of its kind that ran.
+
+        autoattack: under every attack within the radius, so it is never the weaker one. A pgd<k>
+        includes those of fewer steps, and each attack includes itself at smaller radii. cw and
+        deepfool count at any distance.
+        """
+        if name == "autoattack":
+            return self.robust(eps)
+        if name in UNBOUNDED:
+            return self.survived[math.inf, name]
+        verdict = self.clean.clone()
+        for (radius, other), own in self.survived.items():
+            if radius <= eps and (other == name or is_weaker(other, name)):
+                verdict &= own
+        return verdict
+
+    def save(self, path: Path) -> None:
+        columns = {title(part): verdict for part, verdict in self.survived.items()}
+        distances = {f"distance {name}": v for name, v in self.distances.items()}
+        save_file({"clean": self.clean, **columns, **distances}, path)
+
+    @classmethod
+    def load(cls, path: Path) -> Verdicts:
+        columns = load_file(path)
+        clean, survived, distances = columns.pop("clean"), {}, {}
+        for heading, values in columns.items():
+            first, name = heading.split(" ", 1)
+            if first == "distance":
+                distances[name] = values
+            else:
+                survived[float(first), name] = values
+        return cls(clean, survived, distances)
+
+
+def is_weaker(name: str, than: str) -> bool:
+    """Whether both are the same attack with a number of steps, and the first has fewer."""
+    few, many = steps_of(name), steps_of(than)
+    if few is None or many is None:
+        return False
+    return few < many and name.removesuffix(str(few)) == than.removesuffix(str(many))
+
+
+def share(verdicts: Tensor) -> float:
+    return int(verdicts.sum()) / len(verdicts)
+
+
+def metrics(verdicts: Verdicts, config: EvaluationConfig) -> dict[str, float]:
+    """Shares in [0, 1] and facts, by name.
+
+    clean_accuracy; robust_accuracy: right under every attack at the search's eps;
+    robust_accuracy/<attack>; robust_accuracy/eps_<r> and robust_accuracy/eps_<r>/<attack> at the
+    other radii. In a cascade the figure of an attack is of it and of all cheaper ones.
+    drop_rate: (clean − robust)/clean, 0 without any right sample. distance/<attack>: median length
+    of an unbounded attack's successful perturbations. num_samples.
+    """
+    clean, robust = share(verdicts.clean), share(verdicts.robust(config.eps))
+    found = {
+        "clean_accuracy": clean,
+        "robust_accuracy": robust,
+        "drop_rate": (clean - robust) / clean if clean else 0.0,
+        "num_samples": float(len(verdicts.clean)),
+    }
+    for eps in (config.eps, *(radius for radius in config.radii if radius != config.eps)):
+        worst = "robust_accuracy" if eps == config.eps else f"robust_accuracy/{radius_name(eps)}"
+        found[worst] = share(verdicts.robust(eps))
+        for name in figures(config, eps):
+            found[f"{worst}/{name}"] = share(verdicts.under(eps, name))
+    for name, distances in verdicts.distances.items():
+        broken = distances[(distances > 0) & distances.isfinite()].tolist()
+        if broken:
+            found[f"distance/{name}"] = statistics.median(broken)
+    return found
+
+
+def figures(config: EvaluationConfig, eps: float) -> list[str]:
+    """The attacks that have a figure at a radius: those named, and AutoAttack's parts."""
+    names = reported(config.attacks)
+    own = [*names, *(AUTOATTACK if "autoattack" in names else ())]
+    return [n for n in dict.fromkeys(own) if n not in UNBOUNDED or eps == config.eps]
+
+
+def radius_name(eps: float) -> str:
+    """eps_8_255 for 8/255, eps_0.1 for 0.1."""
+    return f"eps_{radius_text(eps).replace('/', '_')}"
+
+
+def attack_part(
+    model: nn.Module,
+    images: ImageSet,
+    part: Part,
+    before: Verdicts | None,
+    config: EvaluationConfig,
+    num_classes: int,
+    device: torch.device,
+) -> tuple[Verdicts, Counted]:
+    """Run one attack of the chain after the verdicts `before` it; None: the first one, which also
+    looks at the clean images. Returns all verdicts so far and the passes of the attack."""
+    counted = Counted(model).eval()
+    eps, name = part
+    if before is None:
+        before = Verdicts(clean_verdicts(counted.model, images, config, device))
+    bounded = name not in UNBOUNDED
+    alive = before.robust(eps) if bounded and config.cascade else before.clean
+    threat = ThreatModel(eps if bounded else config.eps, num_classes, config.norm)
+    wrong, distances = [], []
+    attacked = alive.nonzero().squeeze(1)
+    for x, y in images.subset(attacked).batches(config.batch_size, device):
+        moved = attack_images(name, counted, x, y, threat, config.seed)
+        distance = threat.distances(x, moved)
+        with torch.no_grad():
+            is_wrong = counted(moved).argmax(dim=1) != y
+        distances.append(distance.cpu())
+        wrong.append((is_wrong & threat.contains(distance) if bounded else is_wrong).cpu())
+    survived = alive.clone()
+    survived[attacked] = ~torch.cat(wrong) if wrong else survived[attacked]
+    lengths = dict(before.distances)
+    if not bounded:
+        length = torch.where(before.clean, torch.inf, 0.0)
+        if wrong:
+            length[attacked] = torch.where(torch.cat(wrong), torch.cat(distances), torch.inf)
+        lengths[name] = length
+    return Verdicts(before.clean, {**before.survived, part: survived}, lengths), counted
+
+
+@torch.no_grad()
+def clean_verdicts(
+    model: nn.Module, images: ImageSet, config: EvaluationConfig, device: torch.device
+) -> Tensor:
+    batches = images.batches(config.batch_size, device)
+    return torch.cat([(model(x).argmax(dim=1) == y).cpu() for x, y in batches])
+
+
+def evaluate(
+    model: nn.Module,
+    images: ImageSet,
+    config: EvaluationConfig,
+    num_classes: int,
+    device: torch.device,
+) -> Verdicts:
+    """The whole chain at once."""
+    verdicts: Verdicts | None = None
+    chosen_images = chosen(images, config)
+    for part in parts_of(config):
+        verdicts, _ = attack_part(model, chosen_images, part, verdicts, config, num_classes, device)
+    assert verdicts is not None
+    return verdicts
+
+
+def chosen(images: ImageSet, config: EvaluationConfig) -> ImageSet:
+    """All images, or `max_samples` of them drawn by the seed."""
+    if config.max_samples is None:
+        return images
+    return drawn(images, config.max_samples, config.seed, "samples")
+
+
+def drawn(images: ImageSet, count: int, seed: int, label: str) -> ImageSet:
+    """At most so many images, drawn by the seed and the label, in their own order."""
+    if count >= len(images):
+        return images
+    order = torch.randperm(len(images), generator=generator(seed, label))
+    return images.subset(order[:count].sort().values)
+
+
+def evaluate_stage(stage: Stage, store: ArtifactStore, folder: Path) -> Mapping[str, Any]:
+    """One attack of the chain on a stored model and one split.
+
+    The summary: `metrics`, all of them from the last stage of a chain; `passes`, forward and
+    backward, of the clean images and of each attack so far.
+    """
+    device = setup(stage)
+    splits = stage_data(stage)
+    config = EvaluationConfig.from_dict(stage.config["evaluation"])
+    part = part_of(stage)
+    model = folded(load_model(store.path(stage.inputs["model"]), device))
+    images = chosen(splits.named(stage.config["split"]), config)
+    before, passes = None, {}
+    if "before" not in stage.inputs:
+        passes["clean"] = [len(images), 0]
+    else:
+        earlier = store.path(stage.inputs["before"])
+        before = Verdicts.load(earlier / "verdicts.safetensors")
+        passes = json.loads((earlier / "stage.json").read_text())["summary"]["passes"]
+    classes = splits.spec.num_classes
+    verdicts, counted = attack_part(model, images, part, before, config, classes, device)
+    verdicts.save(folder / "verdicts.safetensors")
+    passes[title(part)] = [counted.forward_passes, counted.backward_passes]
+    found = {"clean_accuracy": share(verdicts.clean)}
+    if stage.config["is_last"]:
+        forward, backward = (sum(counts) for counts in zip(*passes.values(), strict=True))
+        totals = {"forward_passes": float(forward), "backward_passes": float(backward)}
+        found = {**metrics(verdicts, config), **totals}
+    return {"metrics": found, "passes": passes}
+
+
+def part_of(stage: Stage) -> Part:
+    eps = stage.config["eps"]
+    return (math.inf if eps is None else eps), stage.config["attack"]
+
+
+def title(part: Part) -> str:
+    return f"{part[0]!r} {part[1]}"

@@ -1,0 +1,1 @@
+"""Networks trained on real or distilled images: the loop, the losses, the penalties."""

@@ -1,0 +1,133 @@
+"""The one supervised loop: teachers and students are trained by it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from guard.config import TrainConfig
+from guard.data.augment import Augmenter
+from guard.data.images import ImageSet
+from guard.data.spec import ImageSpec
+
+Batch = tuple[Tensor, Tensor]
+"""Inputs and whatever the loss compares the logits with."""
+Objective = Callable[[nn.Module, Tensor, Tensor, int], tuple[Tensor, Tensor]]
+"""(model, inputs, targets, epoch) -> (loss to minimise, logits)."""
+
+
+class Diverged(Exception):
+    """A stage that cannot give a usable result: not finite, or no better than chance."""
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """Means over the batches of one epoch. `accuracy`: of the training batches as seen."""
+
+    epoch: int
+    lr: float
+    loss: float
+    accuracy: float
+
+
+def learning_rate(config: TrainConfig, epoch: int) -> float:
+    """Learning rate of an epoch (from 0): linear warm-up from lr/100, then the schedule."""
+    if epoch < config.warmup_epochs:
+        return config.lr * (0.01 + 0.99 * epoch / config.warmup_epochs)
+    if config.schedule == "constant":
+        return config.lr
+    if config.schedule == "step":
+        return config.lr * (0.1 if epoch > config.epochs // 2 else 1.0)
+    progress = (epoch - config.warmup_epochs) / (config.epochs - config.warmup_epochs)
+    return config.lr * (1 + math.cos(math.pi * progress)) / 2
+
+
+def build_optimizer(config: TrainConfig, model: nn.Module) -> torch.optim.Optimizer:
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    if config.optimizer == "sgd":
+        return torch.optim.SGD(
+            parameters, config.lr, momentum=config.momentum, weight_decay=config.weight_decay
+        )
+    groups = [
+        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": config.weight_decay},
+        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, config.lr)
+
+
+def train(
+    model: nn.Module,
+    config: TrainConfig,
+    batches: Callable[[int], Iterator[Batch]],
+    objective: Objective,
+    after_step: Callable[[nn.Module], None] = lambda model: None,
+    after_epoch: Callable[[nn.Module], None] = lambda model: None,
+) -> list[Epoch]:
+    """Train in place on `batches(epoch)` for every epoch and return the history.
+
+    Targets are labels (B,) or distributions (B, K). Raises Diverged when the loss is not finite.
+    """
+    optimizer = build_optimizer(config, model)
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    history = []
+    for epoch in range(config.epochs):
+        lr = learning_rate(config, epoch)
+        for group in optimizer.param_groups:
+            group["lr"] = lr
+        model.train()
+        loss_sum, correct, count = torch.zeros(()), torch.zeros(()), 0
+        for x, target in batches(epoch):
+            loss, logits = objective(model, x, target, epoch)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward(inputs=parameters)
+            optimizer.step()
+            after_step(model)
+            labels = target if target.ndim == 1 else target.argmax(dim=1)
+            loss_sum = loss_sum.to(x.device) + loss.detach() * len(x)
+            correct = correct.to(x.device) + (logits.detach().argmax(dim=1) == labels).sum()
+            count += len(x)
+        loss_mean, accuracy_mean = float(loss_sum) / count, float(correct) / count
+        if not math.isfinite(loss_mean):
+            raise Diverged(f"the training loss became {loss_mean} in epoch {epoch + 1}")
+        history.append(Epoch(epoch, lr, loss_mean, accuracy_mean))
+        after_epoch(model)
+    return history
+
+
+def image_batches(
+    images: ImageSet,
+    config: TrainConfig,
+    spec: ImageSpec,
+    device: torch.device,
+    draws: torch.Generator,
+) -> Iterator[Batch]:
+    """One epoch of augmented batches of real images, everything drawn from `draws`."""
+    crop_scale = config.crop_scale if "resized-crop" in config.augment else None
+    others = tuple(name for name in config.augment if name != "resized-crop")
+    augment = replace(Augmenter.of(config, spec), names=others)
+    for x, y in images.batches(config.batch_size, device, draws, crop_scale):
+        yield augment(x, draws), y
+
+
+@torch.no_grad()
+def accuracy(model: nn.Module, batches: Iterator[Batch]) -> float:
+    """Share of samples that the model gets right, in evaluation mode."""
+    model.eval()
+    correct = count = 0
+    for x, y in batches:
+        correct += int((model(x).argmax(dim=1) == y).sum())
+        count += len(y)
+    return correct / count
+
+
+def check_better_than_chance(reached: float, y: Tensor) -> None:
+    """Raises Diverged unless `reached` beats a constant prediction on `y` by three standard
+    errors of its binomial share."""
+    chance = float(torch.bincount(y).max()) / len(y)
+    bound = chance + 3 * math.sqrt(chance * (1 - chance) / len(y))
+    if not reached > min(bound, 1 - 1 / len(y)):
+        raise Diverged(f"validation accuracy {reached:.3f} is no better than chance ({chance:.3f})")

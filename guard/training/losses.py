@@ -1,0 +1,151 @@
+"""The loss of a network that a set is distilled from: plain, with a penalty, or adversarial.
+
+x: (B, C, H, W) in pixels; y: (B,). Attacks stay in the L_inf ball and in [0, 1], and run in
+evaluation mode with frozen parameters, so they leave no trace in the model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from guard.config import RegularizerConfig
+from guard.models.networks import batchnorm_mode, frozen
+from guard.training.penalties import Regularizer, ramp
+
+
+@dataclass(frozen=True)
+class TrainingLoss:
+    """Call it inside a training step. The model's mode, running statistics and parameters' `.grad`
+    are as a plain training step leaves them."""
+
+    regularizer: RegularizerConfig
+    eps: float = 0.0
+    """Radius of the threat model in pixels."""
+    adversary: RegularizerConfig = field(default_factory=lambda: RegularizerConfig.named("none"))
+    """Adversarial training under the penalty (MAT)."""
+    transformed: bool = False
+    """Whether `of` is called inside `torch.func.vmap`."""
+
+    @property
+    def attack(self) -> RegularizerConfig | None:
+        """What images are attacked by, if they are."""
+        both = (self.adversary, self.regularizer)
+        return next((config for config in both if config.active and config.attacks), None)
+
+    def __call__(
+        self, model: nn.Module, x: Tensor, y: Tensor, epoch: int, generator: torch.Generator
+    ) -> tuple[Tensor, Tensor]:
+        """(loss of the batch, logits that its training accuracy is judged by (B, K))."""
+        attacked = self.attacked(model, x, y, generator)
+        return self.of(model, x, attacked, y, epoch, generator)
+
+    def attacked(
+        self, model: nn.Module, x: Tensor, y: Tensor, generator: torch.Generator
+    ) -> Tensor | None:
+        """The images' adversarial versions, None where nothing attacks."""
+        config = self.attack
+        if config is None:
+            return None
+        eps = self.eps if config.eps is None else config.eps
+        return attack_batch(model, x, y, config, eps, generator)
+
+    def of(
+        self,
+        model: nn.Module,
+        x: Tensor,
+        attacked: Tensor | None,
+        y: Tensor,
+        epoch: int,
+        generator: torch.Generator,
+    ) -> tuple[Tensor, Tensor]:
+        """The loss when the attack is done already."""
+        config = self.attack
+        if config is None or attacked is None:
+            logits = model(x)
+            loss = F.cross_entropy(logits, y)
+        else:
+            weight = config.weight * ramp(epoch, config.weight_warmup_epochs)
+            loss, logits = ADVERSARIAL_LOSSES[config.kind](model, x, attacked, y, weight)
+        if self.regularizer.active and not self.regularizer.attacks:
+            penalty = Regularizer(self.regularizer, self.eps, self.transformed)
+            loss = loss + penalty(model, x, y, epoch, generator)
+        return loss, logits
+
+
+def attack_batch(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    config: RegularizerConfig,
+    eps: float,
+    generator: torch.Generator,
+) -> Tensor:
+    """Signed gradient ascent in the ball from a uniform start. Ascends the cross-entropy, for
+    TRADES the divergence from the prediction on x. An x outside [0, 1] (augmented) keeps its range.
+    """
+    noise = 2 * torch.rand(x.shape, generator=generator).to(x) - 1
+    low, high = x.clamp(max=0), x.clamp(min=1)
+    moved = torch.clamp(x + eps * noise, low, high)
+    with batchnorm_mode(model, "eval", x), frozen(model):
+        clean = model(x).detach() if config.kind == "trades" else None
+        for _ in range(config.steps):
+            moved.requires_grad_()
+            logits = model(moved)
+            gain = F.cross_entropy(logits, y, reduction="sum")
+            if clean is not None:
+                gain = divergences(clean, logits).sum()
+            (gradient,) = torch.autograd.grad(gain, moved)
+            stepped = moved.detach() + config.step_size * eps * gradient.sign()
+            moved = torch.clamp(torch.clamp(stepped, x - eps, x + eps), low, high)
+    return moved.detach()
+
+
+def divergences(clean: Tensor, attacked: Tensor) -> Tensor:
+    """KL(softmax(clean) ‖ softmax(attacked)) of each sample, (B,), from logits."""
+    log_p, log_q = clean.log_softmax(dim=1), attacked.log_softmax(dim=1)
+    return (log_p.exp() * (log_p - log_q)).sum(dim=1)
+
+
+def adversarial(
+    model: nn.Module, x: Tensor, attacked: Tensor, y: Tensor, weight: float
+) -> tuple[Tensor, Tensor]:
+    """The cross-entropy of attacked images (arXiv 1706.06083; one step: arXiv 2001.03994)."""
+    logits = model(attacked)
+    return F.cross_entropy(logits, y), logits
+
+
+def trades(
+    model: nn.Module, x: Tensor, attacked: Tensor, y: Tensor, weight: float
+) -> tuple[Tensor, Tensor]:
+    """CE(f(x), y) + λ·KL(f(x) ‖ f(x')) (arXiv 1901.08573)."""
+    logits = model(x)
+    penalty = divergences(logits, model(attacked)).mean()
+    return F.cross_entropy(logits, y) + weight * penalty, logits
+
+
+def mart(
+    model: nn.Module, x: Tensor, attacked: Tensor, y: Tensor, weight: float
+) -> tuple[Tensor, Tensor]:
+    """Boosted cross-entropy of attacked images + λ·KL(f(x) ‖ f(x'))·(1 − p_y(x)), from Wang et al.,
+    "Improving Adversarial Robustness Requires Revisiting Misclassified Examples", ICLR 2020."""
+    logits, moved = model(x), model(attacked)
+    own = torch.arange(logits.shape[1], device=y.device) == y[:, None]
+    runner_up = moved.softmax(dim=1).masked_fill(own, 0).amax(dim=1)
+    boosted = F.cross_entropy(moved, y) - torch.log1p(-runner_up.clamp(max=1 - 1e-6)).mean()
+    doubt = 1 - logits.softmax(dim=1).gather(1, y[:, None]).squeeze(1)
+    return boosted + weight * (divergences(logits, moved) * doubt).mean(), logits
+
+
+AdversarialLoss = Callable[[nn.Module, Tensor, Tensor, Tensor, float], tuple[Tensor, Tensor]]
+"""(model, x, attacked x, y, λ) -> (loss, logits)."""
+
+ADVERSARIAL_LOSSES: dict[str, AdversarialLoss] = {
+    "adversarial": adversarial,
+    "trades": trades,
+    "mart": mart,
+}

@@ -1,0 +1,164 @@
+"""Relabel and student training: natural training on the distilled set.
+
+The batches of an epoch (order, augmentation, mixing) are a pure function of (recipe, seed, epoch),
+so `relabel` and the student replay the same ones and only logits are stored.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from guard.artifacts import ArtifactStore, Stage
+from guard.config import ModelConfig, StudentConfig
+from guard.data.augment import Augmenter, mix
+from guard.data.spec import ImageSpec
+from guard.device import setup
+from guard.distilled import DistilledSet
+from guard.models.input_layer import load_whitening
+from guard.models.networks import build_model
+from guard.models.saving import load_model, save_model
+from guard.seeding import derive, generator
+from guard.training.loop import train
+
+FILE_BYTES = 2**26
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What decides the batches that a student sees."""
+
+    seed: int
+    batch_size: int
+    augment: Augmenter
+    mix: str
+    mix_alpha: float
+
+    @classmethod
+    def of(cls, config: StudentConfig, spec: ImageSpec) -> Recipe:
+        augmenter = Augmenter.of(config.train, spec)
+        return cls(config.seed, config.train.batch_size, augmenter, config.mix, config.mix_alpha)
+
+    def batches(
+        self, images: Tensor, targets: Tensor, epoch: int
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """The augmented batches of an epoch: images (b, C, H, W) and, mixed like them, the
+        distributions (b, K) of `targets` (N, K), on the device of `images`."""
+        draws = generator(self.seed, "student-batches", epoch)
+        for indices in torch.randperm(len(images), generator=draws).split(self.batch_size):
+            indices = indices.to(images.device)
+            x, target = self.augment(images[indices], draws), targets[indices]
+            if self.mix != "none":
+                x, order, weight = mix(x, self.mix, self.mix_alpha, draws)
+                target = weight * target + (1 - weight) * target[order.to(x.device)]
+            yield x, target
+
+
+def relabel(stage: Stage, store: ArtifactStore, folder: Path) -> Mapping[str, Any]:
+    """The teacher's logits for every augmented batch of every epoch: float16 (N, K) an epoch, in
+    the order in which the student sees the images. The teacher is in evaluation mode."""
+    device = setup(stage)
+    config = StudentConfig.from_dict(stage.config["student"])
+    distilled = DistilledSet.load(store.path(stage.inputs["distilled"]))
+    recipe = Recipe.of(config, distilled.spec)
+    teacher = load_model(store.path(stage.inputs["teacher"]), device)
+    images, hard = distilled.images.to(device), distilled.one_hot().to(device)
+    epochs, together = config.train.epochs, epochs_in_a_file(images, teacher)
+    for first in range(0, epochs, together):
+        with torch.no_grad():
+            logits = {
+                str(epoch): torch.cat([teacher(x) for x, _ in recipe.batches(images, hard, epoch)])
+                for epoch in range(first, min(first + together, epochs))
+            }
+        halves = {epoch: values.half().cpu() for epoch, values in logits.items()}
+        save_file(halves, folder / f"logits-{first:05d}.safetensors")
+    return {"metrics": {}, "epochs_in_a_file": together}
+
+
+@torch.no_grad()
+def epochs_in_a_file(images: Tensor, teacher: nn.Module) -> int:
+    """As many as keep a file of logits, and the memory that writing it takes, near 64 MiB."""
+    num_classes = int(teacher(images[:1]).shape[1])
+    return max(FILE_BYTES // (2 * len(images) * num_classes), 1)
+
+
+@dataclass(frozen=True)
+class SoftLabels:
+    """The logits that `relabel` wrote, read an epoch at a time."""
+
+    folder: Path
+    epochs_in_a_file: int
+
+    @classmethod
+    def open(cls, folder: Path) -> SoftLabels:
+        summary = json.loads((folder / "stage.json").read_text())["summary"]
+        return cls(folder, summary["epochs_in_a_file"])
+
+    def epoch(self, epoch: int) -> Tensor:
+        """float32 (N, K), in the order of the epoch's batches."""
+        first = epoch - epoch % self.epochs_in_a_file
+        path = self.folder / f"logits-{first:05d}.safetensors"
+        with safe_open(path, framework="pt") as file:
+            logits: Tensor = file.get_tensor(str(epoch)).float()
+        return logits
+
+
+def distillation_loss(logits: Tensor, target: Tensor, temperature: float) -> Tensor:
+    """KL(softmax(target/T) ‖ softmax(logits/T)), mean over the batch; both (B, K) logits."""
+    log_student = F.log_softmax(logits / temperature, dim=1)
+    log_teacher = F.log_softmax(target / temperature, dim=1)
+    return F.kl_div(log_student, log_teacher, reduction="batchmean", log_target=True)
+
+
+def train_student(stage: Stage, store: ArtifactStore, folder: Path) -> Mapping[str, Any]:
+    """Train a fresh network on the distilled set: on a teacher's logits where the stage has them,
+    else on the set's own labels. Raises Diverged if the loss is not finite."""
+    device = setup(stage)
+    config = StudentConfig.from_dict(stage.config["student"])
+    model_config = ModelConfig.from_dict(stage.config["model"])
+    distilled = DistilledSet.load(store.path(stage.inputs["distilled"]))
+    model = build_model(model_config, distilled.spec, derive(config.seed, "student"))
+    load_whitening(model.normalize, stage, store)
+    model.to(device)
+    images = distilled.images.to(device)
+    own = distilled.soft_labels if config.labels != "hard" else None
+    targets = (distilled.one_hot() if own is None else own).to(device)
+    recipe = Recipe.of(config, distilled.spec)
+    logits_of_epoch = None
+    if "labels" in stage.inputs:
+        logits_of_epoch = SoftLabels.open(store.path(stage.inputs["labels"])).epoch
+    scale = config.temperature**2 if config.scale_by_t2 else 1.0
+
+    def objective(model: nn.Module, x: Tensor, target: Tensor, epoch: int) -> tuple[Tensor, Tensor]:
+        logits = model(x)
+        if logits_of_epoch is None:
+            return F.cross_entropy(logits, target), logits
+        return scale * distillation_loss(logits, target, config.temperature), logits
+
+    def batches(epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+        replayed = recipe.batches(images, targets, epoch)
+        if logits_of_epoch is None:
+            yield from replayed
+            return
+        logits = logits_of_epoch(epoch).to(device).split(config.train.batch_size)
+        for (x, _), target in zip(replayed, logits, strict=True):
+            yield x, target
+
+    run = config.train
+    if config.learned_lr:
+        run = replace(run, lr=distilled.card["learned_lr"])
+    history = train(model, run, batches, objective)
+    save_model(model, model_config, distilled.spec, folder)
+    return {
+        "metrics": {"train_loss": history[-1].loss, "train_accuracy": history[-1].accuracy},
+        "history": [vars(epoch) for epoch in history],
+    }

@@ -1,0 +1,98 @@
+"""Networks trained on the real images: teachers, experts, and the control that uses everything."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from guard.artifacts import ArtifactStore, Stage
+from guard.config import ModelConfig, RegularizerConfig, TrainConfig
+from guard.data.datasets import stage_data
+from guard.data.images import Splits
+from guard.device import setup
+from guard.models.input_layer import load_whitening
+from guard.models.networks import Classifier, build_model
+from guard.models.saving import save_model
+from guard.seeding import derive, generator
+from guard.training.loop import (
+    Batch,
+    Epoch,
+    accuracy,
+    check_better_than_chance,
+    image_batches,
+    train,
+)
+from guard.training.losses import TrainingLoss
+
+Watch = Callable[[nn.Module], None]
+
+
+def ignore(model: nn.Module) -> None:
+    """Watches nothing."""
+
+
+@dataclass(frozen=True)
+class TeacherTraining:
+    """A network, and what the stage says of its training."""
+
+    model: Classifier
+    model_config: ModelConfig
+    config: TrainConfig
+    loss: TrainingLoss
+    splits: Splits
+    seed: int
+    device: torch.device
+
+    @classmethod
+    def of(cls, stage: Stage, store: ArtifactStore, seed: int) -> TeacherTraining:
+        """The untrained network of a stage with data, model, train, regularizer, eps and maybe an
+        adversary."""
+        device = setup(stage)
+        splits = stage_data(stage)
+        model_config = ModelConfig.from_dict(stage.config["model"])
+        model = build_model(model_config, splits.spec, derive(seed, "teacher"))
+        load_whitening(model.normalize, stage, store)
+        loss = TrainingLoss(
+            RegularizerConfig.from_dict(stage.config["regularizer"]),
+            stage.config["eps"],
+            RegularizerConfig.from_dict(stage.config.get("adversary", {"kind": "none"})),
+        )
+        config = TrainConfig.from_dict(stage.config["train"])
+        return cls(model.to(device), model_config, config, loss, splits, seed, device)
+
+    def run(self, after_step: Watch = ignore, after_epoch: Watch = ignore) -> list[Epoch]:
+        """Raises Diverged if the loss is not finite."""
+        draws = generator(self.seed, "regularizer")
+
+        def batches(epoch: int) -> Iterator[Batch]:
+            order = generator(self.seed, "real", epoch)
+            spec = self.splits.spec
+            return image_batches(self.splits.train, self.config, spec, self.device, order)
+
+        def objective(model: nn.Module, x: Tensor, y: Tensor, epoch: int) -> tuple[Tensor, Tensor]:
+            return self.loss(model, x, y, epoch, draws)
+
+        return train(self.model, self.config, batches, objective, after_step, after_epoch)
+
+    def save(self, history: list[Epoch], folder: Path) -> dict[str, Any]:
+        """Save the network and say how it went. Raises Diverged if it is no better than chance."""
+        validation = self.splits.validation
+        reached = accuracy(self.model, validation.batches(500, self.device))
+        check_better_than_chance(reached, validation.y)
+        save_model(self.model, self.model_config, self.splits.spec, folder)
+        last = history[-1]
+        return {
+            "metrics": {"train_loss": last.loss, "train_accuracy": last.accuracy},
+            "history": [vars(epoch) for epoch in history],
+        }
+
+
+def squeeze(stage: Stage, store: ArtifactStore, folder: Path) -> Mapping[str, Any]:
+    """Train a network. Raises Diverged if it is not finite or no better than chance."""
+    training = TeacherTraining.of(stage, store, stage.config["seed"])
+    return training.save(training.run(), folder)

@@ -1,0 +1,139 @@
+"""The steps whose cost `studies.overhead` measures, on images of noise."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import torch
+from torch.nn import functional as F
+
+from guard.config import ModelConfig, RegularizerConfig, TrialConfig
+from guard.data.spec import ImageSpec
+from guard.methods.dc.gradients import ClassGradients, distance
+from guard.methods.mtt.trajectory import GRADIENTS, call, flat_parameters
+from guard.models.networks import Classifier, build_model
+from guard.training.losses import TrainingLoss
+from studies.bench.measuring import Cost, Run, account, measure
+
+REGULARIZERS = (
+    "none",
+    "curvature",
+    "loss-difference",
+    "gradient-norm",
+    "cure",
+    "released-cifar",
+    "released-imagenet",
+    "pgd-at",
+    "fgsm-rs",
+    "trades",
+)
+LONG_WALK = 5
+"""How many times as many student steps the long walk has as the short one."""
+
+
+class Bench:
+    """The steps of one image size and batch size, and what they cost."""
+
+    def __init__(self, config: TrialConfig, side: int, batch_size: int) -> None:
+        self.config, self.batch_size = config, batch_size
+        device = self.device = torch.device(config.compute.device)
+        names = tuple("0123456789")
+        self.spec = ImageSpec(3, side, 10, (0.5,) * 3, (0.25,) * 3, names)
+        draws = torch.Generator().manual_seed(0)
+        self.x = torch.rand(batch_size, 3, side, side, generator=draws).to(device)
+        self.y = torch.randint(10, (batch_size,), generator=draws).to(device)
+        self.title = f"{side} px, batch of {batch_size}, {device.type}"
+
+    def rows(self, student_steps: int, rounds: int) -> list[dict[str, Any]]:
+        """One row a step."""
+        groups = {
+            "training step": (self.config.model, self.training()),
+            "DC's matching step": (self.config.dc.model, self.gradient_matching()),
+            "MTT's gradient": (self.config.mtt.model, self.trajectories(student_steps)),
+        }
+        found = []
+        for group, (model_config, runs) in groups.items():
+            forward = account(partial(self.model(model_config), self.x)).flops
+            for name, cost in measure(runs, rounds, self.device).items():
+                found.append(self.row(group, name, cost, forward))
+        return found
+
+    def row(self, group: str, name: str, cost: Cost, forward: int) -> dict[str, Any]:
+        return {
+            "group": group,
+            "step": name,
+            "image_size": self.spec.image_size,
+            "batch_size": self.batch_size,
+            "device": self.device.type,
+            "milliseconds": 1000 * cost.seconds,
+            "ratio": cost.ratio,
+            "forward_passes": cost.flops / forward,
+            "peak_mebibytes": cost.mebibytes,
+        }
+
+    def model(self, config: ModelConfig | None) -> Classifier:
+        model = build_model(config or self.config.model, self.spec, 0).to(self.device)
+        return model.train()
+
+    def training(self) -> Mapping[str, Run]:
+        """A training step's loss and gradients with each regularizer on the whole batch."""
+        own, eps = self.config.regularizer, self.config.evaluation.eps
+
+        def step(name: str) -> Run:
+            regularizer = RegularizerConfig.named(name)
+            if regularizer.kind != "none":
+                regularizer = replace(regularizer, weight=own.weight or 1.0, fraction=1.0)
+            loss_of, model = TrainingLoss(regularizer, eps), self.model(self.config.model)
+            parameters = list(model.parameters())
+
+            def run() -> None:
+                draws = torch.Generator().manual_seed(0)
+                loss, _ = loss_of(model, self.x, self.y, 0, draws)
+                torch.autograd.grad(loss, parameters)
+
+            return run
+
+        steps = {name: step(name) for name in REGULARIZERS}
+        return {"plain": steps.pop("none"), **steps}
+
+    def gradient_matching(self) -> Mapping[str, Run]:
+        """One matching step of DC with ten classes: real batches of this size, ten images each."""
+        model = self.model(self.config.dc.model).eval()
+        real = self.x.expand(10, *self.x.shape)
+        synthetic = torch.rand(10, 10, *self.x.shape[1:], device=self.device).requires_grad_()
+        labels = torch.arange(10, device=self.device)
+        loss_of = TrainingLoss(RegularizerConfig.named("none"))
+
+        def step(classes_at_once: int) -> Run:
+            gradients = ClassGradients(loss_of, classes_at_once)
+
+            def run() -> None:
+                draws = torch.Generator().manual_seed(0)
+                for group in labels.split(classes_at_once):
+                    target = gradients.of_real(model, real[group], group, 0, draws)
+                    matched = gradients.of_synthetic(model, synthetic[group], group)
+                    value = distance("layerwise", matched, target).sum()
+                    torch.autograd.grad(value, synthetic)
+
+            return run
+
+        return {"class by class": step(1), "vectorised": step(10)}
+
+    def trajectories(self, steps: int) -> Mapping[str, Run]:
+        """The gradient of trajectory matching by each of its ways, and of a longer walk."""
+        model = self.model(self.config.mtt.model)
+        theta = flat_parameters(model)
+        target = theta + 0.01 * torch.randn(theta.shape, device=self.device)
+        rate = torch.tensor(0.01, device=self.device)
+
+        def step_loss(theta: torch.Tensor, images: torch.Tensor, number: int) -> torch.Tensor:
+            return F.cross_entropy(call(model, theta, images), self.y)
+
+        def step(name: str, count: int) -> Run:
+            return lambda: GRADIENTS[name](step_loss, theta, target, self.x, rate, count)
+
+        runs = {f"{name}, {steps} steps": step(name, steps) for name in GRADIENTS}
+        return {**runs, f"adjoint, {LONG_WALK * steps} steps": step("adjoint", LONG_WALK * steps)}

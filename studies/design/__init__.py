@@ -1,0 +1,1 @@
+"""What a study is: its question, its trials, its folder."""

@@ -1,0 +1,108 @@
+"""Which trials a study consists of: arms, their unregularized controls, and seeds."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from optuna.distributions import BaseDistribution, CategoricalDistribution
+
+from guard.config import TrialConfig
+from guard.errors import ConfigError, StudyError
+from tune.results.comparison import SEEDS
+from tune.runs import Run
+from tune.space import Params, can_be_regularized, is_regularizer
+
+Settings = Mapping[str, Any]
+"""Config path -> value."""
+
+
+@dataclass(frozen=True)
+class Design:
+    """Every combination of the axes' values, with each variant, beside its control."""
+
+    axes: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+    """Config path -> values."""
+    variants: Sequence[Settings] = ({},)
+    """What an arm has on top of the preset; {} is the preset's own regularizer, GUARD's."""
+    single: Sequence[Settings] = ()
+    """Further arms that are not crossed with the axes."""
+    settings: Settings = field(default_factory=dict)
+    """What every arm has on top of the preset."""
+
+    @property
+    def fixed(self) -> Settings:
+        """What every arm has on top of the preset: nothing is selected, so test images alone."""
+        return {"evaluation.splits": ["test"], **self.settings}
+
+    def changed(self, settings: Mapping[str, Any]) -> Design:
+        """With what a user set: choices are axes, a plain value takes the place of one, and of what
+        a variant says of the same path.
+
+        Raises StudyError for a distribution that is no choice, and for a seed.
+        """
+        axes, fixed = dict(self.axes), dict(self.settings)
+        for path, value in settings.items():
+            if path in SEEDS:
+                raise StudyError(f"--set: {path} goes from 0 to --seeds, got {value}")
+            axes.pop(path, None)
+            fixed = {k: v for k, v in fixed.items() if k != path and not k.startswith(f"{path}.")}
+            if isinstance(value, CategoricalDistribution):
+                axes[path] = value.choices
+            elif isinstance(value, BaseDistribution):
+                raise StudyError(f"--set: {path} takes a value or choice(…) here; nothing is drawn")
+            else:
+                fixed[path] = value
+        rest = [
+            {k: v for k, v in variant.items() if k not in settings} for variant in self.variants
+        ]
+        variants = [v for number, v in enumerate(rest) if v not in rest[:number]]
+        single = [s for s in self.single if not any(path in settings for path in s)]
+        return replace(self, axes=axes, variants=variants, settings=fixed, single=single)
+
+    def points(self) -> Iterator[Settings]:
+        """Each combination of the axes' values."""
+        for values in itertools.product(*self.axes.values()):
+            yield dict(zip(self.axes, values, strict=True))
+
+    def runs(self, base: TrialConfig, seeds: int) -> list[Run]:
+        """Every trial once, seed by seed, a control before what is held against it.
+
+        base: the preset with the user's plain values. A combination without meaning, such as a
+        regularizer where nothing is trained on real images, is left out. Raises ConfigError for any
+        other one.
+        """
+        found: dict[str, Run] = {}
+        for seed in range(seeds):
+            own = dict.fromkeys(SEEDS, seed)
+            every = [{**p, **variant} for p in self.points() for variant in self.variants]
+            for settings in [*every, *self.single]:
+                for config in arm(base, settings):
+                    config = config.override(own)
+                    control = not config.regularizer.active
+                    params = {**unregularized(settings), **({} if control else settings)}
+                    run = Run(len(found), config, {**params, "seed": seed}, control)
+                    found.setdefault(config.fingerprint(), run)
+        return list(found.values())
+
+
+def arm(base: TrialConfig, settings: Settings) -> list[TrialConfig]:
+    """The control of an arm and the arm itself, as far as they have a meaning."""
+    control = base.override({**unregularized(settings), "regularizer": "none"})
+    if not can_be_regularized(control):
+        return [control]
+    # What is wrong with any config is an error; what is wrong here alone has no meaning here.
+    TrialConfig().override({k: v for k, v in settings.items() if is_regularizer(k)})
+    try:
+        config = base.override(settings)
+    except ConfigError as error:
+        if not is_regularizer(error.path):
+            raise
+        return [control]
+    return [control, config] if config.regularizer.active else [control]
+
+
+def unregularized(settings: Settings) -> Params:
+    return {k: v for k, v in settings.items() if not is_regularizer(k)}

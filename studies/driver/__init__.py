@@ -1,0 +1,1 @@
+"""How a study is run: flags, Ray, the order of things."""

@@ -1,0 +1,59 @@
+"""What --dry-run says: data, fields, stages, work."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping
+
+from rich.console import Console
+
+from guard.config import TrialConfig
+from guard.data.datasets import load_data
+from guard.data.images import Splits
+from guard.pipeline import plan as plan_stages
+from studies.driver import flags as cli
+from studies.driver.estimate import estimate, seconds_per_pass
+from studies.reporting.progress import duration
+
+
+def print_fields(console: Console, base: TrialConfig, varied: Mapping[str, str]) -> Splits:
+    """The data, and every field with its value or with how it varies."""
+    splits = load_data(base.data)
+    console.print(
+        f"data: {len(splits.train)} training, {len(splits.validation)} validation, "
+        f"{len(splits.test)} test images of {splits.spec.image_size} px, "
+        f"{splits.spec.num_classes} classes"
+    )
+    console.print("\nfields (those that vary say how):")
+    flat = base.flat()
+    for path in cli.field_list():
+        if path in varied:
+            console.print(f"  {path} ~ {varied[path]}", markup=False)
+        elif path in flat:
+            console.print(f"  {path} = {json.dumps(flat[path])}", markup=False)
+    return splits
+
+
+def print_work(console: Console, config: TrialConfig, splits: Splits, num_trials: int) -> None:
+    """The stages of one trial and an estimate of its work."""
+    console.print("\nstages of one trial and their keys:")
+    for stage in plan_stages(config):
+        console.print(f"  {stage.name:<10} {stage.key}")
+    work, speed = estimate(config, splits), seconds_per_pass(config, splits)
+    shares = ", ".join(f"{name} {passes:.3g}" for name, passes in work.passes.items())
+    console.print(f"\nwork of one trial, in image passes: {shares}; {work.total:.3g} in all")
+    seconds = work.total * speed
+    console.print(
+        f"at {1e6 * speed:.1f} µs a pass measured here: about {duration(seconds)} a trial, "
+        f"{duration(seconds * num_trials)} of one worker for {num_trials} trials, "
+        "less what trials share"
+    )
+
+
+def print_sharing(console: Console, configs: Iterable[TrialConfig]) -> None:
+    """How many stages all trials together have, each counted once."""
+    planned = [stage for config in configs for stage in plan_stages(config)]
+    once = Counter(address.split("/")[0] for address in {stage.address for stage in planned})
+    counts = ", ".join(f"{count} {name}" for name, count in sorted(once.items()))
+    console.print(f"\nstages of all trials: {once.total()} of {len(planned)} named: {counts}")

@@ -1,0 +1,142 @@
+"""A study at work on a running Ray: its desk, its tracking, its progress."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+import torch
+from rich.console import Console
+
+from studies.design.about import About
+from studies.design.study import Results, Story, conclusion
+from studies.reporting.progress import Progress
+from studies.reporting.terminal import print_tracking_errors
+from tune import cluster
+from tune.desk import RayRunner, open_desk
+from tune.resources import StageResources
+from tune.results.folder import StudyFolder
+from tune.results.records import Record
+from tune.runs import Run, run_all
+from tune.search import num_slots
+from tune.timeline import Timeline
+from tune.tracking import Tracker, check_tracking
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a study runs and is tracked."""
+
+    address: str | None
+    """Of a Ray cluster; None: a local Ray."""
+    tracking_uri: str
+    resources: StageResources
+    max_concurrent: int = 0
+    """Trials at a time; 0: one more than the stages that fit."""
+    verbose: bool = False
+
+    @property
+    def slots(self) -> int:
+        """Trials at a time on the running Ray."""
+        return self.max_concurrent or num_slots(self.resources) + 1
+
+
+def place(args: argparse.Namespace, folder: StudyFolder, resources: StageResources) -> Place:
+    """What the machine flags say (`cli.add_machine_flags`). Raises StudyError for a place that is
+    not there, or too small."""
+    if args.tracking_uri:
+        check_tracking(args.tracking_uri)
+    if args.address:
+        cluster.check_address(args.address)
+    else:
+        resources.check([(os.cpu_count() or 1, torch.cuda.device_count())])
+    uri = args.tracking_uri or folder.tracking_uri
+    return Place(args.address, uri, resources, args.max_concurrent, args.verbose)
+
+
+@dataclass(frozen=True)
+class Session:
+    """What works for a study while Ray is up."""
+
+    folder: StudyFolder
+    place: Place
+    desk_name: str
+    desk: Any
+    tracker: Tracker
+    timeline: Timeline
+    progress: Progress
+
+    @property
+    def stages_at_a_time(self) -> int:
+        return num_slots(self.place.resources)
+
+    @contextlib.contextmanager
+    def at(self, folder: StudyFolder) -> Iterator[Callable[[threading.Event], RayRunner]]:
+        """Another folder's stages on the same Ray, for as long as this lasts."""
+        name = f"desk:{folder.path}"
+        desk = open_desk(name, folder.artifacts, self.place.resources)
+        yield lambda stop: RayRunner(name, stop)
+        del desk
+
+    def run_stage(self, stop: threading.Event | None = None) -> RayRunner:
+        return RayRunner(self.desk_name, stop)
+
+    def run(self, runs: Sequence[Run]) -> None:
+        """Do the runs. Ctrl-C or SIGTERM ends it; what is done is kept."""
+
+        def settle(record: Record) -> None:
+            self.tracker.finish(record)
+            self.timeline.update()
+            self.progress.finished(record)
+
+        def tick() -> None:
+            with contextlib.suppress(ray.exceptions.RayError):  # busy: the next tick will do
+                self.progress.tick(ray.get(self.desk.status.remote(), timeout=2))
+
+        with contextlib.suppress(KeyboardInterrupt):
+            run_all(self.folder, runs, self.run_stage, self.place.slots, settle, tick)
+
+
+@contextlib.contextmanager
+def sigterm_interrupts() -> Iterator[None]:
+    """Let SIGTERM, with which batch systems end a job, do what Ctrl-C does; Ray's own handler kills
+    the process with a stack trace. Only the first counts: they send it to `uv run` too, which
+    passes it on."""
+
+    def interrupt(*_: object) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+@contextlib.contextmanager
+def opened(console: Console, folder: StudyFolder, place: Place, about: About) -> Iterator[Session]:
+    """Ray started or joined, and a session on it. The caller closes the tracker."""
+    console.print("starting Ray …")
+    with cluster.started(place.address, verbose=place.verbose), sigterm_interrupts():
+        place.resources.check(cluster.nodes())
+        name = f"desk:{folder.path}"
+        desk = open_desk(name, folder.artifacts, place.resources)
+        tracker = Tracker(folder, place.tracking_uri, about.note(folder))
+        with Progress(console) as progress:
+            yield Session(folder, place, name, desk, tracker, Timeline(desk, folder.path), progress)
+
+
+def close(console: Console, session: Session, story: Story, results: Results, done: bool) -> None:
+    """Finish the tracking of a study."""
+    session.timeline.update()
+    status = "FINISHED" if done else "KILLED"
+    session.tracker.close(list(results.records), status, conclusion(story, results))
+    print_tracking_errors(console, session.tracker.errors)

@@ -1,0 +1,238 @@
+"""Pictures of a study, readable in print and without colour."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from guard.config import radius_text
+from tune.results.comparison import Comparison, short_titles
+from tune.results.front import pareto_front
+from tune.results.records import OBJECTIVES, Record
+from tune.results.statistics import Estimate
+from tune.results.tables import shared_attacks
+
+MARKERS = "os^Dv<>P*X"
+"""One for each method and IPC."""
+
+
+def pareto_figure(
+    records: Sequence[Record], best: Record | None, confirmed: Sequence[Comparison] = ()
+) -> Figure:
+    """Every complete trial by clean and robust validation accuracy: filled markers are
+    regularized, hollow ones are the unregularized baselines; the line is the Pareto front.
+    best: the chosen one; confirmed: with 95 % intervals, on test images."""
+    complete = [record for record in records if record.status == "complete"]
+    figure = Figure(figsize=(6.4, 5.4), dpi=150, layout="constrained")
+    axes = figure.subplots()
+    front = pareto_front(complete)
+    axes.step(*_points(front), where="post", color="0.6", lw=1, label="Pareto front", zorder=1)
+    draw_groups(axes, complete)
+    flagged = [record for record in complete if record.flags]
+    if flagged:
+        label = "evaluation unreliable"
+        axes.scatter(*_points(flagged), marker="x", s=90, color="black", label=label, zorder=3)
+    if best is not None:
+        axes.annotate(
+            f"chosen (trial {best.trial})",
+            best.objectives,
+            xytext=(-40, -6),
+            textcoords="offset points",
+            ha="right",
+            arrowprops={"arrowstyle": "->"},
+        )
+    draw_confirmed(axes, confirmed)
+    if complete:
+        samples = int(complete[0].metrics["validation/num_samples"])
+        config = complete[0].config
+        attacks, eps = ", ".join(config["evaluation"]["attacks"]), config["evaluation"]["eps"]
+        axes.set_title(
+            f"{config['data']['name']}: {len(complete)} students on {samples} "
+            f"validation images\n{attacks}, L∞ eps {radius_text(eps)}",
+            fontsize=10,
+        )
+    axes.set_xlabel("clean accuracy (share of images)")
+    axes.set_ylabel("robust accuracy (share of images)")
+    axes.grid(alpha=0.3)
+    figure.legend(loc="outside lower center", ncols=2, fontsize=7)
+    return figure
+
+
+def draw_groups(axes: Axes, complete: Sequence[Record]) -> None:
+    """The trials of each method and IPC, with a penalty and without."""
+    for number, group in enumerate(sorted({record.group for record in complete})):
+        marker, color = MARKERS[number % len(MARKERS)], f"C{number}"
+        for control in (False, True):
+            chosen = [r for r in complete if r.group == group and r.control == control]
+            if not chosen:
+                continue
+            kind = "unregularized" if control else "regularized"
+            axes.scatter(
+                *_points(chosen),
+                marker=marker,
+                s=70 if control else 36,
+                facecolors="none" if control else color,
+                edgecolors=color,
+                linewidths=1.6,
+                label=f"{group[0]}, IPC {group[1]}, {kind}",
+                zorder=2,
+            )
+
+
+def draw_confirmed(axes: Axes, confirmed: Sequence[Comparison]) -> None:
+    for comparison in confirmed:
+        axes.errorbar(
+            [comparison.clean.mean],
+            [comparison.robust.mean],
+            xerr=reaches([comparison.clean]),
+            yerr=reaches([comparison.robust]),
+            fmt="P" if comparison.is_control else "X",
+            color="black",
+            capsize=3,
+            lw=1,
+            label=f"confirmed on test: {comparison.arm.title}",
+        )
+
+
+def arms_figure(comparisons: Sequence[Comparison], title: str) -> Figure:
+    """Clean and robust accuracy of every arm with their 95 % intervals, one arm a row."""
+    height = 1.3 + 0.32 * len(comparisons)
+    figure = Figure(figsize=(7.2, height), dpi=150, layout="constrained")
+    axes = figure.subplots()
+    looks = {"clean": ("o", "C0", "none"), "robust": ("s", "C1", "C1")}
+    for name, (marker, color, face) in looks.items():
+        found = [comparison.found[name] for comparison in comparisons]
+        axes.errorbar(
+            [estimate.mean for estimate in found],
+            range(len(found)),
+            xerr=reaches(found),
+            fmt=marker,
+            color=color,
+            markerfacecolor=face,
+            capsize=2,
+            lw=1,
+            label=name,
+        )
+    for row, comparison in enumerate(comparisons):
+        if comparison.is_control:
+            axes.axhspan(row - 0.5, row + 0.5, color="0.93", zorder=0)
+    axes.set_yticks(range(len(comparisons)), short_titles(comparisons), fontsize=8)
+    axes.set_ylim(len(comparisons) - 0.5, -0.5)
+    axes.set_xlim(0, 1)
+    axes.set_xlabel("accuracy, 95 % interval; grey: unregularized")
+    axes.grid(axis="x", alpha=0.3)
+    entitle(figure, title)
+    figure.legend(fontsize=8, loc="outside lower center", ncols=2)
+    return figure
+
+
+def eps_figure(comparisons: Sequence[Comparison], title: str) -> Figure | None:
+    """Robust accuracy against the radius; None where one radius was measured."""
+    own = comparisons[0].arm.config.evaluation
+    if len(own.radii) < 2:
+        return None
+    figure, axes = lines_figure(title)
+    for number, (name, comparison) in enumerate(
+        zip(short_titles(comparisons), comparisons, strict=True)
+    ):
+        found = [comparison.clean, *(comparison.at(eps) for eps in own.radii)]
+        style = "--" if comparison.is_control else "-"
+        draw_line(axes, [0, *own.radii], found, number, style, name)
+    axes.set_xticks([0, *own.radii], ["0", *map(radius_text, own.radii)])
+    axes.set_xlabel(f"radius eps ({own.norm}, pixels in [0, 1])")
+    frame_lines(figure, axes)
+    return figure
+
+
+def ipc_figure(comparisons: Sequence[Comparison], title: str) -> Figure:
+    """Robust accuracy against images per class, a line for each method and penalty."""
+    figure, axes = lines_figure(title)
+    lines: dict[str, list[Comparison]] = {}
+    for comparison in comparisons:
+        arm = comparison.arm
+        lines.setdefault(f"{arm.config.method}, {arm.penalty}", []).append(comparison)
+    for number, (label, members) in enumerate(lines.items()):
+        members.sort(key=lambda comparison: comparison.arm.config.ipc)
+        found = [comparison.robust for comparison in members]
+        style = "--" if members[0].is_control else "-"
+        ipcs = [comparison.arm.config.ipc for comparison in members]
+        draw_line(axes, ipcs, found, number, style, label)
+    axes.set_xscale("log")
+    axes.set_xlabel("images per class")
+    axes.set_ylabel("robust accuracy (share of images), 95 % interval")
+    frame_lines(figure, axes)
+    return figure
+
+
+def attacks_figure(comparisons: Sequence[Comparison], title: str) -> Figure:
+    """Accuracy of every arm under each attack alone, strongest attacks on the right."""
+    columns = shared_attacks(comparisons)
+    height = 1.6 + 0.27 * len(comparisons)
+    figure = Figure(figsize=(7.2, height), dpi=150, layout="constrained")
+    axes = figure.subplots()
+    values = [[100 * c.found[name].mean for name in columns] for c in comparisons]
+    axes.imshow(values, cmap="Blues", vmin=0, vmax=130, aspect="auto")
+    for row, numbers in enumerate(values):
+        for column, number in enumerate(numbers):
+            axes.text(column, row, f"{number:.1f}", ha="center", va="center", fontsize=7)
+    titles = [name.removeprefix("robust/") for name in columns[:-1]] + ["all attacks"]
+    axes.set_xticks(range(len(columns)), titles, fontsize=8, rotation=30, ha="right")
+    axes.set_yticks(range(len(values)), short_titles(comparisons), fontsize=7)
+    entitle(figure, f"{title}; accuracy in %, mean over seeds")
+    return figure
+
+
+def entitle(figure: Figure, title: str) -> None:
+    """The title over the whole figure, in as few lines as fit, of about one length."""
+    longest = int(13 * figure.get_size_inches()[0])
+    lines = textwrap.wrap(title, longest)
+    even = next(n for n in range(1, longest + 1) if len(textwrap.wrap(title, n)) <= len(lines))
+    figure.suptitle(textwrap.fill(title, even), fontsize=9)
+
+
+def reaches(found: Sequence[Estimate]) -> list[list[float]]:
+    """How far the intervals go below and above the means, as matplotlib wants it."""
+    return [[e.mean - e.low for e in found], [e.high - e.mean for e in found]]
+
+
+def lines_figure(title: str) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(6.4, 4.4), dpi=150, layout="constrained")
+    axes = figure.subplots()
+    axes.set_ylabel("accuracy (share of images), 95 % interval")
+    axes.grid(alpha=0.3)
+    entitle(figure, title)
+    return figure, axes
+
+
+def draw_line(
+    axes: Axes,
+    x: Sequence[float],
+    found: Sequence[Estimate],
+    number: int,
+    style: str,
+    label: str,
+) -> None:
+    errors = reaches(found)
+    marker = MARKERS[number % len(MARKERS)]
+    means = [estimate.mean for estimate in found]
+    axes.errorbar(x, means, yerr=errors, fmt=f"{marker}{style}", capsize=2, lw=1, label=label)
+
+
+def frame_lines(figure: Figure, axes: Axes) -> None:
+    """From zero to the highest of what was drawn; the legend where it hides nothing."""
+    axes.set_ylim(0, min(1, axes.get_ylim()[1]))
+    figure.legend(fontsize=7, loc="outside lower center", ncols=2)
+
+
+def _points(records: Sequence[Record]) -> tuple[list[float], list[float]]:
+    clean, robust = OBJECTIVES
+    return [r.metrics[clean] for r in records], [r.metrics[robust] for r in records]
+
+
+def save_png(figure: Figure, path: Path) -> None:
+    FigureCanvasAgg(figure).print_png(str(path))

@@ -1,0 +1,125 @@
+"""One self-contained HTML page of a study: question, answer, tables, figures, commands."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from matplotlib.figure import Figure
+from plotly.offline import get_plotlyjs
+from rich.console import Console
+
+from studies.design.about import About
+from studies.design.study import Results, Story, Study, conclusion
+from studies.reporting.figures import save_png
+from studies.reporting.sections import (
+    distilled_images,
+    flagged,
+    grids,
+    interactive,
+    pictures,
+    published_tables,
+    result_table,
+    state,
+    trial_row,
+)
+from studies.reporting.terminal import print_tracking_errors
+from tune.results.comparison import elsewhere
+from tune.results.folder import StudyFolder, write_atomically
+from tune.tracking import PACKAGES, Tracker, git_commit
+
+TRIAL_COLUMNS = ("trial", "configuration", "status", "clean", "robust", "seconds", "reason")
+
+
+def write_report(story: Story, results: Results, about: About) -> Path:
+    """DIR/NAME/report.html and its figures as PNG, from what there is of the study now."""
+    loader = jinja2.PackageLoader("studies.reporting")
+    environment = jinja2.Environment(
+        loader=loader, autoescape=True, undefined=jinja2.StrictUndefined
+    )
+    shown = content(story, results, about, draw(story, results))
+    page = environment.get_template("report.html.j2").render(**shown)
+    path = results.folder.path / "report.html"
+    write_atomically(path, page)
+    return path
+
+
+def draw(story: Story, results: Results) -> Mapping[str, Figure]:
+    """The story's figures, each also a PNG in the study's folder."""
+    if isinstance(story, Study) and not results.comparisons:
+        return {}
+    drawn = story.figures(results)
+    for name, figure in drawn.items():
+        save_png(figure, results.folder.path / f"{name}.png")
+    return drawn
+
+
+def publish(
+    console: Console, story: Story, folder: StudyFolder, about: About, tracking_uri: str | None
+) -> None:
+    """The report of a study that runs no trials, in its folder and in MLflow."""
+    results = Results.read(folder)
+    page = write_report(story, results, about)
+    uri = tracking_uri or folder.tracking_uri
+    tracker = Tracker(folder, uri, about.note(folder))
+    tracker.close(list(results.records), answer=conclusion(story, results))
+    console.print(f"report: {page}", soft_wrap=True)
+    print_tracking_errors(console, tracker.errors)
+
+
+def content(
+    story: Story, results: Results, about: About, figures: Mapping[str, Figure]
+) -> dict[str, Any]:
+    """What the template shows."""
+    folder, comparisons, records = results.folder, results.comparisons, results.records
+    plots = interactive(results)
+    columns, rows = result_table(comparisons)
+    drawn = pictures(figures)
+    tables = [*grids(comparisons), *story.tables(results), *published_tables(story)]
+    images = distilled_images(comparisons, records)
+    contents = [
+        *([("result", "result")] if rows else []),
+        *((table.anchor, table.title) for table in tables),
+        *([("figures", "figures")] if drawn else []),
+        *((f"plot-{n}", plot.title) for n, plot in enumerate(plots, 1)),
+        *([("images", "distilled images")] if images else []),
+        *([("flags", "can it be believed?"), ("trials", "all trials")] if records else []),
+        ("again", "run it again"),
+    ]
+    return {
+        "title": f"{folder.name}: {story.question}",
+        "question": story.question,
+        "name": folder.name,
+        "study": story.name,
+        "source": story.source,
+        "state": state(records),
+        "about": results.caption,
+        "answer": conclusion(story, results),
+        "contents": contents,
+        "elsewhere": elsewhere([comparison.arm for comparison in comparisons]),
+        "samples": comparisons[0].clean.num_samples if comparisons else 0,
+        "columns": columns,
+        "rows": rows,
+        "tables": tables,
+        "pictures": drawn,
+        "plots": plots,
+        "plotly_js": get_plotlyjs() if plots else "",
+        "images": images,
+        "flagged": flagged(records),
+        "examined": sum("reliability/flags" in record.metrics for record in records),
+        "trial_columns": TRIAL_COLUMNS,
+        "trials": [trial_row(record) for record in records],
+        "commands": [about.command, f"uv run python -m studies.report {folder.path}"],
+        "made_with": made_with(),
+    }
+
+
+def made_with() -> str:
+    packages = ", ".join(f"{name} {version(name)}" for name in PACKAGES)
+    commit = git_commit(Path(__file__).parent)
+    at = f" at commit {commit}" if commit else ""
+    return f"Made with {packages}, Python {platform.python_version()} on {platform.machine()}{at}."

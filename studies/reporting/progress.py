@@ -1,0 +1,116 @@
+"""What a person sees while a study runs: one calm block on a terminal, plain lines in a file."""
+
+from __future__ import annotations
+
+import math
+import time
+from types import TracebackType
+
+from rich.console import Console
+from rich.live import Live
+from rich.text import Text
+
+from guard.config import TrialConfig
+from guard.robustness.flags import FLAGS
+from tune.desk import DeskStatus
+from tune.results.records import Record
+from tune.tracking import run_name
+
+PLAIN_EVERY_S = 30.0
+
+
+def duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes:02d} min"
+    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
+
+
+def scores(record: Record) -> str:
+    """Accuracies on the split that the run is for: validation while searching."""
+    clean, robust = (math.nan if value is None else value for value in record.accuracies)
+    return f"{record.split} clean {clean:.3f}, robust {robust:.3f}{warning(record)}"
+
+
+def warning(record: Record) -> str:
+    """What stands beside a robust accuracy that is not to be believed."""
+    return f" (unreliable: {', '.join(record.flags)})" if record.flags else ""
+
+
+def signs(record: Record) -> list[str]:
+    """Why a robust accuracy is not to be believed, a sign each."""
+    return [f"{name}: {FLAGS[name].meaning}" for name in record.flags]
+
+
+def describe(record: Record) -> str:
+    return run_name(TrialConfig.from_dict(record.config), record.params)
+
+
+class Progress:
+    """A watcher (`tune.callback.Watcher`) that prints. Use as a context manager."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._last_line = time.monotonic()
+        self._best: Record | None = None
+        self._live = Live(console=console, refresh_per_second=2, transient=True)
+        self.begin("trials", 0)
+
+    def __enter__(self) -> Progress:
+        if self._console.is_terminal:
+            self._live.start()
+            self._live.update(Text("starting the first trials …"))
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._live.stop()
+
+    def begin(self, what: str, total: int, already: int = 0) -> None:
+        """So many runs follow, of which some are done."""
+        self._what, self._total, self._already = what, total, already
+        self._done = self._failed = 0
+        self._start = time.monotonic()
+
+    def say(self, line: str) -> None:
+        self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+    def finished(self, record: Record, best: Record | None = None) -> None:
+        self._best = best
+        if record.finished:
+            self._done += 1
+        else:
+            self._failed += 1
+        outcome = scores(record) if record.status == "complete" else record.status
+        reason = f" ({record.reason})" if record.reason else ""
+        width = len(str(self._total))
+        count = f"[{self._already + self._done:>{width}}/{self._total}]"
+        self.say(f"{count} trial {record.label:<3} {describe(record):<44} {outcome}{reason}")
+
+    def tick(self, status: DeskStatus) -> None:
+        if self._console.is_terminal:
+            self._live.update(Text("\n".join(self._block(status))))
+        elif time.monotonic() - self._last_line > PLAIN_EVERY_S:
+            self._last_line = time.monotonic()
+            self._console.print(" | ".join(self._block(status)), markup=False, soft_wrap=True)
+
+    def _block(self, status: DeskStatus) -> list[str]:
+        elapsed = time.monotonic() - self._start
+        left = self._total - self._already - self._done
+        eta = f", about {duration(elapsed / self._done * left)} left" if self._done else ""
+        running = ", ".join(f"{name} x{n}" for name, n in sorted(status.running.items())) or "none"
+        failed = f", {self._failed} failed" if self._failed else ""
+        count = f"{self._already + self._done} of {self._total} {self._what}{failed}"
+        lines = [
+            f"{count}, {duration(elapsed)} so far{eta}",
+            f"stages: {running} running, {status.waiting} waiting, {status.computed} done, "
+            f"{status.shared} shared ({duration(status.saved_seconds)} saved)",
+        ]
+        if self._best is not None:
+            lines.append(f"best so far: {describe(self._best)}: {scores(self._best)}")
+        return lines

@@ -1,0 +1,184 @@
+"""What a report's page shows, part by part."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import matplotlib
+from matplotlib.figure import Figure
+
+from studies.design.study import Results, Story, Table
+from studies.reporting.interactive import Plot, ipc_plot, pareto_plot, search_plots, timeline_plot
+from studies.reporting.progress import describe, signs
+from studies.reporting.published import ATTACKS, beside, of_tables
+from tune.results.comparison import Comparison, short_titles
+from tune.results.records import Record
+from tune.results.statistics import Estimate
+from tune.results.tables import attack_grid, headings, penalty_grid, percent, signed_percent
+from tune.timeline import read as read_timeline
+
+MAX_IMAGES = 8
+INTERACTIVE = ("pareto",)
+"""Figures that the page has as interactive ones."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    text: str
+    bold: bool = False
+
+
+@dataclass(frozen=True)
+class Row:
+    cells: Sequence[Cell]
+    control: bool
+
+
+@dataclass(frozen=True)
+class Picture:
+    html: str
+    caption: str
+
+
+@dataclass(frozen=True)
+class Image:
+    source: str
+    """A data: address."""
+    caption: str
+
+
+def state(records: Sequence[Record]) -> str:
+    """How many runs ended in which way."""
+    counts = {s: sum(r.status == s for r in records) for s in ("complete", "diverged", "failed")}
+    seconds = sum(record.stage_seconds for record in records)
+    ended = ", ".join(f"{count} {status}" for status, count in counts.items() if count)
+    return f"{ended}; {seconds / 60:.0f} minutes of computation" if ended else ""
+
+
+def result_table(comparisons: Sequence[Comparison]) -> tuple[list[str], list[Row]]:
+    """The comparisons: accuracies and paired gains, a published figure where there is one."""
+    if not comparisons:
+        return [], []
+    measured = comparisons[0].measured
+    theirs = [beside(comparison.arm.config) for comparison in comparisons]
+    columns = ["configuration", "seeds", *headings(measured)]
+    columns += ["published (clean / AutoAttack)"] if any(theirs) else []
+    rows = []
+    titles = short_titles(comparisons)
+    for title, comparison, published in zip(titles, comparisons, theirs, strict=True):
+        cells = [Cell(title), Cell(str(comparison.clean.num_distillations))]
+        cells += [Cell(percent(comparison.found[name])) for name in measured]
+        cells += [gain_cell(comparison.gains.get(name)) for name in measured]
+        cells += [Cell(published)] if any(theirs) else []
+        rows.append(Row(cells, comparison.is_control))
+    return columns, rows
+
+
+def gain_cell(gain: Estimate | None) -> Cell:
+    return Cell(signed_percent(gain), gain is not None and gain.is_clear)
+
+
+def grids(comparisons: Sequence[Comparison]) -> list[Table]:
+    """Methods by penalties, and accuracy under each attack alone, where there are such figures."""
+    spread = "Percent, mean ± deviation between seeds"
+    found = [
+        ("penalties", "Methods and penalties", f"{spread}.", penalty_grid(comparisons)),
+        (
+            "attacks",
+            "Attack by attack",
+            f"{spread}; robust: right under all of them.",
+            attack_grid(comparisons),
+        ),
+    ]
+    return [Table(anchor, title, caption, *grid) for anchor, title, caption, grid in found if grid]
+
+
+def published_tables(story: Story) -> list[Table]:
+    """The tables that the study is after, with the figures that cannot be right marked."""
+    found = of_tables(story.source)
+    if not found:
+        return []
+    rows = [
+        [f"{p.table}, {p.data}, IPC {p.ipc}, {p.method}", *(p.marked(name) for name in ATTACKS)]
+        for p in found
+    ]
+    caption = (
+        "As printed by Xue et al. (AAAI 2025): top-1 in percent, eps 1/255, single runs of a "
+        "ResNet-18. (!) marks what cannot be: above clean accuracy, or AutoAttack above PGD-100."
+    )
+    return [Table("published", "What was published", caption, ["configuration", *ATTACKS], rows)]
+
+
+def interactive(results: Results) -> list[Plot]:
+    searched = [record for record in results.records if record.is_search]
+    saved = sum(
+        float(stage["seconds"])
+        for record in results.records
+        for stage in record.stages
+        if not stage["built"]
+    )
+    timeline = timeline_plot(read_timeline(results.folder.path), saved)
+    is_sweep = (results.folder.path / "optuna.db").is_file()
+    overview = [pareto_plot(searched, results.comparisons), ipc_plot(searched)] if is_sweep else []
+    found = [*overview, *search_plots(results.folder), timeline]
+    return [plot for plot in found if plot is not None]
+
+
+def pictures(drawn: Mapping[str, Figure]) -> list[Picture]:
+    """The figures, by file name."""
+    return [
+        Picture(svg(figure), f"Also in the study's folder: {name}.png")
+        for name, figure in drawn.items()
+        if name not in INTERACTIVE
+    ]
+
+
+def svg(figure: Figure) -> str:
+    """The figure as SVG that can stand in a page; the same bytes each time."""
+    text = io.StringIO()
+    with matplotlib.rc_context({"svg.hashsalt": "report"}):
+        figure.savefig(text, format="svg", metadata={"Date": None})
+    return text.getvalue()[text.getvalue().index("<svg") :]
+
+
+def distilled_images(comparisons: Sequence[Comparison], records: Iterable[Record]) -> list[Image]:
+    """The first seed's images of each arm; without arms, of the first records."""
+    chosen = [c.arm.records[min(c.arm.records)] for c in comparisons] or list(records)
+    images: list[Image] = []
+    for record in chosen:
+        path = Path(record.paths.get("distilled", "")) / "images.png"
+        if "distilled" in record.paths and path.is_file() and len(images) < MAX_IMAGES:
+            data = base64.b64encode(path.read_bytes()).decode()
+            caption = f"trial {record.label}: {describe(record)}"
+            images.append(Image(f"data:image/png;base64,{data}", caption))
+    return images
+
+
+def flagged(records: Sequence[Record]) -> list[dict[str, str]]:
+    """The runs whose evaluation shows signs of being unreliable."""
+    return [
+        {
+            "label": record.label,
+            "name": describe(record),
+            "signs": "; ".join(signs(record)),
+        }
+        for record in records
+        if record.flags
+    ]
+
+
+def trial_row(record: Record) -> list[str]:
+    clean, robust = (f"{v:.3f}" if v is not None else "" for v in record.accuracies)
+    return [
+        record.label,
+        describe(record),
+        record.status,
+        clean,
+        robust,
+        f"{record.seconds:.1f}",
+        record.reason,
+    ]

@@ -1,0 +1,187 @@
+"""What a study says at its end."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.table import Table
+
+from studies.design.study import Results
+from studies.reporting.progress import describe, signs, warning
+from tune.results.comparison import Comparison, elsewhere, shared_place, short_titles
+from tune.results.folder import StudyFolder
+from tune.results.front import choose, control_of, pareto_front
+from tune.results.records import Record
+from tune.results.tables import percent, signed_percent, verdict
+
+COLUMNS = (
+    ("val clean", "validation/clean_accuracy"),
+    ("val robust", "validation/robust_accuracy"),
+    ("test clean", "test/clean_accuracy"),
+    ("test robust", "test/robust_accuracy"),
+)
+
+
+def print_summary(
+    console: Console,
+    records: list[Record],
+    max_clean_drop: float,
+    comparisons: list[Comparison],
+) -> None:
+    """The Pareto table, the chosen configuration against its control, and where things are."""
+    front, best = pareto_front(records), choose(records, max_clean_drop)
+    console.print()
+    if not front:
+        console.print("No trial is complete yet, so there is nothing to compare.")
+        return
+    controls = [record for record in records if record.control and record.status == "complete"]
+    console.print(pareto_table(front, controls))
+    counts = Counter(record.status for record in records)
+    ended = [f"{counts[s]} {s}" for s in ("diverged", "failed") if counts[s]]
+    if ended:
+        console.print(f"{len(records)} trials, of which {', '.join(ended)} (see results.csv)")
+    if best is not None:
+        print_choice(console, best, control_of(best, records), max_clean_drop)
+    flagged = [record for record in records if record.flags]
+    if flagged:
+        console.print(flag_table(flagged))
+    if comparisons:
+        console.print(comparison_table(comparisons))
+        print_verdicts(console, comparisons)
+
+
+def pareto_table(front: list[Record], controls: list[Record]) -> Table:
+    table = Table(title="Pareto front on validation, and the unregularized baselines")
+    table.add_column("trial", justify="right")
+    table.add_column("configuration")
+    for title, _ in COLUMNS:
+        table.add_column(title, justify="right")
+    for rows in (front, [control for control in controls if control not in front]):
+        for record in rows:
+            cells = [f"{record.metrics[name]:.3f}" for _, name in COLUMNS]
+            table.add_row(str(record.trial), describe(record) + warning(record), *cells)
+        table.add_section()
+    return table
+
+
+def flag_table(records: list[Record]) -> Table:
+    """Trials whose robust accuracy may be an artefact, and why."""
+    table = Table(title="Robust accuracies that are not to be believed")
+    table.add_column("trial", justify="right")
+    table.add_column("signs of gradient masking")
+    for record in records:
+        table.add_row(record.label, "\n".join(signs(record)))
+    return table
+
+
+def comparison_table(comparisons: Sequence[Comparison]) -> Table:
+    found = comparisons[0].clean
+    place = shared_place(comparisons)
+    title = f"{found.num_samples} test images, mean ± deviation between seeds; 95 %"
+    title = f"{place}: {title}" if place else title
+    table = Table(title=title, caption=elsewhere([comparison.arm for comparison in comparisons]))
+    for title in ("configuration", "seeds", "clean", "robust", "Δ clean", "Δ robust"):
+        is_text = title == "configuration"
+        narrow = not is_text and "Δ" not in title
+        table.add_column(title, justify="left" if is_text else "right", no_wrap=narrow)
+    for name, comparison in zip(short_titles(comparisons), comparisons, strict=True):
+        table.add_row(
+            name,
+            str(comparison.clean.num_distillations),
+            percent(comparison.clean),
+            percent(comparison.robust),
+            *map(signed_percent, (comparison.clean_gain, comparison.robust_gain)),
+        )
+    return table
+
+
+def print_verdicts(console: Console, comparisons: list[Comparison]) -> None:
+    """One line for each regularized configuration: better, worse, or not clear."""
+    for comparison in comparisons:
+        if comparison.robust_gain is None:
+            continue
+        gain = comparison.robust_gain
+        seeds = f"{gain.num_distillations} seeds" if gain.num_distillations > 1 else "one seed"
+        console.print(
+            f"{comparison.arm.title} against its unregularized baseline: {verdict(gain)} "
+            f"({signed_percent(gain)} points, {seeds})",
+            highlight=False,
+            markup=False,
+            soft_wrap=True,
+        )
+
+
+def print_choice(
+    console: Console, best: Record, control: Record | None, max_clean_drop: float
+) -> None:
+    console.print(
+        f"\nChosen on validation (most robust within {max_clean_drop:.3f} of its baseline's clean "
+        f"accuracy): trial {best.trial}, {describe(best)}",
+        soft_wrap=True,
+    )
+    if best.control:
+        console.print("  That is the baseline itself: no penalty has been found to help.")
+    if control is None or best.control:
+        return
+    samples = int(best.metrics["test/num_samples"])
+    for title, name in (
+        ("clean", "test/clean_accuracy"),
+        ("robust", "test/robust_accuracy"),
+    ):
+        new, old = best.metrics[name], control.metrics[name]
+        console.print(
+            f"  test {title:<7} {old:.3f} unregularized -> {new:.3f} chosen "
+            f"({100 * (new - old):+.1f} points; {samples} images, one seed)",
+            highlight=False,
+            soft_wrap=True,
+        )
+
+
+def print_results(console: Console, results: Results, tracking_uri: str) -> None:
+    """Tables of a study whose trials are compared, and where things are."""
+    records = results.records
+    console.print()
+    if results.comparisons:
+        console.print(comparison_table(results.comparisons))
+    ended = [f"{n} {status}" for status, n in Counter(r.status for r in records).items()]
+    console.print(f"{len(records)} trials: {', '.join(ended)} (see results.csv)")
+    flagged = [record for record in records if record.flags]
+    if flagged:
+        console.print(flag_table(flagged))
+    print_places(console, results.folder, tracking_uri)
+
+
+def print_tracking_errors(console: Console, errors: Sequence[str]) -> None:
+    """Failed calls to MLflow are told, and change nothing else."""
+    if errors:
+        console.print(f"MLflow: {len(errors)} calls failed; first: {errors[0]}", style="yellow")
+
+
+def print_places(console: Console, folder: StudyFolder, tracking_uri: str) -> None:
+    console.print("\nResults:", highlight=False)
+    places = {
+        "report": folder.path / "report.html",
+        "every trial": folder.path / "results.csv",
+        "Pareto front": folder.path / "pareto.csv",
+        "its picture": folder.path / "pareto.png",
+        "over seeds": folder.path / "comparison.md",
+        "chosen config": folder.path / "best.json",
+        "Optuna storage": folder.path / "optuna.db",
+        "artifacts": folder.artifacts,
+    }
+    for what, place in places.items():
+        if place.exists():
+            console.print(f"  {what:<15} {place}", highlight=False, soft_wrap=True)
+    ui = f"mlflow ui --backend-store-uri {tracking_uri}"
+    if tracking_uri.startswith(("http://", "https://")):
+        console.print(f"  MLflow          {tracking_uri}", highlight=False, soft_wrap=True)
+    else:
+        console.print(f"\nCompare the runs:   uv run {ui}", highlight=False, soft_wrap=True)
+    if (folder.path / "best.json").exists():
+        console.print(
+            f"Run the choice again: uv run python -m studies.trial {folder.path / 'best.json'}",
+            highlight=False,
+            soft_wrap=True,
+        )

@@ -1,0 +1,263 @@
+from __future__ import annotations
+
+import traceback
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from guard.data.images import (
+    FileImages,
+    TensorImages,
+    channel_statistics,
+    content_digest,
+    epoch_order,
+    open_image,
+    split_off,
+    to_square,
+)
+from guard.errors import DataError
+
+CPU = torch.device("cpu")
+
+
+def draws(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def noise(count: int, channels: int = 3, size: int = 6) -> torch.Tensor:
+    shape = (count, channels, size, size)
+    return torch.randint(0, 256, shape, dtype=torch.uint8, generator=draws(9))
+
+
+@pytest.fixture
+def both(tmp_path: Path) -> tuple[TensorImages, FileImages]:
+    """The same seven images in memory and as PNG files."""
+    x, y = noise(7), torch.tensor([0, 1, 0, 1, 2, 2, 0])
+    files = []
+    for number, image in enumerate(x):
+        path = tmp_path / f"{number}.png"
+        Image.fromarray(image.permute(1, 2, 0).numpy()).save(path)
+        files.append(str(path))
+    return TensorImages(x, y), FileImages(tuple(files), y, 3, 6, num_workers=0)
+
+
+def test_batches_are_floats_in_unit_range_with_their_labels(
+    both: tuple[TensorImages, FileImages],
+) -> None:
+    memory = both[0]
+    for images in both:
+        batches = list(images.batches(3, CPU))
+        assert [len(x) for x, _ in batches] == [3, 3, 1]
+        x, y = (torch.cat(parts) for parts in zip(*batches, strict=True))
+        assert x.dtype == torch.float32 and y.dtype == torch.int64
+        assert torch.equal(x, memory.x.float() / 255)
+        assert torch.equal(y, memory.y)
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_streaming_shuffles_as_memory_does(
+    both: tuple[TensorImages, FileImages], num_workers: int
+) -> None:
+    memory, files = both
+    files = FileImages(files.files, files.y, 3, 6, num_workers)
+    generators = draws(1), draws(1)
+    for _ in range(2):
+        epochs = [
+            list(images.batches(4, CPU, shuffle))
+            for images, shuffle in zip((memory, files), generators, strict=True)
+        ]
+        for (x, y), (file_x, file_y) in zip(*epochs, strict=True):
+            assert torch.equal(x, file_x) and torch.equal(y, file_y)
+
+
+def test_a_shuffle_is_a_new_permutation_each_epoch(
+    both: tuple[TensorImages, FileImages],
+) -> None:
+    generator = draws(1)
+    orders = [epoch_order(7, generator).tolist() for _ in range(2)]
+    assert orders[0] != orders[1]
+    assert sorted(orders[0]) == sorted(orders[1]) == list(range(7))
+    assert epoch_order(3, None).tolist() == [0, 1, 2]
+    for images in both:
+        x, y = next(images.batches(7, CPU, draws(1)))
+        assert torch.equal(y, both[0].y[orders[0]])
+        assert torch.equal(x, both[0].x[orders[0]].float() / 255)
+
+
+def test_a_subset_keeps_images_with_their_labels(both: tuple[TensorImages, FileImages]) -> None:
+    indices = torch.tensor([5, 0, 4])
+    for images in both:
+        part = images.subset(indices)
+        assert len(part) == 3
+        x, y = next(part.batches(9, CPU))
+        assert torch.equal(x, both[0].x[indices].float() / 255)
+        assert y.tolist() == [2, 0, 2]
+
+
+@pytest.mark.parametrize("kind", [0, 1], ids=["memory", "files"])
+def test_crops_are_drawn_from_the_shuffle(kind: int, both: tuple[TensorImages, FileImages]) -> None:
+    images = both[kind]
+    epochs = [next(images.batches(7, CPU, draws(seed), 0.3)) for seed in (1, 1, 2)]
+    plain = next(images.batches(7, CPU, draws(1)))
+    assert torch.equal(epochs[0][0], epochs[1][0])
+    assert torch.equal(epochs[0][1], plain[1])
+    assert not torch.equal(epochs[0][0], plain[0])
+    assert not torch.equal(epochs[0][0], epochs[2][0])
+    assert epochs[0][0].shape == plain[0].shape
+    assert 0 <= epochs[0][0].min() and epochs[0][0].max() <= 1
+
+
+def test_no_crops_without_a_shuffle(both: tuple[TensorImages, FileImages]) -> None:
+    for images in both:
+        x, _ = next(images.batches(7, CPU, None, 0.3))
+        assert torch.equal(x, both[0].x.float() / 255)
+
+
+def test_streamed_crops_do_not_depend_on_the_batch_size(
+    both: tuple[TensorImages, FileImages],
+) -> None:
+    parts = [torch.cat([x for x, _ in both[1].batches(b, CPU, draws(1), 0.3)]) for b in (2, 7)]
+    assert torch.equal(*parts)
+
+
+def write_text(path: Path) -> None:
+    path.write_text("no image")
+
+
+def write_truncated(path: Path) -> None:
+    Image.fromarray(noise(1)[0].permute(1, 2, 0).numpy()).save(path)
+    path.write_bytes(path.read_bytes()[:-40])
+
+
+def write_nothing(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+def leave_missing(path: Path) -> None:
+    assert not path.exists()
+
+
+def write_impossible_size(path: Path) -> None:
+    Image.fromarray(np.zeros((4, 4), np.uint8)).save(path)
+    data = bytearray(path.read_bytes())
+    data[16:24] = (2**20).to_bytes(4, "big") * 2
+    data[29:33] = zlib.crc32(bytes(data[12:29])).to_bytes(4, "big")
+    path.write_bytes(data)
+
+
+def test_each_streamed_image_has_its_own_crop(both: tuple[TensorImages, FileImages]) -> None:
+    repeated = both[1].subset(torch.zeros(5, dtype=torch.long))
+    x, _ = next(repeated.batches(5, CPU, draws(1), 0.3))
+    assert len({image.numpy().tobytes() for image in x}) == 5
+
+
+def failure_of(images: FileImages) -> str:
+    """The error's text. Frames left to the garbage collector delay the workers' end by 5 s."""
+    try:
+        list(images.batches(1, CPU))
+    except DataError as error:
+        for seen in filter(None, (error, error.__context__)):
+            traceback.clear_frames(seen.__traceback__)
+        return str(error)
+    return "none"
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_broken_file_in_a_stream_is_named_in_one_line(workers: int, tmp_path: Path) -> None:
+    path = tmp_path / "bad.png"
+    write_text(path)
+    message = failure_of(FileImages((str(path),), torch.tensor([0]), 3, 6, workers))
+    assert message.startswith(f"{path}: not a readable image")
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize(
+    "spoil", [write_text, write_truncated, write_nothing, leave_missing, write_impossible_size]
+)
+def test_an_unreadable_image_is_named(spoil: Callable[[Path], None], tmp_path: Path) -> None:
+    path = tmp_path / "bad.png"
+    spoil(path)
+    with pytest.raises(DataError) as caught:
+        open_image(path, 3)
+    assert str(caught.value).startswith(f"{path}: not a readable image")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("channels", "mode"), [(1, "L"), (3, "RGB")])
+@pytest.mark.parametrize("stored", ["RGB", "L", "RGBA", "P"])
+def test_images_are_opened_as_grey_or_rgb(
+    channels: int, mode: str, stored: str, tmp_path: Path
+) -> None:
+    Image.new(stored, (5, 4), 0).save(tmp_path / "x.png")
+    assert open_image(tmp_path / "x.png", channels).mode == mode
+
+
+def test_an_image_of_the_right_size_is_kept_as_it_is() -> None:
+    pixels = noise(1)[0]
+    image = Image.fromarray(pixels.permute(1, 2, 0).numpy())
+    assert torch.equal(to_square(image, 6), pixels)
+
+
+@pytest.mark.parametrize("wide", [True, False])
+def test_the_short_side_is_resized_and_the_middle_kept(wide: bool) -> None:
+    bands = np.repeat(np.array([0, 100, 200], np.uint8), 40)
+    pixels = np.broadcast_to(bands, (60, 120)) if wide else np.broadcast_to(bands, (60, 120)).T
+    square = to_square(Image.fromarray(np.ascontiguousarray(pixels)), 12)[0]
+    line = square[0] if wide else square[:, 0]
+    assert square.shape == (12, 12)
+    assert torch.equal(square, (line[None] if wide else line[:, None]).expand(12, 12))
+    assert [line[0], line[6], line[-1]] == [0, 100, 200]
+    assert torch.equal(line.int(), 200 - line.flip(0).int())
+
+
+@pytest.mark.parametrize("shape", [(7, 13), (13, 7), (3, 50), (100, 99), (1, 1)])
+def test_any_shape_becomes_a_square(shape: tuple[int, int]) -> None:
+    image = Image.fromarray(np.full(shape, 77, np.uint8))
+    assert torch.equal(to_square(image, 9), torch.full((1, 9, 9), 77, dtype=torch.uint8))
+
+
+@pytest.mark.parametrize("fraction", [0.01, 0.1, 0.5, 0.9])
+def test_a_split_is_stratified_and_disjoint(fraction: float) -> None:
+    y = torch.tensor([0] * 40 + [1] * 10 + [2] * 2)[torch.randperm(52, generator=draws())]
+    rest, part = split_off(y, fraction, 0, "x")
+    assert sorted([*rest.tolist(), *part.tolist()]) == list(range(52))
+    assert rest.tolist() == sorted(rest.tolist()) and part.tolist() == sorted(part.tolist())
+    counts = torch.bincount(y[part], minlength=3).tolist()
+    assert counts == [max(round(40 * fraction), 1), max(round(10 * fraction), 1), 1]
+    assert torch.bincount(y[rest], minlength=3).min() >= 1
+
+
+def test_a_split_is_drawn_by_its_seed_and_its_label() -> None:
+    y = torch.arange(60) % 3
+    parts = [
+        tuple(split_off(y, 0.3, seed, label)[1].tolist())
+        for seed, label in ((0, "x"), (0, "x"), (1, "x"), (0, "y"))
+    ]
+    assert parts[0] == parts[1]
+    assert len(set(parts)) == 3
+
+
+def test_a_class_of_one_image_cannot_be_split() -> None:
+    with pytest.raises(DataError, match="class 4 has one training image"):
+        split_off(torch.tensor([0, 0, 4, 5, 5]), 0.5, 0, "x")
+
+
+def test_channel_statistics() -> None:
+    x = noise(20)
+    x[:, 2] = 51
+    mean, std = channel_statistics(x)
+    values = x.numpy().transpose(1, 0, 2, 3).reshape(3, -1) / 255
+    assert mean == pytest.approx(values.mean(axis=1).tolist(), rel=1e-12)
+    assert std[:2] == pytest.approx(values.std(axis=1).tolist()[:2], rel=1e-12)
+    assert std[2] == 1e-3
+
+
+def test_a_content_digest_knows_where_a_part_ends() -> None:
+    digests = [content_digest(p) for p in ([b"ab", b"c"], [b"a", b"bc"], [b"abc"], [b"c", b"ab"])]
+    assert len(set(digests)) == 4
+    assert content_digest([b"ab", b"c"]) == digests[0]

@@ -1,0 +1,46 @@
+from __future__ import annotations
+
+import pytest
+from matplotlib.figure import Figure
+
+from guard.config import TrialConfig
+from studies.reporting.figures import entitle, eps_figure
+from tune.results.comparison import Arm, Comparison
+from tune.results.statistics import Estimate
+
+
+@pytest.mark.parametrize(
+    ("title", "lines"),
+    [
+        ("", [""]),
+        ("short", ["short"]),
+        (
+            "two words and a third " * 3,
+            ["two words and a third two words", "and a third two words and a third"],
+        ),
+        ("x" * 60, ["x" * 30, "x" * 30]),
+    ],
+)
+def test_a_title_is_broken_into_even_lines(title: str, lines: list[str]) -> None:
+    figure = Figure(figsize=(4, 3))
+    entitle(figure, title)
+    assert figure.get_suptitle().split("\n") == lines
+
+
+def test_robust_accuracy_stands_at_the_radii_that_were_measured_and_is_seen_in_full() -> None:
+    radii = {"evaluation.eps": 1 / 255, "evaluation.more_eps": [2 / 255]}
+    found = {
+        name: Estimate(mean, mean - 0.05, mean + 0.05, 0.01, 0.0, 3, 3, 100)
+        for name, mean in (("clean", 0.4), ("robust", 0.3), ("robust/eps_2_255", 0.2))
+    }
+    drawn = eps_figure([Comparison(Arm(TrialConfig().override(radii)), found, {})], "title")
+    assert drawn is not None
+    (axes,) = drawn.axes
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["0", "1/255", "2/255"]
+    low, high = axes.get_ylim()
+    assert low == 0 and 0.45 <= high < 0.6
+
+
+def test_one_radius_makes_no_curve() -> None:
+    found = {name: Estimate(0.5, 0.4, 0.6, 0.01, 0.0, 3, 3, 100) for name in ("clean", "robust")}
+    assert eps_figure([Comparison(Arm(TrialConfig()), found, {})], "title") is None

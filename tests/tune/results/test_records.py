@@ -1,0 +1,150 @@
+from __future__ import annotations
+
+import csv
+import io
+import json
+from pathlib import Path
+
+import pytest
+
+from guard.config import TrialConfig
+from tune.results.folder import StudyFolder, to_csv, write_atomically
+from tune.results.front import choose, control_of, pareto_front
+from tune.results.records import Record
+
+
+def record(
+    trial: int,
+    clean: float,
+    robust: float,
+    *,
+    status: str = "complete",
+    control: bool = False,
+    ipc: int = 10,
+) -> Record:
+    config = TrialConfig().override({"ipc": ipc})
+    config = config.unregularized() if control else config
+    metrics = {
+        "validation/clean_accuracy": clean,
+        "validation/robust_accuracy": robust,
+        "test/clean_accuracy": clean,
+    }
+    stages = (
+        {"name": "squeeze", "key": "a", "seconds": 2.0, "built": True},
+        {"name": "recover", "key": "b", "seconds": 5.0, "built": False},
+    )
+    return Record(
+        trial,
+        status,
+        "",
+        control,
+        {"ipc": ipc},
+        config.to_dict(),
+        config.fingerprint(),
+        metrics if status == "complete" else {},
+        9.0,
+        1.0,
+        stages,
+    )
+
+
+def test_a_record_reads_back_as_it_was_written(tmp_path: Path) -> None:
+    folder = StudyFolder(tmp_path, "s")
+    folder.write(record(3, 0.9, 0.1 + 0.2))
+    assert folder.read(3) == record(3, 0.9, 0.1 + 0.2)
+    assert folder.read(4) is None
+    assert folder.records() == [record(3, 0.9, 0.1 + 0.2)]
+
+
+def test_a_row_names_what_is_validation_and_what_is_test() -> None:
+    row = record(3, 0.9, 0.5).row()
+    assert row["validation/clean_accuracy"] == 0.9
+    assert row["test/clean_accuracy"] == 0.9
+    assert "clean_accuracy" not in row
+    assert (row["trial"], row["method"], row["ipc"], row["weight"], row["h"]) == (
+        3,
+        "sre2l",
+        10,
+        0.1,
+        0.1,
+    )
+    assert row["stage_seconds"] == 2.0
+    assert record(0, 0.9, 0.5, control=True).row()["h"] is None
+
+
+def test_a_table_has_the_columns_of_every_row_and_full_precision() -> None:
+    text = to_csv([record(0, 0.0, 0.0, status="diverged").row(), record(1, 1 / 3, 0.5).row()])
+    rows = list(csv.DictReader(io.StringIO(text)))
+    assert list(rows[0])[:10] == [
+        "trial",
+        "phase",
+        "status",
+        "dataset",
+        "method",
+        "regularizer",
+        "weight",
+        "h",
+        "ipc",
+        "seed",
+    ]
+    assert float(rows[1]["validation/clean_accuracy"]) == 1 / 3
+    assert rows[0]["validation/clean_accuracy"] == ""
+
+
+def test_a_diverged_trial_scores_nothing() -> None:
+    assert record(0, 0.9, 0.9, status="diverged").objectives == (0.0, 0.0)
+
+
+def test_the_front_holds_what_nothing_dominates() -> None:
+    records = [
+        record(0, 0.9, 0.1),
+        record(1, 0.8, 0.5),
+        record(2, 0.8, 0.4),
+        record(3, 0.7, 0.5),
+        record(4, 1.0, 1.0, status="failed"),
+        record(5, 0.9, 0.1),
+    ]
+    assert [r.trial for r in pareto_front(records)] == [0, 5, 1]
+
+
+def test_the_choice_is_the_most_robust_that_stays_clean() -> None:
+    control = record(0, 0.90, 0.1, control=True)
+    records = [control, record(1, 0.88, 0.5), record(2, 0.80, 0.9), record(3, 0.89, 0.5)]
+    chosen = choose(records, max_clean_drop=0.03)
+    assert chosen is not None and chosen.trial == 3
+    loose = choose(records, max_clean_drop=0.2)
+    assert loose is not None and loose.trial == 2
+
+
+def test_each_ipc_is_held_against_its_own_control() -> None:
+    one, ten = (
+        record(i, c, 0.1, control=True, ipc=ipc) for i, c, ipc in [(0, 0.5, 1), (1, 0.9, 10)]
+    )
+    small = record(2, 0.5, 0.4, ipc=1)
+    assert control_of(small, [ten, one, small]) == one
+    chosen = choose([one, ten, small, record(3, 0.6, 0.9, ipc=10)], 0.03)
+    assert chosen is not None and chosen.trial == 2
+    assert choose([small], 0.03) is None
+
+
+def test_tables_and_best_are_written(tmp_path: Path) -> None:
+    folder = StudyFolder(tmp_path, "s")
+    records = [record(0, 0.9, 0.1, control=True), record(1, 0.9, 0.4)]
+    folder.write_tables(records, records[1])
+    best = TrialConfig.from_json((folder.path / "best.json").read_text())
+    assert best == TrialConfig.from_dict(records[1].config)
+    assert len((folder.path / "results.csv").read_text().splitlines()) == 3
+    assert len((folder.path / "pareto.csv").read_text().splitlines()) == 2
+
+
+def test_writing_leaves_no_half_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "a.json"
+    write_atomically(path, json.dumps({"a": 1}))
+
+    def broken(*args: object) -> None:
+        raise OSError
+
+    monkeypatch.setattr("os.replace", broken)
+    with pytest.raises(OSError):
+        write_atomically(path, "half")
+    assert json.loads(path.read_text()) == {"a": 1}

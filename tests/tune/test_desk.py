@@ -1,0 +1,237 @@
+from __future__ import annotations
+
+import json
+import os
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+from ray import tune as ray_tune
+
+from guard.artifacts import Artifact, ArtifactStore, Stage
+from guard.config import TrialConfig
+from guard.errors import StudyError
+from guard.pipeline import local_runner, run_trial
+from tune.desk import NAMESPACE, RayRunner, open_desk, wait_for_desk
+from tune.resources import Resources, StageResources
+from tune.trainable import COORDINATOR_CPUS
+
+TRAJECTORIES = {
+    "iterations": 1,
+    "student_steps": 2,
+    "expert_epochs": 1,
+    "max_start": 2,
+    "experts": {
+        "count": 2,
+        "train": {"epochs": 3, "batch_size": 64, "optimizer": "adamw", "lr": 0.02},
+    },
+}
+TINY = {
+    "model": {"name": "convnet", "norm": "batch", "width": 6, "depth": 2},
+    "ipc": 1,
+    "regularizer": "none",
+    "squeeze": {"epochs": 1, "optimizer": "adamw", "lr": 0.02},
+    "sre2l.iterations": 2,
+    "cda.iterations": 2,
+    "dc": {"iterations": 1, "batch_size": 4},
+    "dsa": {"iterations": 1, "batch_size": 4},
+    **{name: TRAJECTORIES for name in ("mtt", "tesla", "mat")},
+    "student.train": {"epochs": 1, "optimizer": "adamw", "lr": 0.02},
+    "evaluation": {"attacks": ["pgd1"], "max_samples": 10, "eps": 0.05},
+}
+HALF_GPU = StageResources(Resources(1, 0.5))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def four_gpus() -> Iterator[None]:
+    """A local Ray that believes in 8 CPUs and 4 GPUs."""
+    os.environ["RAY_ENABLE_UV_RUN_RUNTIME_ENV"] = "0"
+    ray.init(
+        address="local",
+        num_cpus=8,
+        num_gpus=4,
+        namespace=NAMESPACE,
+        include_dashboard=False,
+        log_to_driver=False,
+    )
+    yield
+    ray.shutdown()
+
+
+@ray.remote
+def record_placement(root: str, stage: Stage, desk_name: str) -> Artifact:
+    """A stand-in for a stage's computation that writes where and when it ran."""
+
+    def build(stage: Stage, store: ArtifactStore, folder: Path) -> Mapping[str, Any]:
+        ray.get(
+            ray.get_actor(desk_name, namespace=NAMESPACE).started.remote(stage.address, "worker")
+        )
+        start = time.time()
+        deadline = start + stage.config["at_most_s"]
+        while time.time() < deadline and not Path(stage.config["until"]).exists():
+            time.sleep(0.02)
+        if stage.config.get("fails"):
+            raise ValueError("no such luck")
+        devices = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+        return {"devices": devices, "start": start, "end": time.time()}
+
+    return ArtifactStore(Path(root)).get_or_build(stage, build)
+
+
+def stages(folder: Path, count: int, **config: Any) -> list[Stage]:
+    common = {"at_most_s": 30.0, "until": str(folder / "go"), **config}
+    return [Stage.of("pause", 1, {}, number=number, **common) for number in range(count)]
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Iterator[tuple[Any, str]]:
+    name = f"desk:{uuid.uuid4()}"
+    actor = open_desk(name, tmp_path / "artifacts", HALF_GPU, record_placement)
+    wait_for_desk(actor, 60)
+    yield actor, name
+    ray.kill(actor)
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_stages_at_half_a_gpu_run_eight_at_a_time_on_all_devices(
+    desk: tuple[Any, str], tmp_path: Path
+) -> None:
+    actor, name = desk
+    with ThreadPoolExecutor(1) as pool:
+        future = pool.submit(RayRunner(name), *stages(tmp_path, 10))
+        wait_until(lambda: sum(ray.get(actor.status.remote()).running.values()) == 8)
+        assert ray.get(actor.status.remote()).waiting == 2
+        (tmp_path / "go").touch()
+        artifacts = future.result()
+    first = sorted(artifacts, key=lambda artifact: artifact.summary["start"])[:8]
+    devices = sorted(artifact.summary["devices"] for artifact in first)
+    assert devices == ["0", "0", "1", "1", "2", "2", "3", "3"]
+    assert max(a.summary["start"] for a in first) < min(a.summary["end"] for a in artifacts)
+
+
+def test_a_stage_that_two_trials_want_is_computed_once(
+    desk: tuple[Any, str], tmp_path: Path
+) -> None:
+    actor, name = desk
+    (stage,) = stages(tmp_path, 1)
+    with ThreadPoolExecutor(2) as pool:
+        futures = [pool.submit(RayRunner(name), stage) for _ in range(2)]
+        wait_until(lambda: sum(ray.get(actor.status.remote()).running.values()) == 1)
+        (tmp_path / "go").touch()
+        results = [future.result()[0] for future in futures]
+    assert sorted(artifact.built for artifact in results) == [False, True]
+    assert results[0].summary == results[1].summary
+    (again,) = RayRunner(name)(stage)
+    assert not again.built
+    status = ray.get(actor.status.remote())
+    assert (status.computed, status.shared, status.waiting) == (1, 2, 0)
+
+
+def test_a_stage_that_raises_fails_everyone_who_asked_and_can_be_asked_again(
+    desk: tuple[Any, str], tmp_path: Path
+) -> None:
+    actor, name = desk
+    (tmp_path / "go").touch()
+    (stage,) = stages(tmp_path, 1, fails=True)
+    for _ in range(2):
+        with pytest.raises(ValueError, match="no such luck"):
+            RayRunner(name)(stage)
+    assert not ray.get(actor.status.remote()).running
+    assert [p for p in (tmp_path / "artifacts").rglob("*") if p.is_file()] == []
+
+
+def test_whoever_waits_for_a_stage_can_be_stopped(desk: tuple[Any, str], tmp_path: Path) -> None:
+    actor, name = desk
+    (stage,) = stages(tmp_path, 1)
+    stop = threading.Event()
+    with ThreadPoolExecutor(1) as pool:
+        future = pool.submit(RayRunner(name, stop), stage)
+        wait_until(lambda: sum(ray.get(actor.status.remote()).running.values()) == 1)
+        stop.set()
+        with pytest.raises(StudyError, match="stopped"):
+            future.result(timeout=20)
+    with pytest.raises(StudyError, match="stopped"):
+        RayRunner(name, stop)(stage)
+    (tmp_path / "go").touch()
+
+
+def test_a_desk_that_dies_comes_back(desk: tuple[Any, str], tmp_path: Path) -> None:
+    actor, name = desk
+    (tmp_path / "go").touch()
+    first, second = stages(tmp_path, 2)
+    RayRunner(name)(first)
+    ray.kill(actor, no_restart=False)
+    found, built = RayRunner(name)(first, second)
+    assert (found.built, built.built) == (False, True)
+
+
+def test_a_coordinator_holds_no_gpu_and_imports_no_torch(tmp_path: Path) -> None:
+    def coordinate(config: dict[str, Any]) -> None:
+        import sys
+
+        import tune.trainable  # noqa: F401
+
+        seen = {
+            "gpus": ray.get_gpu_ids(),
+            "visible": os.environ.get("CUDA_VISIBLE_DEVICES", ""),
+            "torch": "torch" in sys.modules,
+        }
+        (tmp_path / "seen.json").write_text(json.dumps(seen))
+        ray_tune.report({"done": 1})
+
+    trainable = ray_tune.with_resources(coordinate, {"cpu": COORDINATOR_CPUS})
+    config = ray_tune.RunConfig(storage_path=str(tmp_path), verbose=0)
+    ray_tune.Tuner(trainable, run_config=config).fit()
+    assert json.loads((tmp_path / "seen.json").read_text()) == {
+        "gpus": [],
+        "visible": "",
+        "torch": False,
+    }
+
+
+def files(store: ArtifactStore) -> dict[str, bytes]:
+    """What every stage wrote, without how long it took."""
+    written = {}
+    for path in sorted(store.root.rglob("*.*")):
+        if path.is_file():
+            content = path.read_bytes()
+            if path.name == "stage.json":
+                record = json.loads(content)
+                del record["seconds"]
+                content = json.dumps(record).encode()
+            written[str(path.relative_to(store.root))] = content
+    return written
+
+
+def test_each_kind_of_method_writes_the_same_bytes_with_ray_and_without(tmp_path: Path) -> None:
+    alone, together = (ArtifactStore(tmp_path / name) for name in ("alone", "together"))
+    name = f"desk:{uuid.uuid4()}"
+    actor = open_desk(name, together.root, StageResources(Resources(4, 0)))  # two at a time
+    wait_for_desk(actor, 60)
+    for method in ("cda", "dsa", "mat", "herding"):
+        once = {"evaluation.diagnose": method == "cda"}
+        config = TrialConfig().override({**TINY, "method": method, **once})
+        run_trial(config, local_runner(alone))
+        run_trial(config, RayRunner(name))
+    ray.kill(actor)
+    expected = files(alone)
+    assert {address.split("/")[0] for address in expected} >= {"expert", "recover", "subset"}
+    assert files(together) == expected
+
+
+def test_resources_that_no_node_has_are_refused() -> None:
+    HALF_GPU.check([(1, 0), (1, 1)])
+    with pytest.raises(StudyError, match=r"1 CPUs and 0\.5 GPUs; there are nodes with 8 CPUs"):
+        HALF_GPU.check([(8, 0)])

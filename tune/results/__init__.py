@@ -1,0 +1,1 @@
+"""What a study has found, as files, tables and numbers: no Ray, Optuna or MLflow."""

@@ -1,0 +1,137 @@
+"""Comparisons as tables for people, in percent."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from tune.results.comparison import Comparison, elsewhere, short_titles
+from tune.results.folder import StudyFolder, to_csv, write_atomically
+from tune.results.statistics import Estimate
+
+Grid = tuple[Sequence[str], Sequence[Sequence[str]]]
+"""Titles of columns, and rows of as many cells."""
+
+
+def as_markdown(grid: Grid) -> str:
+    columns, rows = grid
+    lines = [f"| {' | '.join(cells)} |" for cells in (columns, *rows)]
+    return "\n".join([lines[0], f"|{'---|' * len(columns)}", *lines[1:]]) + "\n"
+
+
+def markdown(comparisons: Sequence[Comparison]) -> str:
+    """The comparisons as a table for people, in percent; a gain is bold where its interval leaves
+    zero out. What holds where settings are not named stands below it."""
+    with_settings = any(comparison.arm.settings for comparison in comparisons)
+    measured = comparisons[0].measured if comparisons else []
+    columns = ["method", "IPC", "regularizer", *(["settings"] if with_settings else []), "seeds"]
+    columns += headings(measured)
+    rows = [
+        [
+            comparison.arm.config.method,
+            str(comparison.arm.config.ipc) if comparison.arm.config.distils else "",
+            comparison.arm.penalty,
+            *([comparison.arm.settings] if with_settings else []),
+            str(comparison.clean.num_distillations),
+            *(percent(comparison.found[name]) for name in measured),
+            *(emphasized(comparison.gains.get(name)) for name in measured),
+        ]
+        for comparison in comparisons
+    ]
+    rest = elsewhere([comparison.arm for comparison in comparisons])
+    return as_markdown((columns, rows)) + (f"\n{rest}\n" if rest else "")
+
+
+def headings(measured: Sequence[str]) -> list[str]:
+    """Titles of the columns of accuracies and of gains: "robust at 2/255" for robust/eps_2_255."""
+
+    def title(name: str) -> str:
+        kind, _, radius = name.partition("/eps_")
+        return f"{kind} at {radius.replace('_', '/')}" if radius else kind
+
+    titles = [title(name) for name in measured]
+    return [*titles, *(f"Δ {text}" for text in titles)]
+
+
+def shared_attacks(comparisons: Sequence[Comparison]) -> list[str]:
+    """What every arm has a figure of, attack by attack; empty where some ran them as a cascade."""
+    if not all(comparison.attacks for comparison in comparisons):
+        return []
+    every = (name for comparison in comparisons for name in comparison.attacks)
+    return [n for n in dict.fromkeys(every) if all(n in c.found for c in comparisons)]
+
+
+def attack_grid(comparisons: Sequence[Comparison]) -> Grid | None:
+    """Accuracy under each attack alone, in percent; None where the attacks ran as a cascade."""
+    names = shared_attacks(comparisons)
+    if not names:
+        return None
+    columns = ["configuration", *(name.removeprefix("robust/") for name in names)]
+    rows = [
+        [title, *(percent(comparison.found[name]) for name in names)]
+        for title, comparison in zip(short_titles(comparisons), comparisons, strict=True)
+    ]
+    return columns, rows
+
+
+def penalty_grid(comparisons: Sequence[Comparison]) -> Grid | None:
+    """Methods by penalties, each cell "clean, robust" in percent, the robust one bold where it is
+    clearly above its control's. None for less than two rows or three penalties, or a grid with more
+    than half of its cells empty."""
+    cells: dict[str, dict[str, str]] = {}
+    for comparison in comparisons:
+        arm, gain = comparison.arm, comparison.robust_gain
+        robust = percent(comparison.robust)
+        if gain is not None and gain.is_clear and gain.mean > 0:
+            robust = f"**{robust}**"
+        row = cells.setdefault(", ".join(filter(None, (arm.place, arm.settings))), {})
+        row[arm.penalty] = f"{percent(comparison.clean)}, {robust}"
+    penalties = list(dict.fromkeys(comparison.arm.penalty for comparison in comparisons))
+    if len(cells) < 2 or len(penalties) < 3 or 2 * len(comparisons) < len(cells) * len(penalties):
+        return None
+    rows = [[title, *(row.get(name, "") for name in penalties)] for title, row in cells.items()]
+    return ["clean, robust", *penalties], rows
+
+
+def write_comparisons(folder: StudyFolder, comparisons: Sequence[Comparison]) -> None:
+    """comparison.csv and comparison.md; attacks.md with figures by attack, penalties.md for a grid
+    of methods and penalties. Nothing for none."""
+    if not comparisons:
+        return
+    rows = [comparison.row() for comparison in comparisons]
+    write_atomically(folder.path / "comparison.csv", to_csv(rows))
+    write_atomically(folder.path / "comparison.md", markdown(comparisons))
+    grids = {"attacks.md": attack_grid(comparisons), "penalties.md": penalty_grid(comparisons)}
+    for name, grid in grids.items():
+        if grid is not None:
+            write_atomically(folder.path / name, as_markdown(grid))
+
+
+def percent(found: Estimate) -> str:
+    """The mean ± the deviation between distillation seeds."""
+    spread = f" ± {100 * found.distillation_std:.1f}" if found.num_distillations > 1 else ""
+    return f"{100 * found.mean:.1f}{spread}"
+
+
+def signed_percent(found: Estimate | None) -> str:
+    """The mean and its 95 % interval."""
+    if found is None:
+        return ""
+    mean = f"{100 * found.mean:+.1f}"
+    ends = f"[{100 * found.low:+.1f}, {100 * found.high:+.1f}]"
+    return f"{mean} {ends}"
+
+
+def verdict(gain: Estimate) -> str:
+    """What a difference in robust accuracy says: its sign in words, or that it may be chance."""
+    if not gain.is_clear:
+        return "no clear difference"
+    return "more robust" if gain.mean > 0 else "less robust"
+
+
+def emphasized(found: Estimate | None) -> str:
+    """`signed_percent`, its mean bold where the interval leaves zero out."""
+    text = signed_percent(found)
+    if found is None or not found.is_clear:
+        return text
+    mean, ends = text.split(" ", 1)
+    return f"**{mean}** {ends}"
