@@ -8,8 +8,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from guard.artifacts import Artifact, ArtifactStore, Stage
-from guard.config import TrialConfig
+from guard.artifacts import Artifact, ArtifactStore
 from guard.errors import ConfigError, DataError, UserError
 from guard.pipeline import TrialResult, local_runner, run_trial
 

@@ -6,7 +6,6 @@ import os
 
 import torch
 
-from guard.artifacts import Stage
 from guard.config import ComputeConfig
 
 
@@ -25,9 +24,9 @@ def available_device(wanted: str) -> str:
     return wanted
 
 
-def setup(stage: Stage) -> torch.device:
-    """Prepare this process for a stage and return its device."""
-    config = ComputeConfig.from_dict(stage.config["compute"])
+def setup(config: ComputeConfig) -> torch.device:
+    """Prepare this process for a stage and return its device. Raises ValueError if it is not
+    there."""
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.set_num_threads(config.num_threads)
     torch.set_flush_denormal(True)  # a collapsing network is 5 to 10 times slower without it

@@ -15,10 +15,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
-from guard.artifacts import ArtifactStore, Stage
+from guard.artifacts import ArtifactStore
 from guard.data.spec import ImageSpec
 from guard.device import setup
 from guard.models.saving import load_model, spec_from_dict
+from guard.stages import Distilled
 
 CELL_MIN_PX = 48
 
@@ -113,7 +114,7 @@ def to_picture(image: Tensor) -> Image.Image:
 
 
 def save_part(folder: Path, images: Tensor, spec: ImageSpec, **facts: Any) -> None:
-    """Write what a stage of `Method.parts` makes: images (m, K, C, H, W) in [0, 1], and plain
+    """Write what a `Part` makes: images (m, K, C, H, W) in [0, 1], and plain
     values for the card; tensors among them are soft labels (m, K, K)."""
     tensors = {name: value for name, value in facts.items() if isinstance(value, Tensor)}
     plain = {name: value for name, value in facts.items() if name not in tensors}
@@ -125,38 +126,37 @@ def save_part(folder: Path, images: Tensor, spec: ImageSpec, **facts: Any) -> No
     (folder / "part.json").write_text(json.dumps(description, indent=1))
 
 
-def assemble(stage: Stage, store: ArtifactStore, folder: Path) -> Mapping[str, Any]:
+def assemble(stage: Distilled, store: ArtifactStore, folder: Path) -> Mapping[str, Any]:
     """Put the DistilledSet together: a prefix of the parts, the labels, the card."""
-    device = setup(stage)
-    ipc = stage.config["ipc"]
-    paths = [store.path(stage.inputs[role]) for role in sorted(stage.inputs) if role != "teacher"]
+    device = setup(stage.compute)
+    paths = [store.path(part) for part in stage.parts]
     parts = [load_file(path / "images.safetensors") for path in paths]
     facts = json.loads((paths[0] / "part.json").read_text())
     spec = spec_from_dict(facts.pop("spec"))
-    images, labels = in_prefix_order([part["images"] for part in parts], ipc)
+    images, labels = in_prefix_order([part["images"] for part in parts], stage.ipc)
     soft, metrics = None, {}
     if "soft_labels" in parts[0]:
-        soft, _ = in_prefix_order([part["soft_labels"] for part in parts], ipc)
-    if "teacher" in stage.inputs:
-        soft = probabilities(load_model(store.path(stage.inputs["teacher"]), device), images)
+        soft, _ = in_prefix_order([part["soft_labels"] for part in parts], stage.ipc)
+    if stage.teacher is not None:
+        soft = probabilities(load_model(store.path(stage.teacher), device), images)
         metrics["teacher_agreement"] = float((soft.argmax(dim=1) == labels).double().mean())
     made_by = {
-        role: origin(store.path(address))
-        for role, address in stage.inputs.items()
+        role: made.description
+        for role, made in stage.inputs.items()
         if role in ("teacher", "part-0000")
     }
-    named = {name: stage.config[name] for name in ("method", "ipc")}
-    card = {"format": 2, **named, **facts, "inputs": dict(stage.inputs), "made_by": made_by}
+    card = {
+        "format": 2,
+        "method": stage.method,
+        "ipc": stage.ipc,
+        **facts,
+        "inputs": stage.description["inputs"],
+        "made_by": made_by,
+    }
     distilled = DistilledSet(images, labels, soft, spec, card)
     distilled.save(folder)
     distilled.contact_sheet().save(folder / "images.png")
     return {"metrics": metrics}
-
-
-def origin(folder: Path) -> dict[str, Any]:
-    """The stage that made an artifact, without where things lay on that machine."""
-    stage: dict[str, Any] = json.loads((folder / "stage.json").read_text())["stage"]
-    return {name: value for name, value in stage.items() if name != "places"}
 
 
 @torch.no_grad()

@@ -27,3 +27,8 @@ class DataError(UserError):
 
 class StudyError(UserError):
     """A study that cannot start: a flag, a folder, a server or a cluster is not as it must be."""
+
+
+class Diverged(Exception):
+    """A stage that cannot give a usable result: not finite, or no better than chance. Nobody's
+    mistake: it ends a trial early, and is kept as its result."""

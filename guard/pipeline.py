@@ -1,4 +1,4 @@
-"""A trial from end to end, on one page: its stages in their order, and what they say.
+"""A trial from end to end, on one page: its stages, the order in which they run, what they say.
 
 Nothing here imports torch or does a stage's work: `run_stage` is given, and is the only thing that
 differs between a notebook (`local_runner`) and a Ray cluster.
@@ -8,21 +8,143 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from guard.artifacts import Artifact, ArtifactStore, Stage
-from guard.config import TrialConfig
+from guard.artifacts import Artifact, ArtifactStore
+from guard.errors import Diverged
 from guard.robustness.beard import peer_metrics
-from guard.steps import Steps, diagnosis, student_links, teacher_checks
+from guard.robustness.stages import JUDGING, Diagnose, Evaluate, Landscape, chain
+from guard.stage import Stage, waves
+from guard.stages import Distilled, Part, Relabel, Squeeze, Student, Trained, Whitening
+from guard.trial import TrialConfig, methods
 
 RunStage = Callable[..., Sequence[Artifact]]
 """run_stage(*stages) -> their artifacts; at the same time where that is possible."""
 Report = Callable[[str, Mapping[str, float]], None]
-"""report(name of the part that is done, the metrics it gave)."""
+"""report(heading that is done, the metrics under it)."""
+
+SHARED = (Whitening, Squeeze, Distilled, Relabel, Student)
+STAGES: Mapping[str, type[Stage]] = {
+    **{kind.name: kind for kind in SHARED},
+    **{kind.name: kind for method in methods().values() for kind in method.stages},
+    **JUDGING,
+}
+"""Every kind of stage by name."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
+class TrialStages:
+    """The stages of a trial that say something under a heading; what else they need follows."""
+
+    teachers: Sequence[Trained]
+    teacher_check: Sequence[Evaluate]
+    """The first teacher under the cheap suite, on validation."""
+    parts: Sequence[Part]
+    distilled: Distilled | None
+    """None: the student is trained on the real images."""
+    student: Trained
+    diagnosis: Sequence[Diagnose]
+    verdicts: Mapping[str, Sequence[Evaluate]]
+    """Of the student, by split: attack after attack."""
+
+    @classmethod
+    def of(cls, config: TrialConfig) -> TrialStages:
+        own, shared = config.own, config.shared
+        teachers = tuple(own.teachers(shared))
+        parts = tuple(own.parts(shared, teachers))
+        distilled, student = None, None
+        if parts:
+            teacher = labeller(config, teachers)
+            distilled = Distilled(
+                teacher=teacher,
+                parts=parts,
+                method=config.method,
+                ipc=config.ipc,
+                compute=config.compute,
+            )
+            student = Student(
+                distilled=distilled,
+                whitening=Whitening.of(shared, config.student_model),
+                labels=Relabel.of(teacher, distilled, config.student) if teacher else None,
+                model=config.student_model,
+                student=config.student,
+                compute=config.compute,
+            )
+        judged = student or Squeeze.of(shared, config.student_model)
+        surrogate = teachers[0] if teachers else None
+        evaluation, data = config.evaluation, config.data
+        diagnosis = (
+            [Diagnose.of(judged, surrogate, data, evaluation)] if evaluation.diagnose else []
+        )
+        return cls(
+            teachers=teachers,
+            teacher_check=teacher_check(config, surrogate),
+            parts=parts,
+            distilled=distilled,
+            student=judged,
+            diagnosis=diagnosis,
+            verdicts={split: chain(judged, data, evaluation, split) for split in evaluation.splits},
+        )
+
+    @property
+    def headings(self) -> list[tuple[str, Sequence[Stage]]]:
+        """What is reported, in this order: a heading, and the stages whose metrics stand there."""
+        return [
+            ("teacher", self.teachers),
+            ("teacher", self.teacher_check),
+            ("distilled", self.parts),
+            ("student", [self.student]),
+            ("reliability", self.diagnosis),
+            *self.verdicts.items(),
+        ]
+
+    @property
+    def waves(self) -> list[list[Stage]]:
+        """Every stage of a trial that does not diverge, those together that can run together."""
+        last = (self.student, *(links[-1] for links in self.verdicts.values()), *self.diagnosis)
+        return waves(*self.teachers, *self.teacher_check, *last)
+
+
+def labeller(config: TrialConfig, teachers: Sequence[Trained]) -> Trained | None:
+    """The network whose logits label the student's batches; None: the set's own labels."""
+    own, labels = config.own, config.student.labels
+    if labels == "hard" or (labels == "auto" and not own.teacher_labels):
+        return None
+    return teachers[0] if own.teacher_labels else Squeeze.of(config.shared)
+
+
+def teacher_check(config: TrialConfig, teacher: Trained | None) -> list[Evaluate]:
+    """The teacher under the cheap suite, on validation; none without one."""
+    cheap = replace(config.evaluation, more_eps=(), attacks=("search",), cascade=True)
+    return chain(teacher, config.data, cheap, "validation") if teacher else []
+
+
+def landscapes(config: TrialConfig) -> dict[str, Landscape]:
+    """The loss around the student of a trial, and around its teacher where there is one."""
+    stages = TrialStages.of(config)
+    models = {"student": stages.student}
+    if stages.teachers:
+        models["teacher"] = stages.teachers[0]
+    return {
+        heading: Landscape(
+            model=model,
+            distilled=stages.distilled,
+            data=config.data,
+            eps=config.evaluation.eps,
+            norm=config.evaluation.norm,
+            compute=config.compute,
+        )
+        for heading, model in models.items()
+    }
+
+
+def plan(config: TrialConfig) -> list[Stage]:
+    """Every stage of a trial that does not diverge, in the order in which they run."""
+    return [stage for wave in TrialStages.of(config).waves for stage in wave]
+
+
+@dataclass(frozen=True, kw_only=True)
 class StageRecord:
     """What a trial says of a stage that it used."""
 
@@ -33,7 +155,7 @@ class StageRecord:
     """Whether it was computed for this trial, or was there already."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class TrialResult:
     """What `run_trial` gives. Accuracies are shares in [0, 1], named "<split>/<metric>"."""
 
@@ -44,15 +166,11 @@ class TrialResult:
     seconds: float
     """Wall-clock time, waiting included."""
     waiting_seconds: float
-    """Of `seconds`, the part in which no stage was being computed for this trial: queueing for
+    """Of `seconds`, the time in which no stage was being computed for this trial: queueing for
     resources or for another trial's stage, and orchestration."""
     stages: tuple[StageRecord, ...]
     paths: Mapping[str, Path]
     """Where the teacher, the distilled set and the student are."""
-
-
-class _Diverged(Exception):
-    pass
 
 
 class _Ledger:
@@ -63,111 +181,98 @@ class _Ledger:
         self._start, self._computing = time.perf_counter(), 0.0
         self.metrics: dict[str, float] = {}
         self.records: list[StageRecord] = []
-        self.paths: dict[str, Path] = {}
+        self.made: dict[str, Artifact] = {}
+        """By address."""
 
-    def run(self, *stages: Stage) -> Sequence[Artifact]:
-        """Their artifacts. Raises _Diverged if one of them diverged."""
-        artifacts = self._run_stage(*stages)
+    def run(self, wave: Sequence[Stage]) -> None:
+        """Have the stages computed. Raises Diverged if one of them did."""
+        artifacts = self._run_stage(*wave)
         self._computing += max(a.seconds if a.built else 0.0 for a in artifacts)
-        for stage, artifact in zip(stages, artifacts, strict=True):
-            record = StageRecord(stage.name, stage.key, artifact.seconds, artifact.built)
+        for stage, artifact in zip(wave, artifacts, strict=True):
+            record = StageRecord(
+                name=stage.name, key=stage.key, seconds=artifact.seconds, built=artifact.built
+            )
             self.records.append(record)
             if "diverged" in artifact.summary:
-                raise _Diverged(f"{stage.name}: {artifact.summary['diverged']}")
-        return artifacts
+                raise Diverged(f"{stage.name}: {artifact.summary['diverged']}")
+            self.made[stage.address] = artifact
 
-    def keep(self, part: str, values: Mapping[str, float]) -> None:
-        """Metrics of a part that is done."""
-        named = {f"{part}/{name}": value for name, value in values.items()}
+    def has(self, stages: Sequence[Stage]) -> bool:
+        return all(stage.address in self.made for stage in stages)
+
+    def of(self, stages: Sequence[Stage]) -> list[Artifact]:
+        return [self.made[stage.address] for stage in stages]
+
+    def keep(self, heading: str, values: Mapping[str, float]) -> None:
+        """Metrics of a heading that is done."""
+        named = {f"{heading}/{name}": value for name, value in values.items()}
         self.metrics.update(named)
-        self._report(part, named)
+        self._report(heading, named)
 
-    def result(self, status: str, reason: str = "") -> TrialResult:
+    def result(self, status: str, reason: str, paths: Mapping[str, Path]) -> TrialResult:
         seconds = time.perf_counter() - self._start
-        stages, waiting = tuple(self.records), seconds - self._computing
-        return TrialResult(status, reason, self.metrics, seconds, waiting, stages, self.paths)
+        return TrialResult(
+            status=status,
+            reason=reason,
+            metrics=self.metrics,
+            seconds=seconds,
+            waiting_seconds=seconds - self._computing,
+            stages=tuple(self.records),
+            paths=paths,
+        )
 
 
 def run_trial(
-    config: TrialConfig, run_stage: RunStage, report: Report = lambda part, metrics: None
+    config: TrialConfig, run_stage: RunStage, report: Report = lambda heading, metrics: None
 ) -> TrialResult:
     """Distil a set as `config` says, train a student on it and evaluate the student.
 
     A stage that diverges ends the trial early, with status "diverged".
     """
-    ledger = _Ledger(run_stage, report)
+    ledger, stages = _Ledger(run_stage, report), TrialStages.of(config)
+    waiting = [(heading, own) for heading, own in stages.headings if own]
+    status, reason = "complete", ""
     try:
-        steps = Steps.of(config)
-        distil(config, steps, ledger)
-        train(steps, ledger)
-        judge(config, steps, ledger)
-    except _Diverged as diverged:
-        return ledger.result("diverged", str(diverged))
-    return ledger.result("complete")
+        for wave in stages.waves:
+            ledger.run(wave)
+            for heading, own in [pair for pair in waiting if ledger.has(pair[1])]:
+                waiting.remove((heading, own))
+                ledger.keep(heading, metrics_of(config, heading, ledger.of(own)))
+    except Diverged as diverged:
+        status, reason = "diverged", str(diverged)
+    return ledger.result(status, reason, places(stages, ledger.made))
 
 
-def distil(config: TrialConfig, steps: Steps, ledger: _Ledger) -> None:
-    """Teachers or experts, then what they make: the distilled set."""
-    if steps.whitening:
-        ledger.run(*steps.whitening)
-    if steps.teachers:
-        taught = ledger.run(*steps.teachers)
-        ledger.paths["teacher"] = taught[0].path
-        ledger.keep("teacher", _mean([teacher.summary["metrics"] for teacher in taught]))
-
-    teacher = teacher_checks(config, steps)
-    made = ledger.run(*teacher, *steps.parts, *steps.labellers) if steps.parts else []
-    for checked in made[: len(teacher)]:
-        ledger.keep("teacher", checked.summary["metrics"])
-    if steps.distilled is not None:
-        parts = made[len(teacher) : len(teacher) + len(steps.parts)]
-        ledger.keep("distilled", _mean([part.summary["metrics"] for part in parts]))
-        ledger.paths["distilled"] = ledger.run(steps.distilled)[0].path
+def metrics_of(
+    config: TrialConfig, heading: str, artifacts: Sequence[Artifact]
+) -> Mapping[str, float]:
+    """Means over the stages of a heading; of a split's attacks, what the last one says of all."""
+    if heading in config.evaluation.splits:
+        return {**artifacts[-1].summary["metrics"], **peer_metrics(config.evaluation, artifacts)}
+    rows = [artifact.summary["metrics"] for artifact in artifacts]
+    return {name: sum(row[name] for row in rows) / len(rows) for name in rows[0]}
 
 
-def train(steps: Steps, ledger: _Ledger) -> None:
-    """The student."""
-    if steps.relabel is not None:
-        ledger.run(steps.relabel)
-    (trained,) = ledger.run(steps.student)
-    ledger.paths["student"] = trained.path
-    ledger.keep("student", trained.summary["metrics"])
-
-
-def judge(config: TrialConfig, steps: Steps, ledger: _Ledger) -> None:
-    """The student under attack, on every split, and whether that can be believed."""
-    splits = config.evaluation.splits
-    first, *others = student_links(config, steps)
-    made = ledger.run(*first, *diagnosis(config, steps))
-    for checked in made[len(splits) :]:
-        ledger.keep("reliability", checked.summary["metrics"])
-    links = [made[: len(splits)], *(ledger.run(*together) for together in others)]
-    for split, chain in zip(splits, zip(*links, strict=True), strict=True):
-        peers = peer_metrics(config.evaluation, chain)
-        ledger.keep(split, {**chain[-1].summary["metrics"], **peers})
-        ledger.paths[f"{split} verdicts"] = chain[-1].path
-
-
-def plan(config: TrialConfig) -> list[Stage]:
-    """Every stage of a trial that does not diverge."""
-    steps = Steps.of(config)
-    checked = teacher_checks(config, steps)
-    first, *others = student_links(config, steps)
-    checks = [*first, *diagnosis(config, steps), *(stage for links in others for stage in links)]
-    optional = [stage for stage in (steps.distilled, steps.relabel) if stage is not None]
-    before = [*steps.whitening, *steps.teachers, *checked, *steps.parts, *steps.labellers]
-    return [*before, *optional, steps.student, *checks]
+def places(stages: TrialStages, made: Mapping[str, Artifact]) -> dict[str, Path]:
+    """Where the first teacher, the set, the student and its verdicts are, as far as they are
+    made."""
+    named: dict[str, Stage | None] = {
+        "teacher": next(iter(stages.teachers), None),
+        "distilled": stages.distilled,
+        "student": stages.student,
+        **{f"{split} verdicts": links[-1] for split, links in stages.verdicts.items()},
+    }
+    return {
+        name: made[stage.address].path
+        for name, stage in named.items()
+        if stage is not None and stage.address in made
+    }
 
 
 def local_runner(store: ArtifactStore) -> RunStage:
     """Run stages in this process, one after another, keeping their results in `store`."""
-    from guard.stages import build
 
     def run_stage(*stages: Stage) -> list[Artifact]:
-        return [store.get_or_build(stage, build) for stage in stages]
+        return [store.get_or_build(stage) for stage in stages]
 
     return run_stage
-
-
-def _mean(rows: list[Mapping[str, float]]) -> dict[str, float]:
-    return {name: sum(row[name] for row in rows) / len(rows) for name in rows[0]}

@@ -1,47 +1,136 @@
-"""Which function does the work of which stage."""
+"""The stages that all base methods share, from a network trained on real images to the student."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass, replace
 
-from guard.artifacts import ArtifactStore, Stage
-from guard.distilled import assemble
-from guard.methods.dc import matching as dc
-from guard.methods.mtt import matching as mtt
-from guard.methods.sre2l import recover as sre2l
-from guard.methods.subset import choice as subset
-from guard.models.input_layer import fit_whitening
-from guard.robustness.evaluate import evaluate_stage
-from guard.robustness.landscape import look_around
-from guard.robustness.reliability import diagnose_stage
-from guard.training.loop import Diverged
-from guard.training.student import relabel, train_student
-from guard.training.teacher import squeeze
+from guard.config.common import ComputeConfig, ModelConfig
+from guard.config.data import DataConfig
+from guard.config.regularizers import RegularizerConfig
+from guard.config.shared import Shared
+from guard.config.training import StudentConfig, TrainConfig
+from guard.stage import Sizes, Stage
 
-Builder = Callable[[Stage, ArtifactStore, Path], Mapping[str, Any]]
-
-STAGES: Mapping[str, Builder] = {
-    "whitening": fit_whitening,
-    "squeeze": squeeze,
-    "expert": mtt.train_expert,
-    "recover": sre2l.recover,
-    "gradient-matching": dc.match_gradients,
-    "trajectory-matching": mtt.match_trajectories,
-    "subset": subset.pick,
-    "distilled": assemble,
-    "relabel": relabel,
-    "student": train_student,
-    "evaluate": evaluate_stage,
-    "diagnose": diagnose_stage,
-    "landscape": look_around,
-}
+PLAIN_STEP = 3
+"""Passes of an image in a plain training step: forward, input gradients, weight gradients."""
 
 
-def build(stage: Stage, store: ArtifactStore, folder: Path) -> Mapping[str, Any]:
-    """Do a stage's work; divergence is a result too (summary: `diverged`), so it is cached."""
-    try:
-        return STAGES[stage.name](stage, store, folder)
-    except Diverged as diverged:
-        return {"diverged": str(diverged)}
+@dataclass(frozen=True, kw_only=True)
+class Whitening(Stage):
+    """What the first layer of networks with model.input = zca is fitted by."""
+
+    name, version, work = "whitening", 1, "guard.models.input_layer:fit_whitening"
+    data: DataConfig
+    compute: ComputeConfig
+
+    @classmethod
+    def of(cls, shared: Shared, model: ModelConfig) -> Whitening | None:
+        """None where the network has another first layer."""
+        return cls(data=shared.data, compute=shared.compute) if model.input == "zca" else None
+
+
+class Trained(Stage):
+    """A stage that writes a network (`guard.models.saving`), and says of its training: `metrics`,
+    `history`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Squeeze(Trained):
+    """A network trained on the real images."""
+
+    name, version, work = "squeeze", 2, "guard.training.teacher:squeeze"
+    whitening: Whitening | None
+    data: DataConfig
+    model: ModelConfig
+    train: TrainConfig
+    regularizer: RegularizerConfig
+    eps: float
+    seed: int
+    compute: ComputeConfig
+
+    @classmethod
+    def of(cls, shared: Shared, model: ModelConfig | None = None) -> Squeeze:
+        """As the trial's `squeeze` says; model: None for the trial's own."""
+        model = model or shared.model
+        return cls(
+            whitening=Whitening.of(shared, model),
+            data=shared.data,
+            model=model,
+            train=shared.squeeze,
+            regularizer=shared.acting_regularizer,
+            eps=shared.radius(shared.regularizer),
+            seed=shared.seed,
+            compute=shared.compute,
+        )
+
+    def passes(self, sizes: Sizes) -> float:
+        return sizes.train * self.train.epochs * (PLAIN_STEP + self.regularizer.passes)
+
+
+class Part(Stage):
+    """A stage that makes images, or some of each class (`guard.distilled.save_part`), and says of
+    it: `metrics`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Distilled(Stage):
+    """The distilled set, put together from its parts."""
+
+    name, version, work = "distilled", 2, "guard.distilled:assemble"
+    teacher: Trained | None
+    """Whose soft labels the card has."""
+    parts: tuple[Part, ...]
+    method: str
+    ipc: int
+    compute: ComputeConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class Relabel(Stage):
+    """A teacher's logits for every epoch of the student's augmented batches."""
+
+    name, version, work = "relabel", 3, "guard.training.student:relabel"
+    teacher: Trained
+    distilled: Distilled
+    student: StudentConfig
+    """As far as the batches depend on it (`StudentConfig.batches_only`)."""
+    compute: ComputeConfig
+
+    @classmethod
+    def of(cls, teacher: Trained, distilled: Distilled, student: StudentConfig) -> Relabel:
+        return cls(
+            teacher=teacher,
+            distilled=distilled,
+            student=student.batches_only(),
+            compute=distilled.compute,
+        )
+
+    def passes(self, sizes: Sizes) -> float:
+        return images_seen(self.distilled, self.student, sizes)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Student(Trained):
+    """A network trained on the distilled set."""
+
+    name, version, work = "student", 2, "guard.training.student:train_student"
+    distilled: Distilled
+    whitening: Whitening | None
+    labels: Relabel | None
+    """None: the set's own labels."""
+    model: ModelConfig
+    student: StudentConfig
+    compute: ComputeConfig
+
+    def passes(self, sizes: Sizes) -> float:
+        return PLAIN_STEP * images_seen(self.distilled, self.student, sizes)
+
+
+def images_seen(distilled: Distilled, student: StudentConfig, sizes: Sizes) -> int:
+    """By a student, in all of its epochs."""
+    return distilled.ipc * sizes.num_classes * student.train.epochs
+
+
+def unregularized(shared: Shared) -> Shared:
+    """The same without a regularizer."""
+    return replace(shared, regularizer=RegularizerConfig.named("none"))

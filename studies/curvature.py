@@ -10,9 +10,10 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
-from guard.artifacts import ArtifactStore, Stage
-from guard.config import TrialConfig
-from guard.robustness.landscape import landscape_stages
+from guard.artifacts import ArtifactStore
+from guard.pipeline import landscapes
+from guard.stage import Stage
+from guard.trial import TrialConfig
 from studies.design.design import Design
 from studies.design.study import Results, Row, Study, Table, confirmed
 from studies.driver import command
@@ -41,8 +42,8 @@ def stages(arm: Arm) -> Iterator[tuple[Mapping[str, str | int], Stage]]:
     """(method, IPC, penalty, model, seed) and the stage that measures it."""
     for record in arm.records.values():
         config = TrialConfig.from_dict(record.config)
-        for part, stage in landscape_stages(config).items():
-            facts = {
+        for part, stage in landscapes(config).items():
+            facts: dict[str, str | int] = {
                 "method": config.method,
                 "ipc": config.ipc,
                 "penalty": arm.penalty,
@@ -67,7 +68,7 @@ def spectra(arm: Arm, model: str, store: ArtifactStore) -> Spectra:
     """Eigenvalues (N, k) by seed, as far as they are measured."""
     found = {}
     for facts, stage in stages(arm):
-        file = store.path(stage.address) / "landscape.safetensors"
+        file = store.path(stage) / "landscape.safetensors"
         if facts["model"] == model and file.is_file():
             found[int(facts["seed"])] = load_file(file)["eigenvalues"]
     return found

@@ -14,24 +14,18 @@ from typing import Any
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 
 from guard.config import (
-    CDAConfig,
     DataConfig,
-    DCConfig,
-    DSAConfig,
     DsaOp,
     EvaluationConfig,
-    ExpertConfig,
-    MATConfig,
     ModelConfig,
-    MTTConfig,
-    RecoverConfig,
     RegularizerConfig,
     StudentConfig,
-    TESLAConfig,
     TrainConfig,
-    TrialConfig,
-    expert_training,
 )
+from guard.methods.dc import DC, DSA
+from guard.methods.mtt import MAT, MTT, TESLA, ExpertConfig, expert_training
+from guard.methods.sre2l import CDA, SRe2L
+from guard.trial import TrialConfig
 from tune.confirmation import Confirmation
 
 
@@ -86,15 +80,13 @@ def digits() -> Preset:
         squeeze=TrainConfig(
             epochs=20, batch_size=64, optimizer="adamw", lr=3e-3, weight_decay=0.01
         ),
-        sre2l=RecoverConfig(chunk=5),
-        cda=CDAConfig(chunk=5, crop_scale=0.5, flip=False),
-        dc=DCConfig.from_dict(
-            {"iterations": 20, "inner_epochs": 5, "batch_size": 32, "lr_images": 1.0}
-        ),
-        dsa=DSAConfig(iterations=10, inner_epochs=10, batch_size=32, augment=UNMIRRORED),
-        mtt=MTTConfig.from_dict({**matching, "experts": experts}),
-        tesla=TESLAConfig.from_dict({**matching, "experts": experts, "soft_labels": False}),
-        mat=MATConfig.from_dict({**matching, "experts": adversarial}),
+        sre2l=SRe2L(chunk=5),
+        cda=CDA(chunk=5, crop_scale=0.5, flip=False),
+        dc=DC.from_dict({"iterations": 20, "inner_epochs": 5, "batch_size": 32, "lr_images": 1.0}),
+        dsa=DSA(iterations=10, inner_epochs=10, batch_size=32, augment=UNMIRRORED),
+        mtt=MTT.from_dict({**matching, "experts": experts}),
+        tesla=TESLA.from_dict({**matching, "experts": experts, "soft_labels": False}),
+        mat=MAT.from_dict({**matching, "experts": adversarial}),
         student=StudentConfig(
             train=TrainConfig(
                 epochs=200,

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
-from guard.config import TrialConfig
+from guard.trial import TrialConfig
 from studies.design.design import Design
 from studies.design.study import Results, Row, Study, confirmed
 from studies.driver import command

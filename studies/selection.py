@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from matplotlib.figure import Figure
 
-from guard.config import TrialConfig
+from guard.trial import TrialConfig
 from studies.design.study import Results, Story, gains_in_words
 from studies.reporting.figures import eps_figure, pareto_figure
 from studies.reporting.progress import describe

@@ -15,9 +15,9 @@ from pathlib import Path
 from rich.console import Console
 
 from guard.artifacts import ArtifactStore
-from guard.config import TrialConfig
 from guard.errors import ConfigError, StudyError
 from guard.pipeline import TrialResult, local_runner, run_trial
+from guard.trial import TrialConfig
 from studies.driver import flags as cli
 from studies.reporting.progress import duration
 from tune.tracking import run_name

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from guard.config import TrialConfig
+from guard.trial import TrialConfig
 from tune.results.front import control_of, pareto_front
 from tune.results.records import CONFIRMATION, Record
 from tune.runs import Run

@@ -18,8 +18,9 @@ from typing import Any
 
 import ray
 
-from guard.artifacts import Artifact, ArtifactStore, Stage
+from guard.artifacts import Artifact, ArtifactStore
 from guard.errors import StudyError
+from guard.stage import Stage
 from tune.resources import StageResources
 from tune.timeline import Span
 
@@ -49,7 +50,7 @@ class DeskStatus:
 @ray.remote(max_retries=2)
 def compute(root: str, stage: Stage, desk_name: str) -> Artifact:
     """Compute one stage in a worker process, unless it has been published meanwhile."""
-    from guard.stages import build
+    from guard.artifacts import build
 
     worker = ray.get_runtime_context().get_worker_id()
     ray.get_actor(desk_name, namespace=NAMESPACE).started.remote(stage.address, worker)

@@ -8,8 +8,8 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import Any
 
-from guard.config import TrialConfig
 from guard.pipeline import RunStage, run_trial
+from guard.trial import TrialConfig
 from tune.results.folder import StudyFolder
 from tune.results.records import SEARCH, Record, one_line
 

@@ -16,9 +16,8 @@ from optuna.distributions import (
     IntDistribution,
 )
 
-from guard.config import TrialConfig
 from guard.errors import ConfigError
-from guard.methods import METHODS
+from guard.trial import TrialConfig, methods, sections
 
 Params = dict[str, Any]
 CONTROL = "control"
@@ -116,12 +115,11 @@ class SearchSpace:
         section, _, name = path.partition(".")
         if section == "regularizer":
             used = not name or name in config.regularizer.fields_used()
-            return used and can_be_regularized(config)
-        sections = METHODS[config.method].sections
+            return used and config.can_be_regularized
         if section == "squeeze" and config.student.labels == "soft":
             return True
-        others = {name for method in METHODS.values() for name in method.sections}
-        return section not in others or section in sections
+        others = {name for method in methods().values() for name in sections(method)}
+        return section not in others or section in sections(type(config.own))
 
     def _first(self, drawn: Params) -> TrialConfig | None:
         """The base with what other paths depend on; None where the draws have no meaning."""
@@ -163,7 +161,7 @@ class SearchSpace:
                 if self.active(path, {**chosen, **params}):
                     params[path] = chosen.get(path, flat.get(path))
             known = all(contains(self.distributions[path], value) for path, value in params.items())
-            if known and can_be_regularized(configured(self.base, params)):
+            if known and configured(self.base, params).can_be_regularized:
                 found.append(params)
         return found
 
@@ -178,7 +176,7 @@ class SearchSpace:
             config = configured(self.base, params)
         except ConfigError:
             return False
-        return can_be_regularized(config) and config.regularizer.active
+        return config.can_be_regularized and config.regularizer.active
 
     def _combinations(self, paths: list[str], points: int) -> list[Params]:
         combinations: list[Params] = [{}]
@@ -196,17 +194,12 @@ def is_regularizer(path: str) -> bool:
     return path.partition(".")[0] == "regularizer"
 
 
-def can_be_regularized(config: TrialConfig) -> bool:
-    """Whether a regularizer has a place in the method, or in the teacher of its soft labels."""
-    return config.takes_regularizer or config.student.labels == "soft"
-
-
 def configured(base: TrialConfig, params: Params, *, control: bool = False) -> TrialConfig:
     """The config of a trial. A control, and a method that picks real images, has no regularizer.
     Raises ConfigError."""
     chosen = {path: value for path, value in params.items() if not is_regularizer(path)}
     plain = base.override({**chosen, "regularizer": "none"})
-    return plain if control or not can_be_regularized(plain) else base.override(params)
+    return plain if control or not plain.can_be_regularized else base.override(params)
 
 
 def _suggest(trial: Suggests, path: str, distribution: BaseDistribution) -> Any:

@@ -21,8 +21,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from guard.config import TrialConfig
 from guard.errors import StudyError
+from guard.trial import TrialConfig
 from tune.results.folder import StudyFolder
 from tune.results.front import pareto_front
 from tune.results.records import SEARCH, Record

@@ -12,8 +12,8 @@ from typing import Any
 
 from ray import tune as ray_tune
 
-from guard.config import TrialConfig
 from guard.pipeline import run_trial
+from guard.trial import TrialConfig
 from tune.desk import RayRunner
 from tune.results.folder import StudyFolder
 from tune.results.records import Record, one_line

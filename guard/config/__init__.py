@@ -1,63 +1,32 @@
-"""What a trial is: frozen sections that say everything its result depends on.
+"""Sections that say what a trial's result depends on, each with the rules of its fields.
 
 No section knows how its work is done, and nothing here imports torch, so a coordinator that only
-plans stages stays small.
+plans stages stays small. The methods' own sections are in `guard.methods`, the whole of a trial in
+`guard.trial`.
 """
 
-from guard.config.common import (
-    ComputeConfig,
-    DataConfig,
-    DatasetName,
-    ModelConfig,
-    Seed,
-)
+from guard.config.common import ComputeConfig, ModelConfig, Seed
+from guard.config.data import DATASETS, DataConfig
 from guard.config.evaluation import EvaluationConfig, expanded, passes_of, radius_text, reported
-from guard.config.methods import (
-    CDAConfig,
-    DCConfig,
-    DSAConfig,
-    ExpertConfig,
-    MATConfig,
-    MTTConfig,
-    RecoverConfig,
-    TESLAConfig,
-    expert_training,
-)
-from guard.config.training import (
-    DSA_OPS,
-    Augmentation,
-    DsaOp,
-    RegularizerConfig,
-    StudentConfig,
-    TrainConfig,
-)
-from guard.config.trial import MethodName, TrialConfig
+from guard.config.regularizers import RegularizerConfig
+from guard.config.shared import Shared
+from guard.config.training import DSA_OPS, Augmentation, DsaOp, StudentConfig, TrainConfig
 
 __all__ = [
+    "DATASETS",
     "DSA_OPS",
     "Augmentation",
-    "CDAConfig",
     "ComputeConfig",
-    "DCConfig",
-    "DSAConfig",
     "DataConfig",
-    "DatasetName",
     "DsaOp",
     "EvaluationConfig",
-    "ExpertConfig",
-    "MATConfig",
-    "MTTConfig",
-    "MethodName",
     "ModelConfig",
-    "RecoverConfig",
     "RegularizerConfig",
     "Seed",
+    "Shared",
     "StudentConfig",
-    "TESLAConfig",
     "TrainConfig",
-    "TrialConfig",
     "expanded",
-    "expert_training",
     "passes_of",
     "radius_text",
     "reported",

@@ -1,42 +1,13 @@
-"""Sections that every trial has: data, network, machine."""
+"""Sections that every trial has: network, machine."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from guard.config.schema import Config, above, at_least
+from guard.config.schema import Config, at_least
 
-DatasetName = Literal[
-    "digits",
-    "fashion-mnist",
-    "cifar10",
-    "cifar100",
-    "imagenette",
-    "tiny-imagenet",
-    "imagenet",
-    "folder",
-    "npz",
-]
 Seed = Annotated[int, at_least(0)]
-
-
-@dataclass(frozen=True, kw_only=True)
-class DataConfig(Config):
-    """Which images, and how they are split."""
-
-    name: DatasetName = "digits"
-    path: str = ""
-    """A folder or an .npz file; empty: scikit-learn's or torchvision's own copy."""
-    image_size: Annotated[int, at_least(0)] = 0
-    """Side in pixels that images are resized to; 0: as the data set has them."""
-    validation_fraction: Annotated[float, above(0, at_most=0.9)] = 0.1
-    """Share of each class's training images that the search selects on."""
-    split_seed: Seed = 0
-    max_tensor_gib: Annotated[float, at_least(0)] = 1.2
-    """Sets up to this size live as tensors on the device; larger ones stream from disk."""
-    sha256: str = ""
-    """Content of the data, filled in when a study starts; a stage refuses other content."""
 
 
 @dataclass(frozen=True, kw_only=True)

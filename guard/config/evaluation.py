@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, ClassVar, Literal
 
 from guard.config.common import Seed
@@ -17,23 +17,34 @@ Split = Literal["validation", "test"]
 TARGETS = 9  # of the standard AutoAttack's targeted parts
 AUTOATTACK_STEPS, SQUARE_QUERIES = 100, 5000
 
-PASSES: Mapping[str, int] = {
-    "fgsm": 2,
-    "mim": 40,
-    "jitter": 40,
-    "cw": 100,
-    "deepfool": 550,
-    "vmi": 240,
-    "apgd-ce": 2 * AUTOATTACK_STEPS,
-    "apgd-t": TARGETS * 2 * AUTOATTACK_STEPS,
-    "fab-t": TARGETS * 3 * AUTOATTACK_STEPS,
-    "square": SQUARE_QUERIES,
+
+@dataclass(frozen=True, kw_only=True)
+class AttackFacts:
+    """A row of ATTACKS. The attack itself is in `guard.robustness.attacks`."""
+
+    passes: int
+    """Forward and backward passes of a sample that survives it, about."""
+    linf_only: bool = False
+    unbounded: bool = False
+    """Whether it looks for the nearest adversarial example, at any distance (L2)."""
+
+
+ATTACKS: Mapping[str, AttackFacts] = {
+    "fgsm": AttackFacts(passes=2, linf_only=True),
+    "mim": AttackFacts(passes=40, linf_only=True),
+    "jitter": AttackFacts(passes=40, linf_only=True),
+    "cw": AttackFacts(passes=100, unbounded=True),
+    "deepfool": AttackFacts(passes=550, unbounded=True),
+    "vmi": AttackFacts(passes=240, linf_only=True),
+    "apgd-ce": AttackFacts(passes=2 * AUTOATTACK_STEPS),
+    "apgd-t": AttackFacts(passes=TARGETS * 2 * AUTOATTACK_STEPS),
+    "fab-t": AttackFacts(passes=TARGETS * 3 * AUTOATTACK_STEPS),
+    "square": AttackFacts(passes=SQUARE_QUERIES),
 }
-"""Attacks by name and their forward and backward passes of a sample that survives, about; beside
-these pgd<k> and margin<k> take k steps, and square<k> asks k times."""
-UNBOUNDED = ("cw", "deepfool")
-"""They look for the nearest adversarial example, at any distance (L2)."""
-LINF_ONLY = ("fgsm", "mim", "jitter", "vmi")
+"""Attacks by name; beside these there are those of COUNTED."""
+COUNTED: Mapping[str, int] = {"pgd": 2, "margin": 2, "square": 1}
+"""pgd<k> and margin<k> take k steps, square<k> asks k times: passes of a step or a query."""
+UNBOUNDED = tuple(name for name, facts in ATTACKS.items() if facts.unbounded)
 AUTOATTACK = ("apgd-ce", "apgd-t", "fab-t", "square")
 SUITES: Mapping[str, tuple[str, ...]] = {
     "autoattack": AUTOATTACK,
@@ -46,7 +57,7 @@ SUITES: Mapping[str, tuple[str, ...]] = {
 
 def steps_of(name: str) -> int | None:
     """k of pgd<k>, margin<k> and square<k>; None for other names."""
-    for kind in ("pgd", "margin", "square"):
+    for kind in COUNTED:
         digits = name.removeprefix(kind)
         if name.startswith(kind) and digits.isascii() and digits.isdigit() and int(digits) > 0:
             return int(digits)
@@ -65,8 +76,8 @@ def passes_of(name: str) -> int:
     """Forward and backward passes of a sample that survives the attack."""
     steps = steps_of(name)
     if steps is None:
-        return PASSES[name]
-    return steps if name.startswith("square") else 2 * steps
+        return ATTACKS[name].passes
+    return steps * COUNTED[name.removesuffix(str(steps))]
 
 
 def expanded(names: tuple[str, ...]) -> tuple[str, ...]:
@@ -124,6 +135,19 @@ class EvaluationConfig(Config):
         """Every radius, ascending."""
         return tuple(sorted({self.eps, *self.more_eps}))
 
+    def attacking(self) -> EvaluationConfig:
+        """Without what one attack's verdicts do not depend on: evaluations that differ in that
+        share their stages."""
+        plain = EvaluationConfig()
+        return replace(
+            self.reporting(), eps=plain.eps, more_eps=plain.more_eps, attacks=plain.attacks
+        )
+
+    def reporting(self) -> EvaluationConfig:
+        """Without what is decided outside an evaluation's stages."""
+        plain = EvaluationConfig()
+        return replace(self, diagnose=plain.diagnose, splits=plain.splits)
+
     def check_side(self, side: int) -> None:
         """Raises ConfigError for an attack that images of this side (pixels) are not fit for.
 
@@ -143,7 +167,7 @@ class EvaluationConfig(Config):
             )
 
     def check(self) -> None:
-        known = (*PASSES, *SUITES)
+        known = (*ATTACKS, *SUITES)
         for position, name in enumerate(self.attacks):
             if name not in known and steps_of(name) is None:
                 raise ConfigError(
@@ -156,7 +180,7 @@ class EvaluationConfig(Config):
                 raise ConfigError(field, "must name at least one")
             if len(set(values)) < len(values):
                 raise ConfigError(field, f"must be distinct, got {', '.join(values)}")
-        unfit = [name for name in expanded(self.attacks) if name in LINF_ONLY]
+        unfit = [n for n in expanded(self.attacks) if n in ATTACKS and ATTACKS[n].linf_only]
         if self.norm == "L2" and unfit:
             raise ConfigError("attacks", f"{', '.join(unfit)} attack in L_inf, got norm L2")
         for radius in self.radii:

@@ -14,7 +14,7 @@ import hashlib
 import json
 import math
 import types
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Annotated, Any, ClassVar, Literal, Self, Union, get_args, get_origin
 from typing import get_type_hints as _get_type_hints
 
@@ -37,6 +37,17 @@ class Bounds:
     def __str__(self) -> str:
         low = f"greater than {self.low:g}" if self.open_low else f"at least {self.low:g}"
         return low if self.high == math.inf else f"{low} and at most {self.high:g}"
+
+
+@dataclasses.dataclass(frozen=True)
+class OneOf:
+    """One of the names of a table."""
+
+    table: Collection[str]
+
+    def check(self, value: object) -> None:
+        if value not in self.table:
+            raise ConfigError("", f"must be one of {', '.join(self.table)}; got {value!r}")
 
 
 def at_least(low: float, at_most: float = math.inf) -> Bounds:
@@ -79,8 +90,10 @@ class Config:
         return cls(**cls.NAMED[name])
 
     def to_dict(self) -> dict[str, Any]:
-        """Nested plain values, as JSON has them (tuples become lists)."""
-        return {name: _plain(getattr(self, name)) for name in field_names(type(self))}
+        """Nested plain values, as JSON has them (tuples become lists). A section without fields
+        says nothing, so it is left out."""
+        values = {name: getattr(self, name) for name in field_names(type(self))}
+        return {name: _plain(value) for name, value in values.items() if not _is_empty(value)}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
@@ -129,8 +142,10 @@ def field_names(cls: type) -> list[str]:
 def paths(cls: type[Config], prefix: str = "") -> Iterator[str]:
     """Every dotted path of a config class: sections and leaves."""
     for name in field_names(cls):
-        yield prefix + name
         section = _section(type_hints(cls)[name])
+        if section is not None and not field_names(section):
+            continue
+        yield prefix + name
         if section is not None:
             yield from paths(section, f"{prefix}{name}.")
 
@@ -142,6 +157,10 @@ def _leaves(config: Config, prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield from _leaves(value, f"{prefix}{name}.")
         else:
             yield prefix + name, _plain(value)
+
+
+def _is_empty(value: Any) -> bool:
+    return isinstance(value, Config) and not field_names(type(value))
 
 
 def _plain(value: Any) -> Any:
@@ -164,7 +183,7 @@ def _set(cls: type[Config], tree: dict[str, Any], path: list[str], value: Any) -
         if section is None:
             raise ConfigError("", f"has no fields, so {'.'.join(path)!r} does not exist")
         if name not in tree:
-            tree[name] = cls().to_dict()[name]
+            tree[name] = cls().to_dict().get(name, {})
         if tree[name] is None:
             tree[name] = section().to_dict()
         if not isinstance(tree[name], Mapping):

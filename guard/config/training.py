@@ -1,10 +1,9 @@
-"""How networks are trained: the loop, the loss of the one distilled from, the student."""
+"""How networks are trained: the loop, and the student."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from functools import cache
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, ClassVar, Literal
 
 from guard.config.common import ModelConfig, Seed
@@ -14,131 +13,6 @@ from guard.errors import ConfigError
 Augmentation = Literal["crop", "flip", "resized-crop", "dsa"]
 DsaOp = Literal["color", "crop", "cutout", "flip", "scale", "rotate"]
 DSA_OPS: tuple[DsaOp, ...] = ("color", "crop", "cutout", "flip", "scale", "rotate")
-
-
-@dataclass(frozen=True, kw_only=True)
-class RegularizerConfig(Config):
-    """How the model that a set is distilled from is made robust: a penalty, or attacked images.
-
-    curvature: λ·mean‖∇ℓ(x+hz) − ∇ℓ(x)‖^power, GUARD Eq. 15 at power 2 (arXiv 2403.10045).
-    loss-difference: λ·mean|ℓ(x+hz) − ℓ(x)|^power, what GUARD's ImageNet-type code computes.
-    gradient-norm: λ·mean‖∇ℓ(x)‖^power.
-    adversarial: the loss of attacked images only (arXiv 1706.06083); λ is not used.
-    trades: λ·KL(f(x) ‖ f(x')) at attacked images x' (arXiv 1901.08573).
-    mart: misclassification-aware adversarial training (ICLR 2020, Wang et al.).
-    """
-
-    kind: Literal[
-        "none", "curvature", "loss-difference", "gradient-norm", "adversarial", "trades", "mart"
-    ] = "curvature"
-    weight: Annotated[float, at_least(0)] = 0.1
-    """λ. At 0 the model is trained without a penalty."""
-    h: Annotated[float, above(0)] = 0.1
-    """L2 length of the step along z, in `units`."""
-    units: Literal["pixel", "normalized", "eps"] = "pixel"
-    """pixel: L2 in [0, 1] pixels. normalized: L2 after the input normalisation, gradients too (the
-    papers' codes). eps: h times eps·sqrt(D) of the threat model, in pixels."""
-    power: Annotated[int, at_least(1, at_most=2)] = 2
-    direction: Literal["gradient", "sign", "released"] = "gradient"
-    """z: unit gradient, unit-L2 sign of the gradient (CURE), or GUARD's released code, which adds
-    1e-7 to every element and to the norm."""
-    scale: Literal["per-sample", "batch-mean"] = "per-sample"
-    """batch-mean: gradients of the batch-mean loss, 1/B of a sample's (GUARD's released code)."""
-    bn: Literal["eval", "frozen-batch", "train"] = "eval"
-    """BatchNorm inside the penalty: running statistics, as GUARD's and CURE's codes have it, this
-    batch's as constants, or those of each pass. But for the last, the penalty pulls at the scale
-    and the mean of what a BatchNorm gets. No training loss resists that, and the running statistics
-    lag behind, so the model can be worse in evaluation mode than it was in training."""
-    fraction: Annotated[float, above(0, at_most=1)] = 1.0
-    """Share of each batch, drawn afresh, that the penalty is computed on: unbiased and cheaper."""
-    weight_warmup_epochs: Annotated[int, at_least(0)] = 0
-    """Epochs over which λ rises linearly to its value."""
-    h_warmup_epochs: Annotated[int, at_least(0)] = 0
-    steps: Annotated[int, at_least(1)] = 7
-    """Of the attack (adversarial, trades, mart): signed gradient ascent from a random start."""
-    step_size: Annotated[float, above(0)] = 0.25
-    """Of the attack, as a share of its radius."""
-    eps: Annotated[float, above(0, at_most=1)] | None = None
-    """L_inf radius of the attack, in pixels; None: that of the threat model."""
-
-    NAMED: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "none": {"kind": "none", "weight": 0},
-        "curvature": {},
-        "loss-difference": {"kind": "loss-difference"},
-        "gradient-norm": {"kind": "gradient-norm"},
-        "pgd-at": {"kind": "adversarial"},
-        "fgsm-rs": {"kind": "adversarial", "steps": 1, "step_size": 1.25},
-        "trades": {"kind": "trades", "weight": 6, "steps": 10},
-        "mart": {"kind": "mart", "weight": 5, "steps": 10},
-        "guard-dc": {
-            "kind": "loss-difference",
-            "weight": 0.5,
-            "power": 1,
-            "scale": "batch-mean",
-        },
-        "paper-eq15": {"weight": 100, "h": 3, "units": "normalized"},
-        "released-cifar": {
-            "weight": 100,
-            "h": 3,
-            "units": "normalized",
-            "power": 1,
-            "direction": "released",
-            "scale": "batch-mean",
-        },
-        "released-imagenet": {
-            "kind": "loss-difference",
-            "weight": 1e-4,
-            "h": 3,
-            "units": "normalized",
-            "power": 1,
-            "direction": "released",
-            "scale": "batch-mean",
-        },
-        "cure": {
-            "weight": 4,
-            "h": 3,
-            "units": "normalized",
-            "power": 1,
-            "direction": "sign",
-            "h_warmup_epochs": 5,
-        },
-    }
-
-    @property
-    def active(self) -> bool:
-        return self.kind == "adversarial" or (self.kind != "none" and self.weight > 0)
-
-    @property
-    def title(self) -> str:
-        """What tables call it: "none", the name of the setting that it is, or its kind."""
-        if not self.active:
-            return "none"
-        return next((name for name, own in _named() if own == self), self.kind)
-
-    @property
-    def attacks(self) -> bool:
-        """Whether the loss is of attacked images; a penalty otherwise."""
-        return self.kind in ("adversarial", "trades", "mart")
-
-    @property
-    def uses_threat_model(self) -> bool:
-        return self.active and (self.eps is None if self.attacks else self.units == "eps")
-
-    def fields_used(self) -> frozenset[str]:
-        """The fields that this kind reads."""
-        if self.kind == "none":
-            return frozenset({"kind"})
-        if self.attacks:
-            weight = set() if self.kind == "adversarial" else {"weight", "weight_warmup_epochs"}
-            return frozenset({"kind", "steps", "step_size", "eps"} | weight)
-        common = {"kind", "weight", "power", "units", "scale", "bn", "fraction"}
-        stepping = set() if self.kind == "gradient-norm" else {"h", "direction", "h_warmup_epochs"}
-        return frozenset(common | stepping | {"weight_warmup_epochs"})
-
-
-@cache
-def _named() -> tuple[tuple[str, RegularizerConfig], ...]:
-    return tuple((name, RegularizerConfig.named(name)) for name in RegularizerConfig.NAMED)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -200,6 +74,28 @@ class StudentConfig(Config):
     mix: Literal["none", "mixup", "cutmix"] = "none"
     mix_alpha: Annotated[float, above(0)] = 1.0
     """Both parameters of the Beta distribution that mixing draws from."""
+
+    def batches_only(self) -> StudentConfig:
+        """Without what the student's batches do not depend on: students that differ in that share
+        their soft labels."""
+        plain, loop = StudentConfig(), TrainConfig()
+        return replace(
+            self,
+            model=plain.model,
+            labels=plain.labels,
+            learned_lr=plain.learned_lr,
+            temperature=plain.temperature,
+            scale_by_t2=plain.scale_by_t2,
+            train=replace(
+                self.train,
+                optimizer=loop.optimizer,
+                lr=loop.lr,
+                momentum=loop.momentum,
+                weight_decay=loop.weight_decay,
+                schedule=loop.schedule,
+                warmup_epochs=loop.warmup_epochs,
+            ),
+        )
 
     NAMED: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "sre2l-imagenet": {

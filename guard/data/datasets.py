@@ -7,8 +7,8 @@ name; otherwise scikit-learn (digits) or torchvision's class for the data set su
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+import inspect
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from guard.artifacts import Stage
-from guard.config import DataConfig
+from guard.config.data import DATASETS, IMAGENET_MEAN, IMAGENET_STD, DataConfig, Dataset
 from guard.data.images import (
     FileImages,
     Splits,
@@ -34,21 +33,7 @@ DEFAULT_ROOT = Path.home() / ".cache" / "robust-distillation-lab"
 DIGITS_TEST_FRACTION = 0.2
 
 
-@dataclass(frozen=True)
-class DatasetInfo:
-    """A row of DATASETS."""
-
-    fetch: Callable[[Path], Raw | Path] | None
-    """Arrays, or the folder of an image tree, from a root that torchvision may download into."""
-    image_size: int = 0
-    """Default side of images that come as files; 0: stated by the user or the arrays."""
-    mean: tuple[float, ...] = ()
-    """Published channel statistics; empty: computed on the training images."""
-    std: tuple[float, ...] = ()
-    channels: int = 3
-
-
-def _digits(root: Path) -> Raw:
+def _digits() -> Raw:
     from sklearn.datasets import load_digits
 
     bunch = load_digits()
@@ -58,19 +43,15 @@ def _digits(root: Path) -> Raw:
     return Raw(images.subset(train), images.subset(test), tuple("0123456789"))
 
 
-def _from_torchvision(name: str) -> Callable[[Path], Raw]:
-    """A reader of the torchvision class of that name, which downloads what is missing."""
-
-    def fetch(root: Path) -> Raw:
-        dataset = getattr(torchvision_datasets(), name)
-        parts = [dataset(root, train=train, download=True) for train in (True, False)]
-        sets = [
-            TensorImages(channels_first(np.asarray(part.data)), torch.as_tensor(part.targets))
-            for part in parts
-        ]
-        return Raw(sets[0], sets[1], tuple(parts[0].classes))
-
-    return fetch
+def _arrays(name: str, root: Path) -> Raw:
+    """The torchvision class of that name, which downloads what is missing."""
+    dataset = getattr(torchvision_datasets(), name)
+    halves = [dataset(root, train=train, download=True) for train in (True, False)]
+    sets = [
+        TensorImages(channels_first(np.asarray(half.data)), torch.as_tensor(half.targets))
+        for half in halves
+    ]
+    return Raw(sets[0], sets[1], tuple(halves[0].classes))
 
 
 def torchvision_datasets() -> Any:
@@ -79,45 +60,24 @@ def torchvision_datasets() -> Any:
     return torchvision.datasets
 
 
-def _imagenette(root: Path) -> Path:
+def _unpacked(name: str, folder: Path, root: Path) -> Path:
+    """The image tree that the torchvision class of that name unpacks, and downloads where it can
+    and it is not there (ImageNet's archives it cannot)."""
+    dataset = getattr(torchvision_datasets(), name)
+    can_download = "download" in inspect.signature(dataset).parameters
     for split in ("train", "val"):
-        folder = root / "imagenette2"
-        torchvision_datasets().Imagenette(
-            root, split=split, size="full", download=not (folder / split).is_dir()
-        )
+        missing = {"download": not (folder / split).is_dir()} if can_download else {}
+        dataset(root, split=split, **missing)
     return folder
 
 
-def _imagenet(root: Path) -> Path:
-    for split in ("train", "val"):
-        torchvision_datasets().ImageNet(
-            root, split=split
-        )  # unpacks the official archives, which it cannot download
-    return root
-
-
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-CIFAR_STD = (0.2023, 0.1994, 0.2010)
-
-DATASETS: dict[str, DatasetInfo] = {
-    "digits": DatasetInfo(_digits, channels=1),
-    "fashion-mnist": DatasetInfo(
-        _from_torchvision("FashionMNIST"), mean=(0.2861,), std=(0.3530,), channels=1
-    ),
-    "cifar10": DatasetInfo(
-        _from_torchvision("CIFAR10"), mean=(0.4914, 0.4822, 0.4465), std=CIFAR_STD
-    ),
-    "cifar100": DatasetInfo(
-        _from_torchvision("CIFAR100"), mean=(0.5071, 0.4866, 0.4409), std=(0.2673, 0.2564, 0.2762)
-    ),
-    "imagenette": DatasetInfo(_imagenette, 224, IMAGENET_MEAN, IMAGENET_STD),
-    "tiny-imagenet": DatasetInfo(
-        None, 64, mean=(0.4802, 0.4481, 0.3975), std=(0.2302, 0.2265, 0.2262)
-    ),
-    "imagenet": DatasetInfo(_imagenet, 224, IMAGENET_MEAN, IMAGENET_STD),
-    "folder": DatasetInfo(None),
-    "npz": DatasetInfo(None),
-}
+def _fetch(source: str, root: Path) -> Raw | Path:
+    """Arrays, or the folder of an image tree, from a row's source; downloads go into `root`."""
+    kind, _, rest = source.partition(":")
+    if kind == "sklearn":
+        return _digits()
+    name, _, folder = rest.partition(":")
+    return _arrays(name, root) if kind == "torchvision" else _unpacked(name, root / folder, root)
 
 
 @functools.lru_cache(maxsize=2)
@@ -148,18 +108,12 @@ def load_data(config: DataConfig) -> Splits:
     return Splits(spec, raw.train.subset(rest), raw.train.subset(held_out), raw.test, sha256)
 
 
-def stage_data(stage: Stage) -> Splits:
-    """The data set that a stage names."""
-    config = DataConfig.from_dict(stage.config["data"])
-    return load_data(replace(config, path=stage.places.get("data", config.path)))
-
-
 def resolve(config: DataConfig) -> DataConfig:
     """The config with the content of its data filled in. Raises DataError, see `load_data`."""
     return replace(config, sha256=load_data(config).sha256)
 
 
-def _read(config: DataConfig, info: DatasetInfo) -> Raw:
+def _read(config: DataConfig, info: Dataset) -> Raw:
     path = Path(config.path).expanduser() if config.path else DEFAULT_ROOT
     if config.path and not path.exists():
         raise DataError(f"data.path: {path} does not exist")
@@ -167,22 +121,22 @@ def _read(config: DataConfig, info: DatasetInfo) -> Raw:
         return read_npz(path)
     if (path / "train").is_dir():
         return _tree(path, config, info)
-    if info.fetch is None:
+    if not info.source:
         wanted = (
             "an .npz file" if config.name == "npz" else "a folder with train/ and val/ or test/"
         )
         raise DataError(f"data.path: {config.name} needs {wanted}, got {config.path or 'no path'}")
     try:
-        if config.name != "digits":
+        if not info.source.startswith("sklearn"):
             path.mkdir(parents=True, exist_ok=True)
-        fetched = info.fetch(path)
+        fetched = _fetch(info.source, path)
     except (OSError, RuntimeError) as error:
         reason = str(error).strip().splitlines()[0]
         raise DataError(f"data.path: cannot get {config.name} in {path} ({reason})") from None
     return fetched if isinstance(fetched, Raw) else _tree(fetched, config, info)
 
 
-def _tree(root: Path, config: DataConfig, info: DatasetInfo) -> Raw:
+def _tree(root: Path, config: DataConfig, info: Dataset) -> Raw:
     size = config.image_size or info.image_size
     return read_tree(root, size, info.channels, config.max_tensor_gib)
 
@@ -221,7 +175,7 @@ def _size(file: Path) -> int:
         raise DataError(f"{file}: cannot be read ({error.strerror})") from None
 
 
-def _spec(info: DatasetInfo, raw: Raw) -> ImageSpec:
+def _spec(info: Dataset, raw: Raw) -> ImageSpec:
     train, mean, std = raw.train, info.mean, info.std
     if isinstance(train, TensorImages):
         channels, size = int(train.x.shape[1]), int(train.x.shape[2])

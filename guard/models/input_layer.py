@@ -14,12 +14,13 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from guard.artifacts import ArtifactStore, Stage
+from guard.artifacts import ArtifactStore
 from guard.config import ModelConfig
-from guard.data.datasets import stage_data
+from guard.data.datasets import load_data
 from guard.data.images import ImageSet
 from guard.data.spec import ImageSpec
 from guard.device import setup
+from guard.stages import Whitening
 
 ZCA_EPS = 0.1
 ZCA_MAX_VALUES = 4096
@@ -112,16 +113,15 @@ def fit_zca(images: ImageSet, spec: ImageSpec, device: torch.device) -> dict[str
     return {"mean": mean.float(), "weight": weight.float().contiguous()}
 
 
-def fit_whitening(stage: Stage, store: ArtifactStore, folder: Path) -> Mapping[str, Any]:
+def fit_whitening(stage: Whitening, store: ArtifactStore, folder: Path) -> Mapping[str, Any]:
     """Fit ZCA on the training images."""
-    device = setup(stage)
-    splits = stage_data(stage)
+    device = setup(stage.compute)
+    splits = load_data(stage.data)
     save_file(fit_zca(splits.train, splits.spec, device), folder / "whitening.safetensors")
     return {"metrics": {}}
 
 
-def load_whitening(layer: InputLayer, stage: Stage, store: ArtifactStore) -> None:
-    """Give the first layer what was fitted for the stage, if anything was."""
-    if "whitening" in stage.inputs:
-        path = store.path(stage.inputs["whitening"]) / "whitening.safetensors"
-        layer.load_state_dict(load_file(path))
+def load_whitening(layer: InputLayer, fitted: Whitening | None, store: ArtifactStore) -> None:
+    """Give the first layer what was fitted, if anything was."""
+    if fitted is not None:
+        layer.load_state_dict(load_file(store.path(fitted) / "whitening.safetensors"))

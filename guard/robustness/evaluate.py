@@ -23,7 +23,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from guard.artifacts import ArtifactStore, Stage
+from guard.artifacts import ArtifactStore
 from guard.config import EvaluationConfig
 from guard.config.evaluation import (
     AUTOATTACK,
@@ -34,12 +34,13 @@ from guard.config.evaluation import (
     reported,
     steps_of,
 )
-from guard.data.datasets import stage_data
+from guard.data.datasets import load_data
 from guard.data.images import ImageSet
 from guard.device import setup
 from guard.models.networks import folded
 from guard.models.saving import load_model
 from guard.robustness.attacks import Counted, ThreatModel, attack_images
+from guard.robustness.stages import Evaluate
 from guard.seeding import generator
 
 
@@ -229,23 +230,22 @@ def drawn(images: ImageSet, count: int, seed: int, label: str) -> ImageSet:
     return images.subset(order[:count].sort().values)
 
 
-def evaluate_stage(stage: Stage, store: ArtifactStore, folder: Path) -> Mapping[str, Any]:
+def evaluate_stage(stage: Evaluate, store: ArtifactStore, folder: Path) -> Mapping[str, Any]:
     """One attack of the chain on a stored model and one split.
 
     The summary: `metrics`, all of them from the last stage of a chain; `passes`, forward and
     backward, of the clean images and of each attack so far.
     """
-    device = setup(stage)
-    splits = stage_data(stage)
-    config = EvaluationConfig.from_dict(stage.config["evaluation"])
-    part = part_of(stage)
-    model = folded(load_model(store.path(stage.inputs["model"]), device))
-    images = chosen(splits.named(stage.config["split"]), config)
+    device = setup(stage.compute)
+    splits = load_data(stage.data)
+    config, part = stage.evaluation, stage.part
+    model = folded(load_model(store.path(stage.model), device))
+    images = chosen(splits.named(stage.split), config)
     before, passes = None, {}
-    if "before" not in stage.inputs:
+    if stage.before is None:
         passes["clean"] = [len(images), 0]
     else:
-        earlier = store.path(stage.inputs["before"])
+        earlier = store.path(stage.before)
         before = Verdicts.load(earlier / "verdicts.safetensors")
         passes = json.loads((earlier / "stage.json").read_text())["summary"]["passes"]
     classes = splits.spec.num_classes
@@ -253,16 +253,11 @@ def evaluate_stage(stage: Stage, store: ArtifactStore, folder: Path) -> Mapping[
     verdicts.save(folder / "verdicts.safetensors")
     passes[title(part)] = [counted.forward_passes, counted.backward_passes]
     found = {"clean_accuracy": share(verdicts.clean)}
-    if stage.config["is_last"]:
+    if stage.is_last:
         forward, backward = (sum(counts) for counts in zip(*passes.values(), strict=True))
         totals = {"forward_passes": float(forward), "backward_passes": float(backward)}
         found = {**metrics(verdicts, config), **totals}
     return {"metrics": found, "passes": passes}
-
-
-def part_of(stage: Stage) -> Part:
-    eps = stage.config["eps"]
-    return (math.inf if eps is None else eps), stage.config["attack"]
 
 
 def title(part: Part) -> str:

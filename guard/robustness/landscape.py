@@ -11,50 +11,28 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from guard.artifacts import ArtifactStore, Stage
-from guard.config import TrialConfig
-from guard.data.datasets import stage_data
+from guard.artifacts import ArtifactStore
+from guard.data.datasets import load_data
 from guard.device import setup
 from guard.distilled import DistilledSet
 from guard.models.networks import penultimate
 from guard.models.saving import load_model
 from guard.robustness.evaluate import drawn
 from guard.robustness.hessian import BoundTerms, Geometry, geometry, proposition1
-from guard.steps import Steps
+from guard.robustness.stages import Landscape
 
 SAMPLES, EIGENVALUES = 100, 10
 TERMS = ("distilled_loss", "loss", "gradient", "curvature", "lipschitz", "distance", "bound")
 
 
-def landscape_stages(config: TrialConfig) -> dict[str, Stage]:
-    """Of a trial: around the student, and around the teacher where there is one."""
-    steps = Steps.of(config)
-    models = {"student": steps.student}
-    if steps.teachers:
-        models["teacher"] = steps.teachers[0]
-    distilled = {"distilled": steps.distilled} if steps.distilled else {}
-    return {
-        part: Stage.of(
-            "landscape",
-            1,
-            {"model": model, **distilled},
-            data=config.data,
-            eps=config.evaluation.eps,
-            norm=config.evaluation.norm,
-            compute=config.compute,
-        )
-        for part, model in models.items()
-    }
-
-
-def look_around(stage: Stage, store: ArtifactStore, folder: Path) -> Mapping[str, Any]:
+def look_around(stage: Landscape, store: ArtifactStore, folder: Path) -> Mapping[str, Any]:
     """Eigenvalues (N, 10), descending, gradient norms and cosines (N,) on up to 100 test images, in
     landscape.safetensors; the summary has their means, and the terms of Proposition 1 as means over
     classes: perturbations up to the L2 radius that holds the threat model's ball.
     """
-    device = setup(stage)
-    splits = stage_data(stage)
-    model = load_model(store.path(stage.inputs["model"]), device).eval()
+    device = setup(stage.compute)
+    splits = load_data(stage.data)
+    model = load_model(store.path(stage.model), device).eval()
     images = drawn(splits.test, SAMPLES, 0, "landscape")
     (x, y), *_ = images.batches(len(images), device)
     dimension = x[0].numel()
@@ -69,10 +47,9 @@ def look_around(stage: Stage, store: ArtifactStore, folder: Path) -> Mapping[str
     tensors = {name: values.cpu().contiguous() for name, values in columns.items()}
     save_file(tensors, folder / "landscape.safetensors")
     metrics = means(found)
-    if "distilled" in stage.inputs:
-        distilled = DistilledSet.load(store.path(stage.inputs["distilled"]))
-        eps = stage.config["eps"]
-        radius = eps * math.sqrt(dimension) if stage.config["norm"] == "Linf" else eps
+    if stage.distilled is not None:
+        distilled = DistilledSet.load(store.path(stage.distilled))
+        radius = stage.eps * math.sqrt(dimension) if stage.norm == "Linf" else stage.eps
         pairs = (x, y), (distilled.images.to(device), distilled.labels.to(device))
         features = partial(penultimate, model)
         terms = proposition1(model, features, *pairs, radius, count)

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from guard.artifacts import ArtifactStore, Stage
+from guard.artifacts import ArtifactStore
 from guard.config import EvaluationConfig
-from guard.data.datasets import stage_data
+from guard.data.datasets import load_data
 from guard.data.images import ImageSet
 from guard.device import setup
 from guard.models.networks import folded, frozen
@@ -24,6 +24,7 @@ from guard.models.saving import load_model
 from guard.robustness.attacks import ThreatModel, attack_images
 from guard.robustness.evaluate import drawn
 from guard.robustness.flags import flags_of
+from guard.robustness.stages import Diagnose
 from guard.seeding import derive, fenced
 
 SAMPLES = 64
@@ -144,16 +145,15 @@ def wrong(model: nn.Module, x: Tensor, y: Tensor, config: EvaluationConfig) -> T
     return verdict
 
 
-def diagnose_stage(stage: Stage, store: ArtifactStore, folder: Path) -> Mapping[str, Any]:
+def diagnose_stage(stage: Diagnose, store: ArtifactStore, folder: Path) -> Mapping[str, Any]:
     """Diagnose a stored model on one split, with the teacher, if there is one, as the surrogate."""
-    device = setup(stage)
-    splits = stage_data(stage)
-    config = EvaluationConfig.from_dict(stage.config["evaluation"])
-    models = {
-        role: folded(load_model(store.path(address), device))
-        for role, address in stage.inputs.items()
-    }
-    images = splits.named(stage.config["split"])
-    classes = splits.spec.num_classes
-    found = diagnose(models["model"], images, config, classes, device, models.get("surrogate"))
+    device = setup(stage.compute)
+    splits = load_data(stage.data)
+    model, surrogate = (
+        None if trained is None else folded(load_model(store.path(trained), device))
+        for trained in (stage.model, stage.surrogate)
+    )
+    assert model is not None
+    images, classes = splits.named(stage.split), splits.spec.num_classes
+    found = diagnose(model, images, stage.evaluation, classes, device, surrogate)
     return {"metrics": found}

@@ -13,15 +13,12 @@ from guard.config import TrainConfig
 from guard.data.augment import Augmenter
 from guard.data.images import ImageSet
 from guard.data.spec import ImageSpec
+from guard.errors import Diverged
 
 Batch = tuple[Tensor, Tensor]
 """Inputs and whatever the loss compares the logits with."""
 Objective = Callable[[nn.Module, Tensor, Tensor, int], tuple[Tensor, Tensor]]
 """(model, inputs, targets, epoch) -> (loss to minimise, logits)."""
-
-
-class Diverged(Exception):
-    """A stage that cannot give a usable result: not finite, or no better than chance."""
 
 
 @dataclass(frozen=True)

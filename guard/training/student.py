@@ -18,8 +18,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from guard.artifacts import ArtifactStore, Stage
-from guard.config import ModelConfig, StudentConfig
+from guard.artifacts import ArtifactStore
+from guard.config import StudentConfig
 from guard.data.augment import Augmenter, mix
 from guard.data.spec import ImageSpec
 from guard.device import setup
@@ -28,6 +28,7 @@ from guard.models.input_layer import load_whitening
 from guard.models.networks import build_model
 from guard.models.saving import load_model, save_model
 from guard.seeding import derive, generator
+from guard.stages import Relabel, Student
 from guard.training.loop import train
 
 FILE_BYTES = 2**26
@@ -63,16 +64,15 @@ class Recipe:
             yield x, target
 
 
-def relabel(stage: Stage, store: ArtifactStore, folder: Path) -> Mapping[str, Any]:
+def relabel(stage: Relabel, store: ArtifactStore, folder: Path) -> Mapping[str, Any]:
     """The teacher's logits for every augmented batch of every epoch: float16 (N, K) an epoch, in
     the order in which the student sees the images. The teacher is in evaluation mode."""
-    device = setup(stage)
-    config = StudentConfig.from_dict(stage.config["student"])
-    distilled = DistilledSet.load(store.path(stage.inputs["distilled"]))
-    recipe = Recipe.of(config, distilled.spec)
-    teacher = load_model(store.path(stage.inputs["teacher"]), device)
+    device = setup(stage.compute)
+    distilled = DistilledSet.load(store.path(stage.distilled))
+    recipe = Recipe.of(stage.student, distilled.spec)
+    teacher = load_model(store.path(stage.teacher), device)
     images, hard = distilled.images.to(device), distilled.one_hot().to(device)
-    epochs, together = config.train.epochs, epochs_in_a_file(images, teacher)
+    epochs, together = stage.student.train.epochs, epochs_in_a_file(images, teacher)
     for first in range(0, epochs, together):
         with torch.no_grad():
             logits = {
@@ -119,23 +119,22 @@ def distillation_loss(logits: Tensor, target: Tensor, temperature: float) -> Ten
     return F.kl_div(log_student, log_teacher, reduction="batchmean", log_target=True)
 
 
-def train_student(stage: Stage, store: ArtifactStore, folder: Path) -> Mapping[str, Any]:
+def train_student(stage: Student, store: ArtifactStore, folder: Path) -> Mapping[str, Any]:
     """Train a fresh network on the distilled set: on a teacher's logits where the stage has them,
     else on the set's own labels. Raises Diverged if the loss is not finite."""
-    device = setup(stage)
-    config = StudentConfig.from_dict(stage.config["student"])
-    model_config = ModelConfig.from_dict(stage.config["model"])
-    distilled = DistilledSet.load(store.path(stage.inputs["distilled"]))
-    model = build_model(model_config, distilled.spec, derive(config.seed, "student"))
-    load_whitening(model.normalize, stage, store)
+    device = setup(stage.compute)
+    config = stage.student
+    distilled = DistilledSet.load(store.path(stage.distilled))
+    model = build_model(stage.model, distilled.spec, derive(config.seed, "student"))
+    load_whitening(model.normalize, stage.whitening, store)
     model.to(device)
     images = distilled.images.to(device)
     own = distilled.soft_labels if config.labels != "hard" else None
     targets = (distilled.one_hot() if own is None else own).to(device)
     recipe = Recipe.of(config, distilled.spec)
     logits_of_epoch = None
-    if "labels" in stage.inputs:
-        logits_of_epoch = SoftLabels.open(store.path(stage.inputs["labels"])).epoch
+    if stage.labels is not None:
+        logits_of_epoch = SoftLabels.open(store.path(stage.labels)).epoch
     scale = config.temperature**2 if config.scale_by_t2 else 1.0
 
     def objective(model: nn.Module, x: Tensor, target: Tensor, epoch: int) -> tuple[Tensor, Tensor]:
@@ -157,7 +156,7 @@ def train_student(stage: Stage, store: ArtifactStore, folder: Path) -> Mapping[s
     if config.learned_lr:
         run = replace(run, lr=distilled.card["learned_lr"])
     history = train(model, run, batches, objective)
-    save_model(model, model_config, distilled.spec, folder)
+    save_model(model, stage.model, distilled.spec, folder)
     return {
         "metrics": {"train_loss": history[-1].loss, "train_accuracy": history[-1].accuracy},
         "history": [vars(epoch) for epoch in history],

@@ -5,20 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from guard.artifacts import ArtifactStore, Stage
-from guard.config import ModelConfig, RegularizerConfig, TrainConfig
-from guard.data.datasets import stage_data
+from guard.artifacts import ArtifactStore
+from guard.config import ComputeConfig, DataConfig, ModelConfig, RegularizerConfig, TrainConfig
+from guard.data.datasets import load_data
 from guard.data.images import Splits
 from guard.device import setup
 from guard.models.input_layer import load_whitening
 from guard.models.networks import Classifier, build_model
 from guard.models.saving import save_model
 from guard.seeding import derive, generator
+from guard.stages import Squeeze, Whitening
 from guard.training.loop import (
     Batch,
     Epoch,
@@ -36,7 +37,26 @@ def ignore(model: nn.Module) -> None:
     """Watches nothing."""
 
 
-@dataclass(frozen=True)
+class Trains(Protocol):
+    """A stage that trains a network on real images."""
+
+    @property
+    def whitening(self) -> Whitening | None: ...
+    @property
+    def data(self) -> DataConfig: ...
+    @property
+    def model(self) -> ModelConfig: ...
+    @property
+    def train(self) -> TrainConfig: ...
+    @property
+    def regularizer(self) -> RegularizerConfig: ...
+    @property
+    def eps(self) -> float: ...
+    @property
+    def compute(self) -> ComputeConfig: ...
+
+
+@dataclass(frozen=True, kw_only=True)
 class TeacherTraining:
     """A network, and what the stage says of its training."""
 
@@ -49,21 +69,23 @@ class TeacherTraining:
     device: torch.device
 
     @classmethod
-    def of(cls, stage: Stage, store: ArtifactStore, seed: int) -> TeacherTraining:
-        """The untrained network of a stage with data, model, train, regularizer, eps and maybe an
-        adversary."""
-        device = setup(stage)
-        splits = stage_data(stage)
-        model_config = ModelConfig.from_dict(stage.config["model"])
-        model = build_model(model_config, splits.spec, derive(seed, "teacher"))
-        load_whitening(model.normalize, stage, store)
-        loss = TrainingLoss(
-            RegularizerConfig.from_dict(stage.config["regularizer"]),
-            stage.config["eps"],
-            RegularizerConfig.from_dict(stage.config.get("adversary", {"kind": "none"})),
+    def of(
+        cls, stage: Trains, store: ArtifactStore, seed: int, adversary: RegularizerConfig
+    ) -> TeacherTraining:
+        """The untrained network of a stage."""
+        device = setup(stage.compute)
+        splits = load_data(stage.data)
+        model = build_model(stage.model, splits.spec, derive(seed, "teacher"))
+        load_whitening(model.normalize, stage.whitening, store)
+        return cls(
+            model=model.to(device),
+            model_config=stage.model,
+            config=stage.train,
+            loss=TrainingLoss(stage.regularizer, stage.eps, adversary),
+            splits=splits,
+            seed=seed,
+            device=device,
         )
-        config = TrainConfig.from_dict(stage.config["train"])
-        return cls(model.to(device), model_config, config, loss, splits, seed, device)
 
     def run(self, after_step: Watch = ignore, after_epoch: Watch = ignore) -> list[Epoch]:
         """Raises Diverged if the loss is not finite."""
@@ -92,7 +114,7 @@ class TeacherTraining:
         }
 
 
-def squeeze(stage: Stage, store: ArtifactStore, folder: Path) -> Mapping[str, Any]:
+def squeeze(stage: Squeeze, store: ArtifactStore, folder: Path) -> Mapping[str, Any]:
     """Train a network. Raises Diverged if it is not finite or no better than chance."""
-    training = TeacherTraining.of(stage, store, stage.config["seed"])
+    training = TeacherTraining.of(stage, store, stage.seed, RegularizerConfig.named("none"))
     return training.save(training.run(), folder)

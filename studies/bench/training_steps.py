@@ -10,12 +10,13 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
-from guard.config import ModelConfig, RegularizerConfig, TrialConfig
+from guard.config import ModelConfig, RegularizerConfig
 from guard.data.spec import ImageSpec
 from guard.methods.dc.gradients import ClassGradients, distance
 from guard.methods.mtt.trajectory import GRADIENTS, call, flat_parameters
 from guard.models.networks import Classifier, build_model
 from guard.training.losses import TrainingLoss
+from guard.trial import TrialConfig
 from studies.bench.measuring import Cost, Run, account, measure
 
 REGULARIZERS = (

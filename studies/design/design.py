@@ -9,11 +9,11 @@ from typing import Any
 
 from optuna.distributions import BaseDistribution, CategoricalDistribution
 
-from guard.config import TrialConfig
 from guard.errors import ConfigError, StudyError
+from guard.trial import TrialConfig
 from tune.results.comparison import SEEDS
 from tune.runs import Run
-from tune.space import Params, can_be_regularized, is_regularizer
+from tune.space import Params, is_regularizer
 
 Settings = Mapping[str, Any]
 """Config path -> value."""
@@ -91,7 +91,7 @@ class Design:
 def arm(base: TrialConfig, settings: Settings) -> list[TrialConfig]:
     """The control of an arm and the arm itself, as far as they have a meaning."""
     control = base.override({**unregularized(settings), "regularizer": "none"})
-    if not can_be_regularized(control):
+    if not control.can_be_regularized:
         return [control]
     # What is wrong with any config is an error; what is wrong here alone has no meaning here.
     TrialConfig().override({k: v for k, v in settings.items() if is_regularizer(k)})

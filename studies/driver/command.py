@@ -12,8 +12,8 @@ from functools import cached_property
 from rich.console import Console
 
 from guard.artifacts import ArtifactStore
-from guard.config import TrialConfig
 from guard.errors import StudyError
+from guard.trial import TrialConfig
 from studies.design.about import About, claim
 from studies.design.design import Design
 from studies.design.study import Results, Study, conclusion

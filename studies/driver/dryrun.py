@@ -8,10 +8,10 @@ from collections.abc import Iterable, Mapping
 
 from rich.console import Console
 
-from guard.config import TrialConfig
 from guard.data.datasets import load_data
 from guard.data.images import Splits
 from guard.pipeline import plan as plan_stages
+from guard.trial import TrialConfig
 from studies.driver import flags as cli
 from studies.driver.estimate import estimate, seconds_per_pass
 from studies.reporting.progress import duration

@@ -9,29 +9,15 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from guard.config import ModelConfig, TrialConfig
+from guard.config import ModelConfig
 from guard.config.schema import paths
 from guard.errors import ConfigError, StudyError, UserError
+from guard.pipeline import STAGES
+from guard.trial import TrialConfig
 from studies.presets import PRESETS, Preset
 from tune.resources import EVERY_STAGE, Resources, StageResources
 from tune.results.folder import RESERVED, STUDY_NAME, StudyFolder
 from tune.space import SearchSpace, configured, parse_value, plain
-
-STAGE_NAMES = (
-    "whitening",
-    "squeeze",
-    "expert",
-    "recover",
-    "gradient-matching",
-    "trajectory-matching",
-    "subset",
-    "distilled",
-    "relabel",
-    "student",
-    "evaluate",
-    "diagnose",
-    "landscape",
-)
 
 
 def run(main: Callable[[Sequence[str]], int]) -> None:
@@ -100,7 +86,7 @@ def add_machine_flags(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="STAGE=CPUS[,GPUS]",
-        help=f"what a stage holds: all=1,0.5 or squeeze=4,1; stages: {', '.join(STAGE_NAMES)}. "
+        help=f"what a stage holds: all=1,0.5 or squeeze=4,1; stages: {', '.join(STAGES)}. "
         "Default: compute.num_threads CPUs, and one GPU on cuda. Repeatable",
     )
     machines.add_argument(
@@ -221,14 +207,13 @@ def checked(base: TrialConfig, configs: Iterable[TrialConfig]) -> TrialConfig:
     Raises DataError or ConfigError; nothing has been started then.
     """
     from guard.data.datasets import load_data
-    from guard.methods import METHODS
     from guard.models.networks import build_model
 
     splits = load_data(base.data)
     smallest = int(splits.train.y.bincount().min())
     models: set[ModelConfig] = set()
     for config in configs:
-        if METHODS[config.method].needs_real_images(config) and config.ipc > smallest:
+        if config.own.needs_real_images and config.ipc > smallest:
             raise ConfigError(
                 "ipc",
                 f"{config.method} starts from real images and the smallest class has {smallest} "
@@ -251,8 +236,8 @@ def parse_resources(texts: Sequence[str], config: TrialConfig) -> StageResources
     named = {}
     for text in texts:
         stage, _, amounts = text.partition("=")
-        if stage not in (EVERY_STAGE, *STAGE_NAMES):
-            known = ", ".join((EVERY_STAGE, *STAGE_NAMES))
+        if stage not in (EVERY_STAGE, *STAGES):
+            known = ", ".join((EVERY_STAGE, *STAGES))
             raise StudyError(f"--resources: no stage is named {stage!r}; there are: {known}")
         try:
             values = [float(part) for part in amounts.split(",")]

@@ -10,8 +10,8 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
-from guard.config import TrialConfig
 from guard.robustness.flags import FLAGS
+from guard.trial import TrialConfig
 from tune.desk import DeskStatus
 from tune.results.records import Record
 from tune.tracking import run_name

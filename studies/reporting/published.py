@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from guard.config import TrialConfig
+from guard.trial import TrialConfig
 
 FILE = Path(__file__).with_name("published.csv")
 ATTACKS = ("clean", "pgd100", "square", "autoattack", "cw", "mim")

@@ -9,12 +9,12 @@ import torch
 from torch import nn
 
 from guard.artifacts import ArtifactStore
-from guard.config import TrialConfig
 from guard.data.images import TensorImages
 from guard.models.input_layer import Normalize
 from guard.models.networks import Classifier
 from guard.pipeline import local_runner, run_trial
 from guard.seeding import fenced
+from guard.trial import TrialConfig
 
 torch.set_num_threads(1)
 

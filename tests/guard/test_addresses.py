@@ -16,10 +16,9 @@ from typing import Any
 
 import pytest
 
-from guard.config import TrialConfig
 from guard.errors import ConfigError
-from guard.pipeline import plan
-from guard.robustness.landscape import landscape_stages
+from guard.pipeline import landscapes, plan
+from guard.trial import TrialConfig
 
 GOLDEN = Path(__file__).with_name("addresses.json")
 
@@ -96,7 +95,7 @@ def configs() -> Iterator[tuple[str, TrialConfig]]:
 
 
 def addresses(config: TrialConfig) -> list[str]:
-    stages = [*plan(config), *landscape_stages(config).values()]
+    stages = [*plan(config), *landscapes(config).values()]
     return sorted({stage.address for stage in stages})
 
 

@@ -12,8 +12,9 @@ from typing import Any
 
 import pytest
 
-from guard.artifacts import Artifact, ArtifactStore, Stage
+from guard.artifacts import Artifact, ArtifactStore
 from guard.config import ComputeConfig, DataConfig
+from guard.stage import Stage
 
 STAGE = Stage("count", 1, {"a": 1, "b": [1, 2]}, {"model": "squeeze/abc"})
 

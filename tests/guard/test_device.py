@@ -3,9 +3,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from guard.artifacts import Stage
 from guard.config import ComputeConfig
 from guard.device import available_device, setup
+from guard.stage import Stage
 
 
 @pytest.mark.parametrize("has_cuda", [True, False])

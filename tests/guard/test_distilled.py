@@ -10,8 +10,7 @@ import torch
 from PIL import Image
 from torchvision.datasets import ImageFolder
 
-from guard.artifacts import ArtifactStore, Stage
-from guard.config import TrialConfig
+from guard.artifacts import ArtifactStore
 from guard.data.spec import ImageSpec
 from guard.distilled import (
     DistilledSet,
@@ -21,7 +20,8 @@ from guard.distilled import (
     save_part,
     to_picture,
 )
-from guard.methods import distilled_stage
+from guard.stage import Stage
+from guard.trial import TrialConfig
 
 NAMES = ("cat", "../../etc", "a b/c", "..")
 

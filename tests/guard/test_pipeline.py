@@ -11,13 +11,12 @@ import pytest
 import torch
 
 import guard
-from guard.artifacts import Artifact, ArtifactStore, Stage
-from guard.config import TrialConfig
+from guard.artifacts import Artifact, ArtifactStore
 from guard.config.schema import digest
-from guard.pipeline import local_runner, plan, run_trial
+from guard.pipeline import STAGES, local_runner, plan, run_trial
 from guard.robustness.evaluate import evaluate, metrics
-from guard.stages import STAGES
-from guard.steps import Steps, evaluation_chain, teacher_checks
+from guard.stage import Stage
+from guard.trial import TrialConfig
 
 ORDER = [
     "squeeze",

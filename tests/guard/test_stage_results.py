@@ -19,12 +19,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from guard.artifacts import ArtifactStore, Stage
-from guard.config import TrialConfig
-from guard.pipeline import plan
-from guard.robustness.landscape import landscape_stages
+from guard.artifacts import ArtifactStore
+from guard.pipeline import STAGES, landscapes, plan
 from guard.seeding import generator
-from guard.stages import STAGES, build
+from guard.stage import Stage
+from guard.trial import TrialConfig
 
 GOLDEN = Path(__file__).with_name("stage_results.json")
 MATCHING = {
@@ -65,7 +64,7 @@ def stages() -> Iterator[tuple[str, Stage]]:
     seen: set[str] = set()
     for name, settings in TRIALS.items():
         config = TrialConfig().override(TINY).override(settings)
-        measured = landscape_stages(config).values() if name == "sre2l" else ()
+        measured = landscapes(config).values() if name == "sre2l" else ()
         for stage in (*plan(config), *measured):
             if stage.address not in seen:
                 seen.add(stage.address)
@@ -83,7 +82,7 @@ def results(root: Path) -> dict[str, Any]:
     """Of every stage: its version, its metrics, and sums of the tensors that it wrote."""
     store, found = ArtifactStore(root), {}
     for trial, stage in stages():
-        made = store.get_or_build(stage, build)
+        made = store.get_or_build(stage)
         tensors = {
             f"{file.name}/{name}": sums(tensor)
             for file in sorted(made.path.glob("*.safetensors"))

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from guard.config import TrialConfig
+from guard.trial import TrialConfig
 from tune.results.records import Record
 
 MakeRecord = Callable[..., Record]

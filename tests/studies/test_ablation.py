@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
-from guard.config import ModelConfig, TrialConfig
+from guard.config import ModelConfig
 from guard.data.spec import ImageSpec
 from guard.models.networks import build_model
 from guard.training.penalties import Regularizer
+from guard.trial import TrialConfig
 from studies import ablation
 from studies.presets import PRESETS
 

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from guard.config import TrialConfig
 from guard.config.schema import paths
+from guard.trial import TrialConfig
 from studies.presets import PRESETS
 from tune.space import SearchSpace
 

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from guard.artifacts import ArtifactStore
-from guard.config import TrialConfig
 from guard.data.datasets import resolve
 from guard.pipeline import TrialResult, local_runner, run_trial
+from guard.trial import TrialConfig
 from studies.presets import PRESETS
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from guard.config import TrialConfig
+from guard.trial import TrialConfig
 from studies.design.study import Results
 from studies.reporting.powerlaw import fit
 from studies.scaling import curves, says

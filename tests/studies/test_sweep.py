@@ -17,9 +17,9 @@ import pytest
 from mlflow.tracking import MlflowClient
 
 from guard.artifacts import ArtifactStore
-from guard.config import TrialConfig
 from guard.distilled import DistilledSet
 from guard.pipeline import plan
+from guard.trial import TrialConfig
 from tune.results.folder import StudyFolder
 from tune.results.front import choose
 from tune.tracking import EXPERIMENT, TRIAL
@@ -201,7 +201,7 @@ def test_a_trial_alone_gives_the_same_figures_to_the_last_digit(
 
 
 def test_a_stage_has_the_same_bytes_with_and_without_ray(study: Study, tmp_path: Path) -> None:
-    from guard.stages import build
+    from guard.artifacts import build
 
     best = TrialConfig.from_json((study.folder.path / "best.json").read_text())
     fresh, ray_store = ArtifactStore(tmp_path), ArtifactStore(study.folder.artifacts)

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from guard.config import TrialConfig
 from guard.pipeline import TrialResult
+from guard.trial import TrialConfig
 from tune import runs as runs_module
 from tune.confirmation import Confirmation, planned
 from tune.results.folder import StudyFolder

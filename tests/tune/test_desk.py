@@ -14,10 +14,11 @@ import pytest
 import ray
 from ray import tune as ray_tune
 
-from guard.artifacts import Artifact, ArtifactStore, Stage
-from guard.config import TrialConfig
+from guard.artifacts import Artifact, ArtifactStore
 from guard.errors import StudyError
 from guard.pipeline import local_runner, run_trial
+from guard.stage import Stage
+from guard.trial import TrialConfig
 from tune.desk import NAMESPACE, RayRunner, open_desk, wait_for_desk
 from tune.resources import Resources, StageResources
 from tune.trainable import COORDINATOR_CPUS

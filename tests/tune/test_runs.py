@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from guard.config import TrialConfig
 from guard.errors import StudyError
 from guard.pipeline import TrialResult
+from guard.trial import TrialConfig
 from tune import runs as runs_module
 from tune.results.folder import StudyFolder
 from tune.results.records import CONFIRMATION, Record

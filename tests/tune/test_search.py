@@ -7,8 +7,8 @@ import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.trial import TrialState
 
-from guard.config import TrialConfig
 from guard.errors import StudyError
+from guard.trial import TrialConfig
 from tune.results.folder import StudyFolder
 from tune.results.records import Record
 from tune.search import SAMPLERS, Plan, Sample, finished, locked, num_planned, open_study

@@ -7,8 +7,8 @@ import optuna
 import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
-from guard.config import TrialConfig
 from guard.errors import ConfigError
+from guard.trial import TrialConfig
 from tune.space import CONTROL, SearchSpace, configured, describe, parse_value, spread
 from tune.trainable import StudyContext
 

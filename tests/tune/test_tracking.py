@@ -10,8 +10,8 @@ import pytest
 from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 
-from guard.config import TrialConfig
 from guard.errors import StudyError
+from guard.trial import TrialConfig
 from tune.results.folder import StudyFolder
 from tune.results.records import Record
 from tune.tracking import EXPERIMENT, TRIAL, Tracker, check_tracking, run_name

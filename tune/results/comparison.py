@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from guard.config import EvaluationConfig, RegularizerConfig, TrialConfig
+from guard.config import EvaluationConfig, RegularizerConfig
+from guard.trial import TrialConfig
 from tune.results.folder import StudyFolder
 from tune.results.records import Record
 from tune.results.statistics import Estimate, Run, difference, estimate

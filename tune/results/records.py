@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from guard.config import RegularizerConfig, TrialConfig
+from guard.config import RegularizerConfig
 from guard.pipeline import TrialResult
 from guard.robustness.flags import flags_of
+from guard.trial import TrialConfig
 
 OBJECTIVES = ("validation/clean_accuracy", "validation/robust_accuracy")
 FIXED_COLUMNS = (

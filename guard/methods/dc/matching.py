@@ -17,52 +17,45 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from guard.artifacts import ArtifactStore, Stage
-from guard.config import DCConfig, ModelConfig, RegularizerConfig, TrainConfig
+from guard.artifacts import ArtifactStore
+from guard.config import ModelConfig, RegularizerConfig, TrainConfig
 from guard.data.augment import Augmenter, in_deviations
-from guard.data.datasets import stage_data
+from guard.data.datasets import load_data
 from guard.data.dsa import draw_dsa
 from guard.data.images import Splits, load_images
 from guard.device import setup
 from guard.distilled import save_part
+from guard.errors import Diverged
+from guard.methods.dc import DC, GradientMatching
 from guard.methods.dc.gradients import ClassGradients, distance, relative_change
-from guard.methods.subset.choice import class_members, random_choice
+from guard.methods.start import class_members, initial_images
 from guard.models.input_layer import InputLayer, input_layer, load_whitening
 from guard.models.networks import Classifier, batchnorms, build_model, use_statistics_of
 from guard.seeding import derive, generator
-from guard.training.loop import Diverged
 from guard.training.losses import TrainingLoss
 
-PUBLISHED_INNER_EPOCHS = {1: 1, 10: 50, 20: 25, 30: 20, 40: 15, 50: 10}
 IMAGES_FOR_STATISTICS = 16
 """Real images per class that set a BatchNorm network's statistics before it is matched."""
 CLASSES_AT_ONCE = 20
 
 
-def loops(config: DCConfig, ipc: int) -> tuple[int, int]:
-    """Matching steps a network and inner epochs between them. For an IPC that DC's code does not
-    list: as many steps as images a class, and about 500 passes over the set in all."""
-    outer = ipc if config.outer_loops is None else config.outer_loops
-    published = PUBLISHED_INNER_EPOCHS.get(ipc, min(max(round(500 / ipc), 1), 50))
-    return outer, published if config.inner_epochs is None else config.inner_epochs
-
-
-def match_gradients(stage: Stage, store: ArtifactStore, folder: Path) -> Mapping[str, Any]:
+def match_gradients(
+    stage: GradientMatching, store: ArtifactStore, folder: Path
+) -> Mapping[str, Any]:
     """Optimise a set by gradient matching. Raises Diverged if the distance is not finite."""
-    device = setup(stage)
-    splits = stage_data(stage)
-    model_config = ModelConfig.from_dict(stage.config["model"])
-    layer = input_layer(model_config, splits.spec)
-    load_whitening(layer, stage, store)
-    matching = GradientMatching(
-        DCConfig.from_dict(stage.config["matching"]),
-        model_config,
-        TrainingLoss(RegularizerConfig.from_dict(stage.config["regularizer"]), stage.config["eps"]),
-        splits,
-        layer.to(device),
-        stage.config["ipc"],
-        stage.config["seed"],
-        device,
+    device = setup(stage.compute)
+    splits = load_data(stage.data)
+    layer = input_layer(stage.model, splits.spec)
+    load_whitening(layer, stage.whitening, store)
+    matching = Matching(
+        config=stage.matching,
+        model_config=stage.model,
+        loss=TrainingLoss(stage.regularizer, stage.eps),
+        splits=splits,
+        layer=layer.to(device),
+        ipc=stage.ipc,
+        seed=stage.seed,
+        device=device,
     )
     u, metrics = matching.run()
     images = layer.inverse(u.flatten(0, 1)).clamp(0, 1).view_as(u)
@@ -70,28 +63,11 @@ def match_gradients(stage: Stage, store: ArtifactStore, folder: Path) -> Mapping
     return {"metrics": metrics}
 
 
-def initial_images(
-    init: str, splits: Splits, ipc: int, layer: InputLayer, seed: int, device: torch.device
-) -> Tensor:
-    """Where optimisation starts, behind the input layer, with images in [0, 1]: (K, ipc, C, H, W).
-
-    noise: N(0, 1). real: images of each class, drawn by seed; DataError if one has fewer.
-    """
-    spec = splits.spec
-    shape = (spec.num_classes, ipc, spec.channels, spec.image_size, spec.image_size)
-    if init == "real":
-        chosen = random_choice(splits, ipc, derive(seed, "initial"))
-        u = layer(load_images(splits.train, chosen.flatten(), device))
-    else:
-        u = torch.randn(shape, generator=generator(seed, "initial")).to(device).flatten(0, 1)
-    return layer.project(u).view(shape)
-
-
-@dataclass
-class GradientMatching:
+@dataclass(kw_only=True)
+class Matching:
     """One run: the set is matched on fresh networks, one after another."""
 
-    config: DCConfig
+    config: DC
     model_config: ModelConfig
     loss: TrainingLoss
     splits: Splits
@@ -114,7 +90,7 @@ class GradientMatching:
             config.init, self.splits, self.ipc, self.layer, self.seed, self.device
         ).requires_grad_()
         optimizer = torch.optim.SGD([u], config.lr_images, momentum=config.momentum)
-        outer, inner = loops(config, self.ipc)
+        outer, inner = config.loops(self.ipc)
         metrics: dict[str, float] = {}
         for number in range(config.iterations):
             draws = generator(self.seed, "matching", number)

@@ -1,0 +1,250 @@
+"""MTT, TESLA and MAT: hyper-parameters, facts and stages. Their work is in `matching.py`, the
+gradient of the matching loss in `trajectory.py`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Annotated, Any, ClassVar, Literal
+
+from guard.config.common import ComputeConfig, ModelConfig
+from guard.config.data import DataConfig
+from guard.config.regularizers import RegularizerConfig
+from guard.config.schema import Config, above, at_least
+from guard.config.shared import Shared
+from guard.config.training import DSA_OPS, DsaOp, TrainConfig
+from guard.errors import ConfigError
+from guard.methods.method import Method
+from guard.stage import Sizes
+from guard.stages import PLAIN_STEP, Part, Trained, Whitening
+
+STUDENT_STEP_PASSES = 12
+"""Of a synthetic image in a student's step: the walk, and its gradient in image and parameters."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Expert(Trained):
+    """A network trained on the real images, with a snapshot of each epoch."""
+
+    name, version, work = "expert", 1, "guard.methods.mtt.matching:train_expert"
+    whitening: Whitening | None
+    data: DataConfig
+    model: ModelConfig
+    train: TrainConfig
+    ema: float
+    adversary: RegularizerConfig
+    regularizer: RegularizerConfig
+    eps: float
+    number: int
+    seed: int
+    compute: ComputeConfig
+
+    def passes(self, sizes: Sizes) -> float:
+        step = PLAIN_STEP + self.regularizer.passes + self.adversary.passes
+        return sizes.train * self.train.epochs * step
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrajectoryMatching(Part):
+    """A whole set and a learning rate, optimised by trajectory matching."""
+
+    name, version = "trajectory-matching", 1
+    work = "guard.methods.mtt.matching:match_trajectories"
+    experts: tuple[Trained, ...]
+    data: DataConfig
+    matching: MTT
+    ipc: int
+    seed: int
+    compute: ComputeConfig
+
+    def passes(self, sizes: Sizes) -> float:
+        batch = self.matching.batch_size or self.ipc * sizes.num_classes
+        steps = self.matching.iterations * self.matching.student_steps
+        return steps * batch * STUDENT_STEP_PASSES
+
+
+def expert_training() -> TrainConfig:
+    """MTT's: 50 epochs of plain SGD with DSA augmentation."""
+    return TrainConfig(
+        epochs=50,
+        batch_size=256,
+        lr=0.01,
+        momentum=0,
+        weight_decay=0,
+        schedule="constant",
+        augment=("dsa",),
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExpertConfig(Config):
+    """Networks trained on the real images whose trajectories are matched."""
+
+    count: Annotated[int, at_least(1)] = 100
+    train: TrainConfig = field(default_factory=expert_training)
+    ema: Annotated[float, at_least(0, at_most=0.99999)] = 0.0
+    """a of w ← a·w + (1 − a)·θ after each step; w is what is stored. 0: θ itself."""
+    adversary: RegularizerConfig = field(default_factory=lambda: RegularizerConfig.named("none"))
+    """Adversarial training of the experts, under any penalty of the trial (MAT)."""
+
+    def check(self) -> None:
+        if self.adversary.kind != "none" and not self.adversary.attacks:
+            raise ConfigError(
+                "adversary.kind",
+                f"must be one of none, adversarial, trades, mart; got {self.adversary.kind!r}",
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class MTT(Method):
+    """MTT (arXiv 2203.11932): images on which a network walks as experts walked on the real ones.
+    The regularizer acts in the training of the experts."""
+
+    stages: ClassVar = (Expert, TrajectoryMatching)
+    learns_rate: ClassVar = True
+
+    model: ModelConfig | None = None
+    """The network of experts and students; None: the trial's model."""
+    experts: ExpertConfig = field(default_factory=ExpertConfig)
+    iterations: Annotated[int, at_least(1)] = 5000
+    student_steps: Annotated[int, at_least(1)] = 30
+    """N, steps on the synthetic images."""
+    expert_epochs: Annotated[int, at_least(1)] = 2
+    """M, epochs of the expert that N steps should reach."""
+    max_start: Annotated[int, at_least(1)] = 20
+    """Trajectories start at an epoch of 0..max_start − 1."""
+    batch_size: Annotated[int, at_least(1)] | None = None
+    """Synthetic images a student step; None: all."""
+    lr_images: Annotated[float, above(0)] = 100.0
+    """SGD with momentum 0.5, in units of the network's input layer."""
+    lr_rate: Annotated[float, at_least(0)] = 1e-5
+    """Of the student's learning rate α, itself learned."""
+    rate: Annotated[float, above(0)] = 0.01
+    """α at the start."""
+    init: Literal["noise", "real"] = "real"
+    augment: tuple[DsaOp, ...] = DSA_OPS
+    gradient: Literal["unroll", "adjoint", "tesla"] = "adjoint"
+    """unroll: through all student steps at once. adjoint: the same gradient with the graph of one
+    step in memory. tesla: the approximation of arXiv 2211.10586, which drops dθ_i/dx."""
+    published_half: bool = False
+    """tesla as released: half of its gradient (a factor 2 is lost)."""
+    soft_labels: bool = False
+    """Labels are the target expert's probabilities for the current images (TESLA)."""
+
+    NAMED: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        f"{data}-{ipc}": {
+            "student_steps": steps,
+            "expert_epochs": epochs,
+            "max_start": start,
+            "lr_images": lr_images,
+            "lr_rate": lr_rate,
+            "rate": rate,
+            "batch_size": batch_size,
+        }
+        for data, ipc, steps, epochs, start, lr_images, lr_rate, rate, batch_size in (
+            ("cifar10", 1, 50, 2, 2, 1e2, 1e-7, 0.01, None),
+            ("cifar10", 10, 30, 2, 20, 1e2, 1e-5, 0.001, None),
+            ("cifar10", 50, 30, 2, 40, 1e3, 1e-5, 0.001, None),
+            ("cifar100", 1, 20, 3, 20, 1e3, 1e-5, 0.01, None),
+            ("cifar100", 10, 20, 2, 20, 1e3, 1e-5, 0.01, None),
+            ("cifar100", 50, 80, 2, 40, 1e3, 1e-5, 0.01, 125),
+            ("tiny-imagenet", 1, 10, 2, 10, 1e4, 1e-4, 0.01, None),
+            ("tiny-imagenet", 10, 20, 2, 40, 1e4, 1e-4, 0.01, 200),
+            ("tiny-imagenet", 50, 20, 2, 40, 1e4, 1e-4, 0.01, 300),
+        )
+    }
+    """MTT's settings by data set and IPC (those of CIFAR with `model.input` = zca, except at
+    cifar10-50 and cifar100-10)."""
+
+    @property
+    def epochs_needed(self) -> int:
+        """Epochs that an expert must have for the latest trajectory."""
+        return self.max_start - 1 + self.expert_epochs
+
+    @property
+    def network(self) -> ModelConfig | None:
+        return self.model
+
+    @property
+    def needs_real_images(self) -> bool:
+        return self.init == "real"
+
+    def teachers(self, shared: Shared) -> Sequence[Trained]:
+        model, experts = self.network_of(shared), self.experts
+        return [
+            Expert(
+                whitening=Whitening.of(shared, model),
+                data=shared.data,
+                model=model,
+                train=experts.train,
+                ema=experts.ema,
+                adversary=experts.adversary,
+                regularizer=shared.acting_regularizer,
+                eps=shared.radius(shared.regularizer, experts.adversary),
+                number=number,
+                seed=shared.seed,
+                compute=shared.compute,
+            )
+            for number in range(experts.count)
+        ]
+
+    def parts(self, shared: Shared, teachers: Sequence[Trained]) -> Sequence[Part]:
+        shortest = ExpertConfig(train=TrainConfig(epochs=self.epochs_needed))
+        return [
+            TrajectoryMatching(
+                experts=tuple(teachers),
+                data=shared.data,
+                matching=replace(self, experts=shortest),  # the inputs say which
+                ipc=shared.ipc,
+                seed=shared.seed,
+                compute=shared.compute,
+            )
+        ]
+
+    def check_trial(self, shared: Shared) -> None:
+        adversary, kind = self.experts.adversary, shared.regularizer.kind
+        if adversary.active and shared.regularizer.active and shared.regularizer.attacks:
+            raise ConfigError(
+                "regularizer.kind",
+                f"the experts are adversarially trained already ({adversary.kind}); got {kind}",
+            )
+
+    def check(self) -> None:
+        needed = self.epochs_needed
+        if needed > self.experts.train.epochs:
+            raise ConfigError(
+                "experts.train.epochs",
+                f"a trajectory of {self.expert_epochs} epochs that starts at epoch "
+                f"{self.max_start - 1} needs at least {needed}, got {self.experts.train.epochs}",
+            )
+        if self.published_half and self.gradient != "tesla":
+            raise ConfigError(
+                "published_half", f"is of gradient = tesla only, got gradient = {self.gradient}"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TESLA(MTT):
+    """MTT with TESLA's gradient and soft labels (arXiv 2211.10586)."""
+
+    gradient: Literal["unroll", "adjoint", "tesla"] = "tesla"
+    soft_labels: bool = True
+    iterations: Annotated[int, at_least(1)] = 10000
+
+    NAMED: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+
+
+def adversarial_experts() -> ExpertConfig:
+    """Our choice where arXiv 2503.12069 has no public code: PGD-7 at the threat model's radius and
+    a moving average with a = 0.999 a step."""
+    return ExpertConfig(ema=0.999, adversary=RegularizerConfig.named("pgd-at"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class MAT(MTT):
+    """MTT on adversarially trained, smoothed experts (arXiv 2503.12069). The paper's constants are
+    not public; those of `adversarial_experts` are ours."""
+
+    experts: ExpertConfig = field(default_factory=adversarial_experts)
+
+    NAMED: ClassVar[Mapping[str, Mapping[str, Any]]] = {}

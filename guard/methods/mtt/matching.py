@@ -20,22 +20,20 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from guard.artifacts import ArtifactStore, Stage
-from guard.config import MTTConfig
+from guard.artifacts import ArtifactStore
 from guard.data.augment import in_deviations
-from guard.data.datasets import stage_data
+from guard.data.datasets import load_data
 from guard.data.dsa import DsaDraw, draw_dsa
 from guard.data.spec import ImageSpec
 from guard.device import setup
 from guard.distilled import save_part
-from guard.methods.dc.matching import initial_images
+from guard.errors import Diverged
+from guard.methods.mtt import MTT, Expert, TrajectoryMatching
 from guard.methods.mtt.trajectory import GRADIENTS, Gradient, call, flat_parameters, tesla
+from guard.methods.start import initial_images
 from guard.models.networks import Classifier
 from guard.models.saving import load_model
 from guard.seeding import derive, generator
-from guard.training.loop import (
-    Diverged,
-)
 from guard.training.teacher import TeacherTraining
 
 MOMENTUM = 0.5
@@ -74,12 +72,12 @@ class Snapshots:
         }
 
 
-def train_expert(stage: Stage, store: ArtifactStore, folder: Path) -> Mapping[str, Any]:
+def train_expert(stage: Expert, store: ArtifactStore, folder: Path) -> Mapping[str, Any]:
     """One expert. Writes `snapshots.safetensors`, theta (epochs + 1, P), and the last snapshot as a
     model. Raises Diverged if that is not finite or no better than chance."""
-    seed = derive(stage.config["seed"], "expert", stage.config["number"])
-    training = TeacherTraining.of(stage, store, seed)
-    snapshots = Snapshots(training.model, stage.config["ema"])
+    seed = derive(stage.seed, "expert", stage.number)
+    training = TeacherTraining.of(stage, store, seed, stage.adversary)
+    snapshots = Snapshots(training.model, stage.ema)
     history = training.run(snapshots.after_step, snapshots.after_epoch)
     nn.utils.vector_to_parameters(snapshots.average, training.model.parameters())
     summary = training.save(history, folder)
@@ -88,7 +86,7 @@ def train_expert(stage: Stage, store: ArtifactStore, folder: Path) -> Mapping[st
 
 
 @dataclass(frozen=True)
-class Expert:
+class Trajectory:
     """The snapshots of one expert, read one at a time."""
 
     folder: Path
@@ -115,17 +113,26 @@ class LearnedRate:
         self.value *= math.exp(-min(max(change, -LARGEST_RATE_CHANGE), LARGEST_RATE_CHANGE))
 
 
-def match_trajectories(stage: Stage, store: ArtifactStore, folder: Path) -> Mapping[str, Any]:
+def match_trajectories(
+    stage: TrajectoryMatching, store: ArtifactStore, folder: Path
+) -> Mapping[str, Any]:
     """Optimise a set and a learning rate by trajectory matching; the last iterate is kept. Raises
     Diverged if the loss is not finite."""
-    device = setup(stage)
-    splits = stage_data(stage)
-    experts = [Expert(store.path(stage.inputs[role])) for role in sorted(stage.inputs)]
+    device = setup(stage.compute)
+    splits = load_data(stage.data)
+    experts = [Trajectory(store.path(expert)) for expert in stage.experts]
     model = load_model(experts[0].folder, device).train()
-    config = MTTConfig.from_dict(stage.config["matching"])
-    ipc, seed = stage.config["ipc"], stage.config["seed"]
-    start = initial_images(config.init, splits, ipc, model.normalize, seed, device)
-    matching = TrajectoryMatching(config, model, experts, splits.spec, ipc, seed, device)
+    config, ipc = stage.matching, stage.ipc
+    start = initial_images(config.init, splits, ipc, model.normalize, stage.seed, device)
+    matching = Matching(
+        config=config,
+        model=model,
+        experts=experts,
+        spec=splits.spec,
+        ipc=ipc,
+        seed=stage.seed,
+        device=device,
+    )
     u, rate, metrics = matching.run(start.flatten(0, 1))
     images = matching.pixels(u).clamp(0, 1)
     facts: dict[str, Any] = {"learned_lr": rate}
@@ -141,14 +148,14 @@ def by_class(rows: Tensor, ipc: int) -> Tensor:
     return folded.transpose(0, 1).contiguous()
 
 
-@dataclass(frozen=True)
-class TrajectoryMatching:
+@dataclass(frozen=True, kw_only=True)
+class Matching:
     """One run over the experts' trajectories."""
 
-    config: MTTConfig
+    config: MTT
     model: Classifier
     """A network of the experts' kind, in training mode; its parameters are not used."""
-    experts: Sequence[Expert]
+    experts: Sequence[Trajectory]
     spec: ImageSpec
     ipc: int
     seed: int

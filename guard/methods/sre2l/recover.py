@@ -15,31 +15,30 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from guard.artifacts import ArtifactStore, Stage
-from guard.config import RecoverConfig
+from guard.artifacts import ArtifactStore
 from guard.data.augment import crop_windows, flip, resized_crop, roll
 from guard.data.spec import ImageSpec
 from guard.device import setup
 from guard.distilled import save_part
+from guard.errors import Diverged
+from guard.methods.sre2l import Recover, SRe2L
 from guard.models.networks import BatchNorm, Classifier, batchnorms, frozen
 from guard.models.saving import load_model, load_spec
 from guard.seeding import generator
-from guard.training.loop import Diverged
 
 MAX_CLASSES_AT_ONCE = 100
 """Classes that are recovered together, as in SRe2L's code."""
 
 
-def recover(stage: Stage, store: ArtifactStore, folder: Path) -> Mapping[str, Any]:
+def recover(stage: Recover, store: ArtifactStore, folder: Path) -> Mapping[str, Any]:
     """One chunk of images per class, from noise. Writes images (m, K, C, H, W) in [0, 1]."""
-    device = setup(stage)
-    config = RecoverConfig.from_dict(stage.config["recover"])
-    teacher_path = store.path(stage.inputs["teacher"])
+    device = setup(stage.compute)
+    config, teacher_path = stage.recover, store.path(stage.teacher)
     teacher, spec = load_model(teacher_path, device), load_spec(teacher_path)
     parts, losses = [], []
     for first in range(0, spec.num_classes, MAX_CLASSES_AT_ONCE):
         classes = torch.arange(first, min(first + MAX_CLASSES_AT_ONCE, spec.num_classes))
-        draws = generator(stage.config["seed"], "recover", stage.config["chunk"], first)
+        draws = generator(stage.seed, "recover", stage.chunk, first)
         y = classes.repeat(config.chunk)
         images, loss = recover_images(teacher, spec, y, config, draws)
         parts.append(images.unflatten(0, (config.chunk, len(classes))).cpu())
@@ -53,7 +52,7 @@ def recover_images(
     teacher: Classifier,
     spec: ImageSpec,
     y: Tensor,
-    config: RecoverConfig,
+    config: SRe2L,
     draws: torch.Generator,
 ) -> tuple[Tensor, dict[str, float]]:
     """Optimise one image per label of `y` (N,) and return them in [0, 1] with the last losses.
@@ -85,7 +84,7 @@ def recover_images(
     return layer.inverse(u.detach()).clamp(0, 1), last
 
 
-def augmented(u: Tensor, config: RecoverConfig, step: int, draws: torch.Generator) -> Tensor:
+def augmented(u: Tensor, config: SRe2L, step: int, draws: torch.Generator) -> Tensor:
     """A view of the images for one step: resized crop, flip and roll, as `config` says."""
     if config.crop != "none":
         count = len(u) if config.crop == "image" else 1
@@ -97,7 +96,7 @@ def augmented(u: Tensor, config: RecoverConfig, step: int, draws: torch.Generato
     return roll(u, config.jitter, draws, two_sided=config.two_sided_jitter)
 
 
-def smallest_crop(config: RecoverConfig, step: int) -> float:
+def smallest_crop(config: SRe2L, step: int) -> float:
     """Smallest share of the area that a crop of this step keeps. With a curriculum it falls from 1
     to `crop_scale` over the first `milestone` of the iterations (CDA, arXiv 2311.18838)."""
     length = config.milestone * config.iterations

@@ -7,14 +7,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import pytest
 
-from guard.config import (
-    DataConfig,
-    EvaluationConfig,
-    ModelConfig,
-    RegularizerConfig,
-    TrainConfig,
-    TrialConfig,
-)
+from guard.config import DataConfig, EvaluationConfig, ModelConfig, RegularizerConfig, TrainConfig
 from guard.config.evaluation import (
     AUTOATTACK,
     LINF_ONLY,
@@ -29,6 +22,7 @@ from guard.config.evaluation import (
 )
 from guard.config.schema import Config, type_hints
 from guard.errors import ConfigError
+from guard.trial import TrialConfig
 
 ADVERSARY = {"kind": "trades", "power": 1, "eps": 0.1}
 FULL = TrialConfig().override(
@@ -174,9 +168,9 @@ def test_every_named_setting_is_valid(cls: type[Config], name: str) -> None:
 def test_the_named_settings_are_found() -> None:
     assert {cls.__name__ for cls, _ in SETTINGS} == {
         "RegularizerConfig",
-        "RecoverConfig",
-        "CDAConfig",
-        "MTTConfig",
+        "SRe2L",
+        "CDA",
+        "MTT",
         "StudentConfig",
         "EvaluationConfig",
     }

@@ -14,12 +14,12 @@ import torch
 import torchvision.datasets as tv
 from PIL import Image
 
-from guard.artifacts import Stage
 from guard.config import DataConfig, DatasetName
 from guard.config.schema import type_hints
 from guard.data.datasets import DATASETS, load_data, resolve, stage_data
 from guard.data.images import FileImages, Splits, TensorImages
 from guard.errors import DataError
+from guard.stage import Stage
 
 CPU = torch.device("cpu")
 CLASSES = ("cat", "dog")

@@ -12,21 +12,20 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import guard.methods.dc.matching as dc
-from guard.artifacts import ArtifactStore
-from guard.config import DSA_OPS, DCConfig, ModelConfig, RegularizerConfig, TrialConfig
+from guard.artifacts import ArtifactStore, build
+from guard.config import DSA_OPS, ModelConfig, RegularizerConfig
 from guard.data.images import Splits, TensorImages
 from guard.data.spec import ImageSpec
-from guard.errors import DataError
-from guard.methods import METHODS
+from guard.errors import DataError, Diverged
+from guard.methods.dc import DC
 from guard.methods.dc.gradients import ClassGradients, distance
 from guard.methods.dc.matching import GradientMatching, initial_images, loops
 from guard.models.input_layer import Normalize
 from guard.models.networks import Classifier, batchnorms, build_model
 from guard.seeding import derive
-from guard.stages import build
-from guard.training.loop import Diverged
 from guard.training.losses import TrainingLoss
 from guard.training.penalties import Regularizer
+from guard.trial import TrialConfig
 
 SPEC = ImageSpec(3, 8, 3, (0.5, 0.5, 0.5), (0.2, 0.25, 0.3), tuple("abc"))
 LAYER = Normalize(SPEC.mean, SPEC.std)
@@ -55,7 +54,7 @@ def matching(
     **config: Any,
 ) -> GradientMatching:
     loss = TrainingLoss(RegularizerConfig.named(regularizer), 0.03)
-    settings = DCConfig(**{"iterations": 1, "outer_loops": 1, "inner_epochs": 1, **config})
+    settings = DC(**{"iterations": 1, "outer_loops": 1, "inner_epochs": 1, **config})
     model = ModelConfig(name="convnet", width=4, depth=2, norm=norm)
     return GradientMatching(settings, model, loss, data or splits(), LAYER, ipc, seed, CPU)
 
@@ -126,10 +125,10 @@ def error(value: Tensor | None, wanted: Tensor) -> float:
     ],
 )
 def test_loops_are_as_published(ipc: int, outer: int, inner: int) -> None:
-    assert loops(DCConfig(), ipc) == (outer, inner)
-    assert loops(DCConfig(outer_loops=3, inner_epochs=0), ipc) == (3, 0)
-    assert loops(DCConfig(outer_loops=3), ipc) == (3, inner)
-    assert loops(DCConfig(inner_epochs=7), ipc) == (outer, 7)
+    assert loops(DC(), ipc) == (outer, inner)
+    assert loops(DC(outer_loops=3, inner_epochs=0), ipc) == (3, 0)
+    assert loops(DC(outer_loops=3), ipc) == (3, inner)
+    assert loops(DC(inner_epochs=7), ipc) == (outer, 7)
 
 
 def test_noise_is_normal_behind_the_first_layer_and_cut_to_the_pixel_range() -> None:

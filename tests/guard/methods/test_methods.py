@@ -13,22 +13,22 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from guard.config.trial import LEARNS_RATE
 from safetensors.torch import load_file
 from sklearn.datasets import load_digits
 from torch import Tensor
 
-from guard.artifacts import ArtifactStore, Stage
-from guard.config import RegularizerConfig, TrialConfig
+from guard.artifacts import ArtifactStore, build
+from guard.config import RegularizerConfig
 from guard.config.schema import field_names, type_hints
-from guard.config.trial import LEARNS_RATE
 from guard.data.datasets import load_data, resolve
 from guard.data.images import load_images
 from guard.distilled import DistilledSet
 from guard.errors import ConfigError, DataError
-from guard.methods import METHODS, squeeze_stage
 from guard.models.saving import load_model
-from guard.pipeline import TrialResult, local_runner, plan, run_trial
-from guard.stages import STAGES, build
+from guard.pipeline import STAGES, TrialResult, local_runner, plan, run_trial
+from guard.stage import Stage
+from guard.trial import TrialConfig
 
 CLASSES, IPC = 4, 2
 RECOVERS, MATCHES_GRADIENTS = ("sre2l", "cda"), ("dc", "dsa")

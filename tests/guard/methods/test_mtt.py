@@ -14,15 +14,17 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from guard.artifacts import ArtifactStore
-from guard.config import DSA_OPS, ModelConfig, MTTConfig, RegularizerConfig, TrialConfig
+from guard.artifacts import ArtifactStore, build
+from guard.config import DSA_OPS, ModelConfig, RegularizerConfig
 from guard.data.augment import in_deviations
 from guard.data.datasets import load_data
 from guard.data.dsa import DsaDraw
 from guard.data.spec import ImageSpec
 from guard.distilled import DistilledSet
-from guard.methods import METHODS, distilled_stage, mtt
+from guard.errors import Diverged
+from guard.methods import mtt
 from guard.methods.dc.matching import initial_images
+from guard.methods.mtt import MTT
 from guard.methods.mtt.matching import Expert, LearnedRate, Snapshots, TrajectoryMatching, by_class
 from guard.methods.mtt.trajectory import (
     TrajectoryGradient,
@@ -36,9 +38,8 @@ from guard.models.input_layer import Normalize
 from guard.models.networks import Classifier, build_model
 from guard.models.saving import load_model
 from guard.seeding import derive
-from guard.stages import build
-from guard.training.loop import Diverged
 from guard.training.losses import TrainingLoss
+from guard.trial import TrialConfig
 
 SPEC = ImageSpec(3, 8, 4, (0.3, 0.4, 0.5), (0.2, 0.25, 0.3), tuple("abcd"))
 CPU = torch.device("cpu")
@@ -251,7 +252,7 @@ def convnet() -> Classifier:
 
 
 def matching(ipc: int = 3, experts: list[Expert] | None = None, **config: Any) -> Any:
-    settings = MTTConfig(**{"student_steps": 5, "rate": 0.1, **config})
+    settings = MTT(**{"student_steps": 5, "rate": 0.1, **config})
     return TrajectoryMatching(settings, convnet(), experts or [], SPEC, ipc, 0, CPU)
 
 

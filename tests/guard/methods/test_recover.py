@@ -15,19 +15,19 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import guard.methods.sre2l.recover as sre2l
-from guard.artifacts import ArtifactStore
-from guard.config import CDAConfig, ModelConfig, RecoverConfig, TrialConfig
+from guard.artifacts import ArtifactStore, build
+from guard.config import ModelConfig
 from guard.data.augment import crop_windows, resized_crop
 from guard.data.datasets import load_data
 from guard.data.spec import ImageSpec
 from guard.distilled import DistilledSet
-from guard.methods import METHODS, squeeze_stage
+from guard.errors import Diverged
+from guard.methods.sre2l import CDA, SRe2L
 from guard.methods.sre2l.recover import BatchNormLoss, augmented, recover_images, smallest_crop
 from guard.models.networks import Classifier, batchnorms, build_model
 from guard.models.saving import load_model
 from guard.pipeline import local_runner, plan, run_trial
-from guard.stages import build
-from guard.training.loop import Diverged
+from guard.trial import TrialConfig
 
 SPEC = ImageSpec(3, 8, 4, (0.3, 0.4, 0.5), (0.2, 0.25, 0.3), tuple("abcd"))
 LABELS = torch.arange(4).repeat(2)
@@ -47,7 +47,7 @@ def teacher(seed: int = 0) -> Classifier:
 
 
 def recovered(seed: int = 0, **config: Any) -> tuple[Tensor, dict[str, float]]:
-    settings = RecoverConfig(**{"iterations": 4, **config})
+    settings = SRe2L(**{"iterations": 4, **config})
     return recover_images(teacher(), SPEC, LABELS, settings, draws(seed))
 
 
@@ -175,7 +175,7 @@ def test_the_bn_weight_trades_the_losses_against_each_other() -> None:
 def test_recovery_leaves_the_teacher_as_it_was() -> None:
     model = teacher()
     before = copy.deepcopy(model.state_dict())
-    recover_images(model, SPEC, LABELS, RecoverConfig(iterations=2), draws())
+    recover_images(model, SPEC, LABELS, SRe2L(iterations=2), draws())
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert all(p.requires_grad and p.grad is None for p in model.parameters())
     assert not model.training
@@ -187,12 +187,12 @@ def test_a_recovery_that_is_not_finite_diverges(bad: float) -> None:
     model = teacher()
     model.network[-1].bias.data[0] = bad
     with pytest.raises(Diverged, match="the recovery loss became nan"):
-        recover_images(model, SPEC, LABELS, RecoverConfig(iterations=2), draws())
+        recover_images(model, SPEC, LABELS, SRe2L(iterations=2), draws())
 
 
 def test_a_view_without_augmentation_is_the_images_and_draws_nothing() -> None:
     u, generator = torch.rand(4, 3, 8, 8), draws()
-    assert augmented(u, RecoverConfig(), 0, generator) is u
+    assert augmented(u, SRe2L(), 0, generator) is u
     assert torch.equal(generator.get_state(), draws().get_state())
 
 
@@ -208,7 +208,7 @@ def test_a_view_without_augmentation_is_the_images_and_draws_nothing() -> None:
 )
 def test_views_are_drawn_per_batch_or_per_image(config: dict[str, Any], same: bool) -> None:
     one = torch.rand(1, 3, 8, 8, generator=draws(1))
-    views = augmented(one.expand(16, -1, -1, -1), RecoverConfig(**config), 0, draws(2))
+    views = augmented(one.expand(16, -1, -1, -1), SRe2L(**config), 0, draws(2))
     assert bool((views - views[:1]).abs().max() < 1e-6) is same
     assert not torch.allclose(views, one)
 
@@ -216,7 +216,7 @@ def test_views_are_drawn_per_batch_or_per_image(config: dict[str, Any], same: bo
 @pytest.mark.parametrize("two_sided", [False, True])
 def test_the_jitter_is_one_sided_or_two_sided(two_sided: bool) -> None:
     u = torch.rand(1, 3, 8, 8, generator=draws(1))
-    config = RecoverConfig(jitter=2, two_sided_jitter=two_sided)
+    config = SRe2L(jitter=2, two_sided_jitter=two_sided)
     offsets = range(-2 if two_sided else 0, 3)
     rolled = {(d, r): u.roll((d, r), (2, 3)) for d in offsets for r in offsets}
     views = [augmented(u, config, 0, draws(seed)) for seed in range(200)]
@@ -239,7 +239,7 @@ def curriculum_by_hand(kind: str, step: int, length: float, lowest: float) -> fl
 @pytest.mark.parametrize("milestone", [0.0, 0.35, 0.5, 1.0])
 @pytest.mark.parametrize("kind", ["cosine", "linear", "step"])
 def test_a_curriculum_of_crops_is_that_of_cda(kind: str, milestone: float) -> None:
-    config = CDAConfig(iterations=10, crop_scale=0.2, curriculum=kind, milestone=milestone)
+    config = CDA(iterations=10, crop_scale=0.2, curriculum=kind, milestone=milestone)
     scales = [smallest_crop(config, step) for step in range(10)]
     expected = [curriculum_by_hand(kind, step, 10 * milestone, 0.2) for step in range(10)]
     assert scales == pytest.approx(expected, rel=1e-12)
@@ -248,7 +248,7 @@ def test_a_curriculum_of_crops_is_that_of_cda(kind: str, milestone: float) -> No
 
 
 def test_without_a_curriculum_a_crop_keeps_the_same_share() -> None:
-    config = CDAConfig(iterations=10, crop_scale=0.3, curriculum="none")
+    config = CDA(iterations=10, crop_scale=0.3, curriculum="none")
     assert {smallest_crop(config, step) for step in range(10)} == {0.3}
 
 
@@ -256,7 +256,7 @@ def test_without_a_curriculum_a_crop_keeps_the_same_share() -> None:
 @pytest.mark.parametrize("step", [0, 6, 9])
 def test_crops_follow_the_curriculum(crop: str, count: int, step: int) -> None:
     u = torch.rand(5, 3, 8, 8, generator=draws(1))
-    config = CDAConfig(iterations=10, crop=crop, flip=False, crop_scale=0.1)
+    config = CDA(iterations=10, crop=crop, flip=False, crop_scale=0.1)
     windows = crop_windows(count, smallest_crop(config, step), draws(3))
     view = augmented(u, config, step, draws(3))
     torch.testing.assert_close(view, resized_crop(u, windows))
@@ -285,7 +285,7 @@ def test_many_classes_are_recovered_in_groups(
     calls: list[list[int]] = []
 
     def label_images(
-        model: Classifier, spec: ImageSpec, y: Tensor, config: RecoverConfig, generator: Any
+        model: Classifier, spec: ImageSpec, y: Tensor, config: SRe2L, generator: Any
     ) -> tuple[Tensor, dict[str, float]]:
         calls.append(y.tolist())
         return y.float().view(-1, 1, 1, 1).expand(-1, 1, 8, 8), {"label_loss": float(len(calls))}

@@ -9,19 +9,18 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from guard.artifacts import ArtifactStore
-from guard.config import ComputeConfig, ModelConfig, RegularizerConfig, TrialConfig
+from guard.artifacts import ArtifactStore, build
+from guard.config import ComputeConfig, ModelConfig, RegularizerConfig
 from guard.data.datasets import load_data
 from guard.data.images import TensorImages
 from guard.data.spec import ImageSpec
-from guard.methods import whitening
 from guard.models.input_layer import InputLayer, Normalize, Zca, fit_zca, input_layer
 from guard.models.networks import build_model
 from guard.models.saving import load_model, save_model
 from guard.pipeline import local_runner, plan, run_trial
 from guard.robustness.attacks import ThreatModel, attack_images
-from guard.stages import build
 from guard.training.losses import attack_batch
+from guard.trial import TrialConfig
 
 CPU = torch.device("cpu")
 SPEC = ImageSpec(2, 4, 3, (0.3, 0.6), (0.2, 0.4), tuple("abc"))

@@ -6,12 +6,13 @@ import pytest
 import torch
 from torch import nn
 
-from guard.config import ModelConfig, TrialConfig
+from guard.config import ModelConfig
 from guard.config.schema import type_hints
 from guard.data.spec import ImageSpec
 from guard.errors import ConfigError
 from guard.models.input_layer import Normalize
 from guard.models.networks import MODELS, Classifier, batchnorms, build_model, folded, frozen
+from guard.trial import TrialConfig
 
 
 def spec(channels: int = 1, size: int = 8, classes: int = 4) -> ImageSpec:

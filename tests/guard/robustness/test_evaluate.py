@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 import guard.robustness.attacks
 import guard.robustness.evaluate
-from guard.artifacts import Artifact, Stage
-from guard.config import EvaluationConfig, TrialConfig
+from guard.artifacts import Artifact
+from guard.config import EvaluationConfig
 from guard.config.evaluation import AUTOATTACK, Part, parts_of
 from guard.data.datasets import load_data
 from guard.data.images import Splits
@@ -33,8 +33,10 @@ from guard.robustness.evaluate import (
     radius_name,
     share,
 )
+from guard.robustness.stages import chain
 from guard.seeding import generator
-from guard.steps import Steps, evaluation_chain
+from guard.stage import Stage
+from guard.trial import TrialConfig
 
 CPU = torch.device("cpu")
 SUITE = ("pgd5", "mim", "cw", "square", "autoattack")

@@ -12,21 +12,13 @@ import torch
 from safetensors.torch import load_file
 
 from guard.artifacts import Artifact
-from guard.config import TrialConfig
 from guard.data.datasets import load_data
 from guard.pipeline import local_runner, plan
 from guard.robustness import landscape
 from guard.robustness.evaluate import drawn
 from guard.robustness.hessian import BoundTerms
-from guard.robustness.landscape import (
-    EIGENVALUES,
-    SAMPLES,
-    TERMS,
-    bound_metrics,
-    landscape_stages,
-    look_around,
-)
-from guard.steps import Steps
+from guard.robustness.landscape import EIGENVALUES, SAMPLES, TERMS, bound_metrics, look_around
+from guard.trial import TrialConfig
 
 FILE = "landscape.safetensors"
 DIMENSION = 8 * 8

@@ -10,13 +10,14 @@ import pytest
 import torch
 
 from guard import ArtifactStore, local_runner, run_trial
-from guard.config import EvaluationConfig, TrialConfig, passes_of
+from guard.config import EvaluationConfig, passes_of
 from guard.config.evaluation import SUITES
 from guard.data.datasets import load_data
 from guard.data.images import ImageSet
 from guard.models.networks import Classifier
 from guard.models.saving import load_model
 from guard.robustness.evaluate import Verdicts, attack_part, parts_of
+from guard.trial import TrialConfig
 from studies.presets import PRESETS
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3000)]

@@ -14,9 +14,9 @@ from guard.data.augment import flip, in_deviations
 from guard.data.dsa import draw_dsa
 from guard.data.images import TensorImages
 from guard.data.spec import ImageSpec
+from guard.errors import Diverged
 from guard.seeding import fenced
 from guard.training.loop import (
-    Diverged,
     accuracy,
     build_optimizer,
     check_better_than_chance,

@@ -13,8 +13,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 import guard.training.student
-from guard.artifacts import ArtifactStore, Stage
-from guard.config import StudentConfig, TrainConfig, TrialConfig
+from guard.artifacts import ArtifactStore, build
+from guard.config import StudentConfig, TrainConfig
 from guard.data.augment import Augmenter
 from guard.data.spec import ImageSpec
 from guard.distilled import DistilledSet
@@ -22,10 +22,10 @@ from guard.models.networks import build_model
 from guard.models.saving import load_model
 from guard.pipeline import plan
 from guard.seeding import derive
-from guard.stages import build
-from guard.steps import relabel_stage, student_stage
+from guard.stage import Stage
 from guard.training.loop import Epoch
 from guard.training.student import Recipe, SoftLabels, distillation_loss
+from guard.trial import TrialConfig
 
 SPEC = ImageSpec(1, 8, 5, (0.3,), (0.25,), tuple("abcde"))
 

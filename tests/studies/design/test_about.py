@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from guard.config import TrialConfig
 from guard.errors import StudyError
+from guard.trial import TrialConfig
 from studies.design.about import About, claim
 from tune.results.folder import StudyFolder
 

@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
-from guard.config import EvaluationConfig, RegularizerConfig, TrialConfig
+from guard.config import EvaluationConfig, RegularizerConfig
 from guard.errors import ConfigError, StudyError
+from guard.trial import TrialConfig
 from studies import ablation, compare, scaling
 from studies.catalogue import STUDIES
 from studies.design.design import Design

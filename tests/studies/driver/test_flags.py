@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from guard.config import TrialConfig
 from guard.errors import UserError
+from guard.trial import TrialConfig
 from studies import sweep, trial
 from studies.driver import flags as cli
 from studies.presets import PRESETS

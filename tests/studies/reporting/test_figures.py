@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 from matplotlib.figure import Figure
 
-from guard.config import TrialConfig
+from guard.trial import TrialConfig
 from studies.reporting.figures import entitle, eps_figure
 from tune.results.comparison import Arm, Comparison
 from tune.results.statistics import Estimate

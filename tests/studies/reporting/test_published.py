@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from guard.config import TrialConfig
+from guard.trial import TrialConfig
 from studies.reporting.published import ATTACKS, MARK, Published, beside, of_tables, published
 
 MARKED = {

@@ -24,10 +24,10 @@ from optuna.trial import create_trial
 from safetensors.numpy import save_file
 
 from guard.artifacts import ArtifactStore
-from guard.config import TrialConfig
 from guard.config.evaluation import parts_of
 from guard.errors import StudyError
 from guard.robustness.evaluate import Verdicts
+from guard.trial import TrialConfig
 from studies import ablation, adversarial, compare, curvature, report, scaling
 from studies.catalogue import STORIES, STUDIES
 from studies.design.about import About

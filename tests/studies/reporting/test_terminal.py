@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from guard.config import TrialConfig
+from guard.trial import TrialConfig
 from studies.reporting.figures import pareto_figure, save_png
 from studies.reporting.terminal import print_places, print_summary, print_verdicts
 from tune.results.comparison import Arm, Comparison

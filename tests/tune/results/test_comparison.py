@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from guard.config import TrialConfig
 from guard.robustness.evaluate import Verdicts
+from guard.trial import TrialConfig
 from tune.results.comparison import Arm, arms, compare, compared, elsewhere, named
 from tune.results.folder import StudyFolder
 from tune.results.records import CONFIRMATION, Record

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from guard.config import TrialConfig
+from guard.trial import TrialConfig
 from tune.results.folder import StudyFolder, to_csv, write_atomically
 from tune.results.front import choose, control_of, pareto_front
 from tune.results.records import Record

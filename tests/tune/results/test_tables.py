@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from guard.config import TrialConfig
+from guard.trial import TrialConfig
 from tune.results.comparison import Arm, Comparison, named
 from tune.results.statistics import Estimate, estimate
 from tune.results.tables import as_markdown, attack_grid, headings, penalty_grid

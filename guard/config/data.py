@@ -1,0 +1,81 @@
+"""The data sets by name, and which images a trial reads."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated
+
+from guard.config.common import Seed
+from guard.config.schema import Config, OneOf, above, at_least
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dataset:
+    """A row of DATASETS. A path that holds arrays or an image tree is read whatever the name."""
+
+    source: str = ""
+    """Where images come from that no path names: "sklearn:digits"; "torchvision:CLASS", a class
+    that holds arrays; "torchvision-tree:CLASS:FOLDER", one that unpacks an image tree into FOLDER
+    of its root. Empty: the user has them."""
+    image_size: int = 0
+    """Default side of images that come as files; 0: stated by the user or the arrays."""
+    mean: tuple[float, ...] = ()
+    """Published statistics by channel, in [0, 1]; empty: computed on the training images."""
+    std: tuple[float, ...] = ()
+    channels: int = 3
+
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+DATASETS: Mapping[str, Dataset] = {
+    "digits": Dataset(source="sklearn:digits", channels=1),
+    "fashion-mnist": Dataset(
+        source="torchvision:FashionMNIST", mean=(0.2861,), std=(0.3530,), channels=1
+    ),
+    "cifar10": Dataset(
+        source="torchvision:CIFAR10",
+        mean=(0.4914, 0.4822, 0.4465),
+        std=(0.2023, 0.1994, 0.2010),
+    ),
+    "cifar100": Dataset(
+        source="torchvision:CIFAR100",
+        mean=(0.5071, 0.4866, 0.4409),
+        std=(0.2673, 0.2564, 0.2762),
+    ),
+    "imagenette": Dataset(
+        source="torchvision-tree:Imagenette:imagenette2",
+        image_size=224,
+        mean=IMAGENET_MEAN,
+        std=IMAGENET_STD,
+    ),
+    "tiny-imagenet": Dataset(
+        image_size=64, mean=(0.4802, 0.4481, 0.3975), std=(0.2302, 0.2265, 0.2262)
+    ),
+    "imagenet": Dataset(
+        source="torchvision-tree:ImageNet:",
+        image_size=224,
+        mean=IMAGENET_MEAN,
+        std=IMAGENET_STD,
+    ),
+    "folder": Dataset(),
+    "npz": Dataset(),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig(Config):
+    """Which images, and how they are split."""
+
+    name: Annotated[str, OneOf(DATASETS)] = "digits"
+    path: str = ""
+    """A folder or an .npz file; empty: scikit-learn's or torchvision's own copy."""
+    image_size: Annotated[int, at_least(0)] = 0
+    """Side in pixels that images are resized to; 0: as the data set has them."""
+    validation_fraction: Annotated[float, above(0, at_most=0.9)] = 0.1
+    """Share of each class's training images that the search selects on."""
+    split_seed: Seed = 0
+    max_tensor_gib: Annotated[float, at_least(0)] = 1.2
+    """Sets up to this size live as tensors on the device; larger ones stream from disk."""
+    sha256: str = ""
+    """Content of the data, filled in when a study starts; a stage refuses other content."""

@@ -1,0 +1,172 @@
+"""Regularizers by kind: what each one reads and costs, and its settings.
+
+The mathematics is in `guard.training.penalties` and `guard.training.losses`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from typing import Annotated, Any, ClassVar, Literal
+
+from guard.config.schema import Config, OneOf, above, at_least
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kind:
+    """A row of KINDS."""
+
+    reads: frozenset[str]
+    """Fields of RegularizerConfig that it reads."""
+    passes: Callable[[RegularizerConfig], float]
+    """Passes of a training image beyond the 3 of a plain step: a forward pass is 1, an input
+    gradient 1 more, a weight gradient 2 more."""
+    attacks: bool = False
+    """Whether the loss is of attacked images (`losses.ADVERSARIAL_LOSSES`); a penalty otherwise
+    (`penalties.PENALTIES`)."""
+
+
+PENALTY = frozenset(
+    {"kind", "weight", "power", "units", "scale", "bn", "fraction", "weight_warmup_epochs"}
+)
+STEPPING = PENALTY | {"h", "direction", "h_warmup_epochs"}
+ATTACK = frozenset({"kind", "steps", "step_size", "eps"})
+WEIGHTED = ATTACK | {"weight", "weight_warmup_epochs"}
+
+KINDS: Mapping[str, Kind] = {
+    "none": Kind(reads=frozenset({"kind"}), passes=lambda own: 0.0),
+    "curvature": Kind(reads=STEPPING, passes=lambda own: 12 * own.fraction),
+    "loss-difference": Kind(reads=STEPPING, passes=lambda own: 9 * own.fraction),
+    "gradient-norm": Kind(reads=PENALTY, passes=lambda own: 6 * own.fraction),
+    "adversarial": Kind(reads=ATTACK, passes=lambda own: 2 * own.steps, attacks=True),
+    "trades": Kind(reads=WEIGHTED, passes=lambda own: 2 * own.steps + 3, attacks=True),
+    "mart": Kind(reads=WEIGHTED, passes=lambda own: 2 * own.steps + 3, attacks=True),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class RegularizerConfig(Config):
+    """How the model that a set is distilled from is made robust: a penalty, or attacked images.
+
+    curvature: λ·mean‖∇ℓ(x+hz) − ∇ℓ(x)‖^power, GUARD Eq. 15 at power 2 (arXiv 2403.10045).
+    loss-difference: λ·mean|ℓ(x+hz) − ℓ(x)|^power, what GUARD's ImageNet-type code computes.
+    gradient-norm: λ·mean‖∇ℓ(x)‖^power.
+    adversarial: the loss of attacked images only (arXiv 1706.06083); λ is not used.
+    trades: λ·KL(f(x) ‖ f(x')) at attacked images x' (arXiv 1901.08573).
+    mart: misclassification-aware adversarial training (ICLR 2020, Wang et al.).
+    """
+
+    kind: Annotated[str, OneOf(KINDS)] = "curvature"
+    weight: Annotated[float, at_least(0)] = 0.1
+    """λ. At 0 the model is trained without a penalty."""
+    h: Annotated[float, above(0)] = 0.1
+    """L2 length of the step along z, in `units`."""
+    units: Literal["pixel", "normalized", "eps"] = "pixel"
+    """pixel: L2 in [0, 1] pixels. normalized: L2 after the input normalisation, gradients too (the
+    papers' codes). eps: h times eps·sqrt(D) of the threat model, in pixels."""
+    power: Annotated[int, at_least(1, at_most=2)] = 2
+    direction: Literal["gradient", "sign", "released"] = "gradient"
+    """z: unit gradient, unit-L2 sign of the gradient (CURE), or GUARD's released code, which adds
+    1e-7 to every element and to the norm."""
+    scale: Literal["per-sample", "batch-mean"] = "per-sample"
+    """batch-mean: gradients of the batch-mean loss, 1/B of a sample's (GUARD's released code)."""
+    bn: Literal["eval", "frozen-batch", "train"] = "eval"
+    """BatchNorm inside the penalty: running statistics, as GUARD's and CURE's codes have it, this
+    batch's as constants, or those of each pass. But for the last, the penalty pulls at the scale
+    and the mean of what a BatchNorm gets. No training loss resists that, and the running statistics
+    lag behind, so the model can be worse in evaluation mode than it was in training."""
+    fraction: Annotated[float, above(0, at_most=1)] = 1.0
+    """Share of each batch, drawn afresh, that the penalty is computed on: unbiased and cheaper."""
+    weight_warmup_epochs: Annotated[int, at_least(0)] = 0
+    """Epochs over which λ rises linearly to its value."""
+    h_warmup_epochs: Annotated[int, at_least(0)] = 0
+    steps: Annotated[int, at_least(1)] = 7
+    """Of the attack (adversarial, trades, mart): signed gradient ascent from a random start."""
+    step_size: Annotated[float, above(0)] = 0.25
+    """Of the attack, as a share of its radius."""
+    eps: Annotated[float, above(0, at_most=1)] | None = None
+    """L_inf radius of the attack, in pixels; None: that of the threat model."""
+
+    NAMED: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "none": {"kind": "none", "weight": 0},
+        "curvature": {},
+        "loss-difference": {"kind": "loss-difference"},
+        "gradient-norm": {"kind": "gradient-norm"},
+        "pgd-at": {"kind": "adversarial"},
+        "fgsm-rs": {"kind": "adversarial", "steps": 1, "step_size": 1.25},
+        "trades": {"kind": "trades", "weight": 6, "steps": 10},
+        "mart": {"kind": "mart", "weight": 5, "steps": 10},
+        "guard-dc": {
+            "kind": "loss-difference",
+            "weight": 0.5,
+            "power": 1,
+            "scale": "batch-mean",
+        },
+        "paper-eq15": {"weight": 100, "h": 3, "units": "normalized"},
+        "released-cifar": {
+            "weight": 100,
+            "h": 3,
+            "units": "normalized",
+            "power": 1,
+            "direction": "released",
+            "scale": "batch-mean",
+        },
+        "released-imagenet": {
+            "kind": "loss-difference",
+            "weight": 1e-4,
+            "h": 3,
+            "units": "normalized",
+            "power": 1,
+            "direction": "released",
+            "scale": "batch-mean",
+        },
+        "cure": {
+            "weight": 4,
+            "h": 3,
+            "units": "normalized",
+            "power": 1,
+            "direction": "sign",
+            "h_warmup_epochs": 5,
+        },
+    }
+
+    @property
+    def facts(self) -> Kind:
+        """Of its kind."""
+        return KINDS[self.kind]
+
+    @property
+    def active(self) -> bool:
+        """Whether it changes the loss."""
+        return self.kind != "none" and (self.weight > 0 or "weight" not in self.facts.reads)
+
+    @property
+    def title(self) -> str:
+        """What tables call it: "none", the name of the setting that it is, or its kind."""
+        if not self.active:
+            return "none"
+        return next((name for name, own in _named() if own == self), self.kind)
+
+    @property
+    def attacks(self) -> bool:
+        """Whether the loss is of attacked images; a penalty otherwise."""
+        return self.facts.attacks
+
+    @property
+    def passes(self) -> float:
+        """Passes of a training image beyond the 3 of a plain step, on average over the batch."""
+        return self.facts.passes(self) if self.active else 0.0
+
+    @property
+    def uses_threat_model(self) -> bool:
+        return self.active and (self.eps is None if self.attacks else self.units == "eps")
+
+    def fields_used(self) -> frozenset[str]:
+        """The fields that this kind reads."""
+        return self.facts.reads
+
+
+@cache
+def _named() -> tuple[tuple[str, RegularizerConfig], ...]:
+    return tuple((name, RegularizerConfig.named(name)) for name in RegularizerConfig.NAMED)

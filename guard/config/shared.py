@@ -1,0 +1,34 @@
+"""What every base method may read of a trial."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from guard.config.common import ComputeConfig, ModelConfig
+from guard.config.data import DataConfig
+from guard.config.regularizers import RegularizerConfig
+from guard.config.training import TrainConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shared:
+    """The sections and values of a trial that no method owns."""
+
+    data: DataConfig
+    model: ModelConfig
+    squeeze: TrainConfig
+    regularizer: RegularizerConfig
+    eps: float
+    """Radius of the threat model, in pixels."""
+    ipc: int
+    seed: int
+    compute: ComputeConfig
+
+    @property
+    def acting_regularizer(self) -> RegularizerConfig:
+        """λ = 0 is the stage without a penalty, whatever the regularizer's other fields say."""
+        return self.regularizer if self.regularizer.active else RegularizerConfig.named("none")
+
+    def radius(self, *regularizers: RegularizerConfig) -> float:
+        """eps of the threat model where one of the regularizers depends on it; 0 elsewhere."""
+        return self.eps if any(own.uses_threat_model for own in regularizers) else 0.0

@@ -1,0 +1,62 @@
+"""What a base method is: a section of the configuration that knows its facts and plans its stages.
+
+A new method is a folder beside this file (its section and its stages in `__init__.py`, which
+imports no torch; their work in other files) and a field of `guard.trial.TrialConfig`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+from guard.config.common import ModelConfig
+from guard.config.schema import Config
+from guard.config.shared import Shared
+from guard.stage import Stage
+from guard.stages import Part, Trained
+
+
+class Method(Config):
+    """Base of the methods' sections. Its fields are the hyper-parameters, its class variables facts
+    that the rest of the project asks for."""
+
+    stages: ClassVar[tuple[type[Stage], ...]] = ()
+    """Kinds of stages that are its own."""
+    reads: ClassVar[tuple[str, ...]] = ()
+    """Further sections of TrialConfig that not every method reads, and this one does."""
+    teacher_labels: ClassVar[bool] = False
+    """Whether its first teacher labels the student's batches where student.labels = auto."""
+    learns_rate: ClassVar[bool] = False
+    """Whether a learning rate is distilled with the images."""
+    takes_regularizer: ClassVar[bool] = True
+    """Whether a penalty has a place in it: in every one that trains on real images."""
+    distils: ClassVar[bool] = True
+    """Whether there is a small set, of `ipc` images a class, that the student is trained on."""
+    needs_batchnorm: ClassVar[bool] = False
+    """Whether its teacher must have BatchNorm layers."""
+
+    @property
+    def network(self) -> ModelConfig | None:
+        """The network that it distils with; None: the trial's model."""
+        return None
+
+    @property
+    def needs_real_images(self) -> bool:
+        """Whether synthetic images start as real ones, so that IPC is bounded by the class size."""
+        return False
+
+    def check_trial(self, shared: Shared) -> None:
+        """Rules between its fields and the trial's. Raises ConfigError, its path from the trial."""
+
+    def teachers(self, shared: Shared) -> Sequence[Trained]:
+        """Networks that the set is distilled from, trained at the same time. May be none."""
+        return ()
+
+    def parts(self, shared: Shared, teachers: Sequence[Trained]) -> Sequence[Part]:
+        """Stages that make the images, at the same time where there are several. None: the student
+        is trained on the real images."""
+        return ()
+
+    def network_of(self, shared: Shared) -> ModelConfig:
+        """The network that the set is distilled with."""
+        return self.network or shared.model

@@ -1,0 +1,160 @@
+"""Everything that a trial's result depends on."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Annotated
+
+from guard.config.common import ComputeConfig, ModelConfig, Seed
+from guard.config.data import DataConfig
+from guard.config.evaluation import EvaluationConfig
+from guard.config.regularizers import RegularizerConfig
+from guard.config.schema import Config, OneOf, at_least, digest, type_hints
+from guard.config.shared import Shared
+from guard.config.training import StudentConfig, TrainConfig
+from guard.errors import ConfigError
+from guard.methods.dc import DC, DSA
+from guard.methods.method import Method
+from guard.methods.mtt import MAT, MTT, TESLA
+from guard.methods.sre2l import CDA, SRe2L
+from guard.methods.subset import Herding, Random, Whole
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrialConfig(Config):
+    """Everything that a trial's result depends on. Every field that is a `Method` is one that
+    `method` may name."""
+
+    data: DataConfig = field(default_factory=DataConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    method: str = "sre2l"
+    ipc: Annotated[int, at_least(1)] = 10
+    """Images per class."""
+    seed: Seed = 0
+    """Of the teacher and of the distillation; the student and the attacks have their own."""
+    regularizer: RegularizerConfig = field(default_factory=RegularizerConfig)
+    squeeze: TrainConfig = field(default_factory=TrainConfig)
+    """Training on the real images: of the teacher of soft labels (sre2l, cda), of the features of
+    herding, and of the network of `whole`."""
+    sre2l: SRe2L = field(default_factory=SRe2L)
+    cda: CDA = field(default_factory=CDA)
+    dc: DC = field(default_factory=DC)
+    dsa: DSA = field(default_factory=DSA)
+    mtt: MTT = field(default_factory=MTT)
+    tesla: TESLA = field(default_factory=TESLA)
+    mat: MAT = field(default_factory=MAT)
+    random: Random = field(default_factory=Random)
+    herding: Herding = field(default_factory=Herding)
+    whole: Whole = field(default_factory=Whole)
+    student: StudentConfig = field(default_factory=StudentConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    compute: ComputeConfig = field(default_factory=ComputeConfig)
+
+    def check(self) -> None:
+        try:
+            OneOf(methods()).check(self.method)
+        except ConfigError as error:
+            raise error.under("method") from None
+        if self.own.needs_batchnorm and not self.model.has_batchnorm:
+            raise ConfigError(
+                "model.norm",
+                f"{self.method} matches BatchNorm statistics, so it needs 'batch', "
+                f"got {self.model.norm!r}",
+            )
+        if self.regularizer.active:
+            self._check_regularizer()
+        if self.student.learned_lr and not self.own.learns_rate:
+            able = ", ".join(name for name, method in methods().items() if method.learns_rate)
+            raise ConfigError(
+                "student.learned_lr", f"{self.method} learns no learning rate; {able} do"
+            )
+
+    def _check_regularizer(self) -> None:
+        kind = self.regularizer.kind
+        if not self.can_be_regularized:
+            raise ConfigError(
+                "regularizer",
+                f"{self.method} picks real images and trains no teacher that {kind} could act on; "
+                "set regularizer=none, or student.labels=soft",
+            )
+        self.own.check_trial(self.shared)
+        inputs = {model.input for model in self.regularized_models}
+        if self.regularizer.units == "normalized" and inputs != {"normalize"}:
+            raise ConfigError(
+                "regularizer.units", "normalized needs model.input = normalize, got zca"
+            )
+
+    @property
+    def own(self) -> Method:
+        """The section of the method that is used."""
+        found: Method = getattr(self, self.method)
+        return found
+
+    @property
+    def shared(self) -> Shared:
+        """What the method may read."""
+        return Shared(
+            data=self.data,
+            model=self.model,
+            squeeze=self.squeeze,
+            regularizer=self.regularizer,
+            eps=self.evaluation.eps,
+            ipc=self.ipc,
+            seed=self.seed,
+            compute=self.compute,
+        )
+
+    @property
+    def can_be_regularized(self) -> bool:
+        """Whether a regularizer has a place in the method, or in the teacher of its soft labels."""
+        return self.own.takes_regularizer or self.student.labels == "soft"
+
+    @property
+    def distils(self) -> bool:
+        """Whether there is a small set, of `ipc` images a class, that the student is trained on."""
+        return self.own.distils
+
+    @property
+    def regularized_models(self) -> list[ModelConfig]:
+        """The networks that the regularizer acts on."""
+        models = [self.distilled_model if self.distils else self.student_model]
+        return [*models, self.model] if self.student.labels == "soft" else models
+
+    @property
+    def distilled_model(self) -> ModelConfig:
+        """The network that the set is distilled with."""
+        return self.own.network_of(self.shared)
+
+    @property
+    def student_model(self) -> ModelConfig:
+        return self.student.model or self.distilled_model
+
+    def fingerprint(self) -> str:
+        """As of any config, but data with a known content is named by it, wherever it lies."""
+        values = self.to_dict()
+        if self.data.sha256:
+            values["data"]["path"] = ""
+        return digest(values)[:16]
+
+    def unregularized(self) -> TrialConfig:
+        """The control: the same trial without the penalty."""
+        return self.override({"regularizer": "none"})
+
+
+@functools.cache
+def methods() -> Mapping[str, type[Method]]:
+    """The base methods by name: the fields of TrialConfig that are one."""
+    hints = type_hints(TrialConfig)
+    return {
+        name: hint
+        for name, hint in hints.items()
+        if isinstance(hint, type) and issubclass(hint, Method)
+    }
+
+
+def sections(method: type[Method]) -> tuple[str, ...]:
+    """Sections of TrialConfig that not every method reads, and this one does."""
+    own = tuple(name for name, other in methods().items() if other is method)
+    return (*own, *method.reads)
