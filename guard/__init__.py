@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 from guard.artifacts import Artifact, ArtifactStore
 from guard.errors import ConfigError, DataError, UserError
 from guard.pipeline import TrialResult, local_runner, run_trial
+from guard.stage import Stage
+from guard.trial import TrialConfig
 
 if TYPE_CHECKING:
     from guard.data.datasets import load_data, resolve

@@ -7,6 +7,7 @@ name; otherwise scikit-learn (digits) or torchvision's class for the data set su
 from __future__ import annotations
 
 import functools
+import importlib.util
 import inspect
 from dataclasses import replace
 from pathlib import Path
@@ -34,11 +35,16 @@ DIGITS_TEST_FRACTION = 0.2
 
 
 def _digits() -> Raw:
-    from sklearn.datasets import load_digits
-
-    bunch = load_digits()
-    x = torch.from_numpy(np.rint(bunch.images * (255 / 16)).astype(np.uint8))[:, None]
-    images = TensorImages(x, torch.from_numpy(bunch.target).long())
+    """scikit-learn's digits, from its file: importing the package takes a second in every worker,
+    and all of SciPy. Raises DataError if the file is not there."""
+    package = importlib.util.find_spec("sklearn")
+    places = package.submodule_search_locations if package else None
+    file = Path(places[0] if places else "sklearn") / "datasets" / "data" / "digits.csv.gz"
+    if not file.is_file():
+        raise DataError(f"{file}: scikit-learn's digits are not there")
+    rows = np.loadtxt(file, delimiter=",")
+    pixels = np.rint(rows[:, :-1].reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8)
+    images = TensorImages(torch.from_numpy(pixels)[:, None], torch.from_numpy(rows[:, -1]).long())
     train, test = split_off(images.y, DIGITS_TEST_FRACTION, 0, "digits-test")
     return Raw(images.subset(train), images.subset(test), tuple("0123456789"))
 

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from guard.config import RegularizerConfig
-from guard.models.networks import batchnorm_mode, frozen
+from guard.models.batchnorm import batchnorm_mode
+from guard.models.networks import frozen
 from guard.training.penalties import Regularizer, ramp
 
 

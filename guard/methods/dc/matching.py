@@ -29,8 +29,9 @@ from guard.errors import Diverged
 from guard.methods.dc import DC, GradientMatching
 from guard.methods.dc.gradients import ClassGradients, distance, relative_change
 from guard.methods.start import class_members, initial_images
+from guard.models.batchnorm import batchnorms, use_statistics_of
 from guard.models.input_layer import InputLayer, input_layer, load_whitening
-from guard.models.networks import Classifier, batchnorms, build_model, use_statistics_of
+from guard.models.networks import Classifier, build_model
 from guard.seeding import derive, generator
 from guard.training.losses import TrainingLoss
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.autograd import grad
 from torch.func import functional_call
 
-from guard.models.networks import batchnorms
+from guard.models.batchnorm import batchnorms
 
 StepLoss = Callable[[Tensor, Tensor, int], Tensor]
 """(theta (P,), images (M, C, H, W), number of the step) -> the student's loss on that step's batch,

@@ -22,7 +22,8 @@ from guard.device import setup
 from guard.distilled import save_part
 from guard.errors import Diverged
 from guard.methods.sre2l import Recover, SRe2L
-from guard.models.networks import BatchNorm, Classifier, batchnorms, frozen
+from guard.models.batchnorm import BatchNorm, batchnorms
+from guard.models.networks import Classifier, frozen
 from guard.models.saving import load_model, load_spec
 from guard.seeding import generator
 

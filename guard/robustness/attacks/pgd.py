@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from guard.norms import norms, unit
 from guard.robustness.attacks.cw import margins
-from guard.training.penalties import unit
 
 Objective = Literal["cross-entropy", "margin"]
 
@@ -74,5 +74,4 @@ class ProjectedGradient:
 
 def lengths(values: Tensor) -> Tensor:
     """L2 norms, (B, 1, 1, 1)."""
-    norms: Tensor = values.flatten(1).norm(dim=1)
-    return norms[:, None, None, None]
+    return norms(values)[:, None, None, None]
