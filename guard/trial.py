@@ -53,6 +53,7 @@ class TrialConfig(Config):
     compute: ComputeConfig = field(default_factory=ComputeConfig)
 
     def check(self) -> None:
+        """What the sections say together. Raises ConfigError."""
         try:
             OneOf(methods()).check(self.method)
         except ConfigError as error:

@@ -167,6 +167,8 @@ class EvaluationConfig(Config):
             )
 
     def check(self) -> None:
+        """Unknown or doubled names, and attacks that have no meaning in the norm. Raises
+        ConfigError."""
         known = (*ATTACKS, *SUITES)
         for position, name in enumerate(self.attacks):
             if name not in known and steps_of(name) is None:

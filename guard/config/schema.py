@@ -30,6 +30,7 @@ class Bounds:
     open_low: bool = False
 
     def check(self, value: float) -> None:
+        """Raises ConfigError for a number outside."""
         above = value > self.low if self.open_low else value >= self.low
         if not (above and value <= self.high):
             raise ConfigError("", f"must be {self}, got {value}")
@@ -46,6 +47,7 @@ class OneOf:
     table: Collection[str]
 
     def check(self, value: object) -> None:
+        """Raises ConfigError, which lists the table, for another name."""
         if value not in self.table:
             raise ConfigError("", f"must be one of {', '.join(self.table)}; got {value!r}")
 
@@ -84,7 +86,8 @@ class Config:
 
     @classmethod
     def named(cls, name: str) -> Self:
-        """The named setting of this section, e.g. `RegularizerConfig.named("cure")`."""
+        """The named setting of this section, e.g. `RegularizerConfig.named("cure")`. Raises
+        ConfigError, which lists what there is."""
         if name not in cls.NAMED:
             raise ConfigError("", f"no setting is named {name!r}{_known(name, cls.NAMED)}")
         return cls(**cls.NAMED[name])

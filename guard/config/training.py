@@ -39,6 +39,7 @@ class TrainConfig(Config):
     dsa_ops: tuple[DsaOp, ...] = DSA_OPS
 
     def check(self) -> None:
+        """A warm-up that does not end, and dsa without operations. Raises ConfigError."""
         if self.warmup_epochs >= self.epochs:
             raise ConfigError(
                 "warmup_epochs", f"must be below epochs = {self.epochs}, got {self.warmup_epochs}"

@@ -45,21 +45,22 @@ class Augmenter:
 
 
 def in_deviations(x: Tensor, draw: DsaDraw, spec: ImageSpec) -> Tensor:
-    """DSA of pixels, in units of the data set's channel deviations around its mean: what DSA's code
-    sees, whatever the network's first layer."""
+    """DSA of pixels x (B, C, H, W), in units of the data set's channel deviations around its mean:
+    what DSA's code sees, whatever the network's first layer."""
     mean = torch.tensor(spec.mean).view(1, -1, 1, 1).to(x)
     std = torch.tensor(spec.std).view(1, -1, 1, 1).to(x)
     return apply_dsa((x - mean) / std, draw) * std + mean
 
 
 def flip(x: Tensor, generator: torch.Generator) -> Tensor:
-    """Mirror each image left to right with probability 1/2."""
+    """Mirror each image of x (B, C, H, W) left to right with probability 1/2."""
     mirrored = torch.rand(len(x), generator=generator).lt(0.5).to(x.device)
     return torch.where(mirrored[:, None, None, None], x.flip(-1), x)
 
 
 def padded_crop(x: Tensor, pad: int, generator: torch.Generator) -> Tensor:
-    """Zero-pad by `pad` pixels on each side and cut a window of the old size, one per image."""
+    """Zero-pad images x (B, C, H, W) by `pad` pixels on each side and cut a window of the old size,
+    one per image."""
     height, width = x.shape[-2:]
     padded = torch.nn.functional.pad(x, (pad, pad, pad, pad))
     offsets = torch.randint(0, 2 * pad + 1, (2, len(x)), generator=generator).to(x.device)

@@ -51,7 +51,8 @@ def draw_dsa(ops: Sequence[str], count: int, generator: torch.Generator) -> DsaD
 
 
 def apply_dsa(x: Tensor, draw: DsaDraw) -> Tensor:
-    """Apply a draw for one image to all B alike (siamese), or a draw for B images one by one."""
+    """Apply to images x (B, C, H, W) a draw for one image, to all alike (siamese), or a draw for B
+    images, one by one. Raises ValueError for a draw of another size."""
     if draw.count not in (1, len(x)):
         raise ValueError(f"a draw for {draw.count} images does not fit a batch of {len(x)}")
     operations = {

@@ -65,6 +65,7 @@ class TensorImages:
         return len(self.y)
 
     def subset(self, indices: Tensor) -> TensorImages:
+        """The images of indices (N,), in that order."""
         return TensorImages(self.x[indices], self.y[indices])
 
     def batches(
@@ -74,6 +75,7 @@ class TensorImages:
         shuffle: torch.Generator | None = None,
         crop_scale: float | None = None,
     ) -> Iterator[tuple[Tensor, Tensor]]:
+        """As of `ImageSet.batches`: images (B, C, H, W) in [0, 1] and labels (B,)."""
         x, y = self.x.to(device), self.y.to(device)
         for indices in epoch_order(len(self), shuffle).split(batch_size):
             indices = indices.to(device)
@@ -89,6 +91,7 @@ def load_images(images: ImageSet, indices: Tensor, device: torch.device) -> Tens
 
 
 def epoch_order(count: int, shuffle: torch.Generator | None) -> Tensor:
+    """Indices (count,): in order, or as `shuffle` draws them."""
     return torch.arange(count) if shuffle is None else torch.randperm(count, generator=shuffle)
 
 
@@ -106,6 +109,7 @@ class FileImages:
         return len(self.y)
 
     def subset(self, indices: Tensor) -> FileImages:
+        """The images of indices (N,), in that order."""
         files = tuple(self.files[i] for i in indices.tolist())
         return FileImages(files, self.y[indices], self.channels, self.image_size, self.num_workers)
 
@@ -116,6 +120,8 @@ class FileImages:
         shuffle: torch.Generator | None = None,
         crop_scale: float | None = None,
     ) -> Iterator[tuple[Tensor, Tensor]]:
+        """As of `ImageSet.batches`: decoded, images (B, C, H, W) in [0, 1] and labels (B,). Raises
+        DataError that names an unreadable file."""
         order = epoch_order(len(self), shuffle)
         seed = None
         if shuffle is not None and crop_scale is not None:
@@ -132,6 +138,7 @@ class _Decode(Dataset[tuple[Tensor, Tensor]]):
     def __init__(
         self, images: FileImages, order: Tensor, crop_scale: float, seed: int | None
     ) -> None:
+        """order: indices (N,); seed: of the crops, None for whole images."""
         self.images, self.order, self.crop_scale, self.seed = images, order, crop_scale, seed
 
     def __len__(self) -> int:

@@ -28,7 +28,8 @@ class Raw:
 
 
 def read_npz(path: Path) -> Raw:
-    """Arrays x_train, y_train, x_test, y_test; x is uint8 (N, H, W) or (N, H, W, C)."""
+    """Arrays x_train, y_train, x_test, y_test; x is uint8 (N, H, W) or (N, H, W, C). Raises
+    DataError, which names the file, for anything else."""
     names = ("x_train", "y_train", "x_test", "y_test")
     if not zipfile.is_zipfile(path):
         raise DataError(f"{path}: not an .npz file")
@@ -68,7 +69,10 @@ def read_tree(root: Path, size: int, channels: int, max_tensor_gib: float) -> Ra
     with val_annotations.txt too. The first of test/ and val/ that is there is the test set.
 
     size: side in pixels, or 0 for that of the first image. Sets of more than `max_tensor_gib` are
-    streamed."""
+    streamed.
+
+    Raises DataError, which names the folder, for a tree without classes, images or a held-out half.
+    """
     held_out = next((root / name for name in ("test", "val") if _has_labels(root / name)), None)
     if held_out is None:
         raise DataError(f"data.path: {root} needs val/ or test/ with a folder a class")

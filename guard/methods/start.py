@@ -23,7 +23,8 @@ def random_choice(splits: Splits, ipc: int, seed: int) -> Tensor:
 
 
 def class_members(splits: Splits, at_least: int) -> Iterator[Tensor]:
-    """Indices of each class's training images. Raises DataError if there are too few."""
+    """Indices (n,) of each class's training images, class by class. Raises DataError if a class has
+    too few."""
     for label in range(splits.spec.num_classes):
         members = (splits.train.y == label).nonzero().flatten()
         if len(members) < at_least:

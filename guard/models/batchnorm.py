@@ -19,8 +19,8 @@ def batchnorms(model: nn.Module) -> list[BatchNorm]:
 def batchnorm_mode(model: nn.Module, mode: str, x: Tensor) -> Iterator[None]:
     """Run the model with BatchNorm statistics chosen by `mode` and leave its state untouched.
 
-    eval: running statistics. frozen-batch: those of batch `x`, as constants. train: those of each
-    forward pass.
+    eval: running statistics. frozen-batch: those of batch `x` (B, C, H, W), as constants. train:
+    those of each forward pass.
     """
     modes = [module.training for module in model.modules()]
     originals = [(bn.track_running_stats, dict(bn.named_buffers())) for bn in batchnorms(model)]
@@ -47,8 +47,8 @@ def _set_buffers(bn: BatchNorm, buffers: dict[str, Tensor]) -> None:
 
 
 def use_statistics_of(model: nn.Module, x: Tensor) -> None:
-    """Make the running statistics those that a training-mode pass over `x` normalises with, and
-    leave the model in training mode."""
+    """Make the running statistics those that a training-mode pass over `x` (B, C, H, W) normalises
+    with, and leave the model in training mode."""
 
     def take(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         assert isinstance(module, BatchNorm)

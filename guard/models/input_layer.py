@@ -38,14 +38,15 @@ class Normalize(nn.Module):
         self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1))
 
     def forward(self, x: Tensor) -> Tensor:
+        """u (B, C, H, W) of pixels x (B, C, H, W) in [0, 1]."""
         return (x - self.mean) / self.std
 
     def inverse(self, u: Tensor) -> Tensor:
-        """The image of u."""
+        """The image (B, C, H, W) of u (B, C, H, W)."""
         return u * self.std + self.mean
 
     def project(self, u: Tensor) -> Tensor:
-        """The nearest u whose image is in [0, 1]."""
+        """The nearest u (B, C, H, W) whose image is in [0, 1]."""
         return torch.clamp(u, (0 - self.mean) / self.std, (1 - self.mean) / self.std)
 
 
@@ -62,10 +63,11 @@ class Zca(nn.Module):
         self._solved: tuple[Tensor, int, Tensor] | None = None
 
     def forward(self, x: Tensor) -> Tensor:
+        """u (B, C, H, W) of pixels x (B, C, H, W) in [0, 1]."""
         return ((x.flatten(1) - self.mean) @ self.weight).view_as(x)
 
     def inverse(self, u: Tensor) -> Tensor:
-        """The image of u."""
+        """The image (B, C, H, W) of u (B, C, H, W)."""
         return (u.flatten(1) @ self._inverted() + self.mean).view_as(u)
 
     def _inverted(self) -> Tensor:
@@ -77,7 +79,7 @@ class Zca(nn.Module):
         return solved[2]
 
     def project(self, u: Tensor) -> Tensor:
-        """The u of the image clamped to [0, 1]."""
+        """The u (B, C, H, W) of the image clamped to [0, 1]."""
         projected: Tensor = self(self.inverse(u).clamp(0, 1))
         return projected
 

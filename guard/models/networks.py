@@ -25,6 +25,7 @@ class Classifier(nn.Module):
         self.network = network
 
     def forward(self, x: Tensor) -> Tensor:
+        """Logits (B, K) of pixels x (B, C, H, W) in [0, 1]."""
         logits: Tensor = self.network(self.normalize(x))
         return logits
 

@@ -57,7 +57,7 @@ class Verdicts:
     model's norm; infinite where it did not, 0 where the sample is wrong without."""
 
     def robust(self, eps: float) -> Tensor:
-        """bool: right under every attack that ran within this radius."""
+        """bool (N,): right under every attack that ran within this radius."""
         alive = self.clean.clone()
         for (radius, _), verdict in self.survived.items():
             if radius <= eps:
@@ -67,7 +67,7 @@ class Verdicts:
         return alive
 
     def under(self, eps: float, name: str) -> Tensor:
-        """bool: right under one attack, and under the weaker ones of its kind that ran.
+        """bool (N,): right under one attack, and under the weaker ones of its kind that ran.
 
         autoattack: under every attack within the radius, so it is never the weaker one. A pgd<k>
         includes those of fewer steps, and each attack includes itself at smaller radii. cw and
@@ -110,6 +110,7 @@ def is_weaker(name: str, than: str) -> bool:
 
 
 def share(verdicts: Tensor) -> float:
+    """Of true values in verdicts (N,), in [0, 1]."""
     return int(verdicts.sum()) / len(verdicts)
 
 
@@ -195,6 +196,7 @@ def attack_part(
 def clean_verdicts(
     model: nn.Module, images: ImageSet, config: EvaluationConfig, device: torch.device
 ) -> Tensor:
+    """bool (N,), on the CPU: right without an attack."""
     batches = images.batches(config.batch_size, device)
     return torch.cat([(model(x).argmax(dim=1) == y).cpu() for x, y in batches])
 

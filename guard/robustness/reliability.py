@@ -61,6 +61,7 @@ def diagnose(
 def right_samples(
     model: nn.Module, images: ImageSet, config: EvaluationConfig, device: torch.device
 ) -> tuple[Tensor, Tensor]:
+    """Up to 64 images (n, C, H, W) that the model gets right, and their labels (n,)."""
     kept = []
     for x, y in drawn(images, 2 * SAMPLES, config.seed, "diagnosed").batches(
         config.batch_size, device
@@ -74,7 +75,8 @@ def right_samples(
 
 @torch.no_grad()
 def outputs(model: nn.Module, x: Tensor) -> dict[str, float]:
-    """Whether the outputs are a function of the input, and what kind of numbers they are."""
+    """Whether the outputs for x (n, C, H, W) are a function of the input, and what kind of numbers
+    they are: `random_change`, `state_change`, `probabilities`."""
     if not len(x):
         return {"random_change": 0.0, "state_change": 0.0, "probabilities": 0.0}
 
@@ -97,6 +99,7 @@ def outputs(model: nn.Module, x: Tensor) -> dict[str, float]:
 
 
 def zero_gradients(model: nn.Module, x: Tensor, y: Tensor) -> float:
+    """Share of images x (n, C, H, W) whose input gradient is 0 in float32."""
     x = x.clone().requires_grad_()
     with frozen(model), fenced(0, "gradients"):
         loss = F.cross_entropy(model(x), y, reduction="sum")
@@ -114,6 +117,8 @@ def attack_gains(
     num_classes: int,
     surrogate: nn.Module | None,
 ) -> dict[str, float]:
+    """What other attacks break of x (n, C, H, W), y (n,) that PGD-20 does not, and what survives at
+    half of the pixel range: shares, see `diagnose`."""
     threat = ThreatModel(config.eps, num_classes, config.norm)
 
     def broken(name: str, victim: nn.Module, x: Tensor, y: Tensor, seed: int) -> Tensor:
@@ -140,6 +145,7 @@ def attack_gains(
 
 @torch.no_grad()
 def wrong(model: nn.Module, x: Tensor, y: Tensor, config: EvaluationConfig) -> Tensor:
+    """bool (n,): which images x (n, C, H, W) the model gets wrong."""
     with fenced(config.seed, "verdict"):
         verdict: Tensor = model(x).argmax(dim=1) != y
     return verdict

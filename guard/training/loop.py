@@ -122,8 +122,8 @@ def accuracy(model: nn.Module, batches: Iterator[Batch]) -> float:
 
 
 def check_better_than_chance(reached: float, y: Tensor) -> None:
-    """Raises Diverged unless `reached` beats a constant prediction on `y` by three standard
-    errors of its binomial share."""
+    """Raises Diverged unless `reached` beats a constant prediction on `y` by three standard errors
+    of its binomial share. y: labels (N,)."""
     chance = float(torch.bincount(y).max()) / len(y)
     bound = chance + 3 * math.sqrt(chance * (1 - chance) / len(y))
     if not reached > min(bound, 1 - 1 / len(y)):

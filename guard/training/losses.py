@@ -48,7 +48,7 @@ class TrainingLoss:
     def attacked(
         self, model: nn.Module, x: Tensor, y: Tensor, generator: torch.Generator
     ) -> Tensor | None:
-        """The images' adversarial versions, None where nothing attacks."""
+        """The adversarial versions of images x (B, C, H, W), None where nothing attacks."""
         config = self.attack
         if config is None:
             return None
@@ -64,7 +64,8 @@ class TrainingLoss:
         epoch: int,
         generator: torch.Generator,
     ) -> tuple[Tensor, Tensor]:
-        """The loss when the attack is done already."""
+        """(loss, a scalar; logits (B, K)) when the attack is done already: `attacked` (B, C, H, W)
+        is x moved by it, or None."""
         config = self.attack
         if config is None or attacked is None:
             logits = model(x)

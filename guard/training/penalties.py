@@ -148,7 +148,8 @@ class Regularizer:
         return config.weight * ramp(epoch, config.weight_warmup_epochs) * penalty
 
     def step_length(self, x: Tensor, epoch: int) -> float:
-        """L2 length of the step: in pixels, or in normalised units if `units` says so."""
+        """L2 length of the step for images x (B, C, H, W): in pixels, or in normalised units if
+        `units` says so."""
         scale = self.eps * math.sqrt(x[0].numel()) if self.config.units == "eps" else 1.0
         return self.config.h * scale * ramp(epoch, self.config.h_warmup_epochs)
 

@@ -86,7 +86,8 @@ def relabel(stage: Relabel, store: ArtifactStore, folder: Path) -> Mapping[str, 
 
 @torch.no_grad()
 def epochs_in_a_file(images: Tensor, teacher: nn.Module) -> int:
-    """As many as keep a file of logits, and the memory that writing it takes, near 64 MiB."""
+    """As many as keep a file of logits, and the memory that writing it takes, near 64 MiB. images:
+    (N, C, H, W)."""
     num_classes = int(teacher(images[:1]).shape[1])
     return max(FILE_BYTES // (2 * len(images) * num_classes), 1)
 

@@ -85,7 +85,8 @@ class Matching:
         self.gradients = ClassGradients(self.loss, self.config.classes_at_once or default)
 
     def run(self) -> tuple[Tensor, dict[str, float]]:
-        """The optimised u, and what the last network says of it."""
+        """The optimised u (K, ipc, C, H, W), and what the last network says of it. Raises Diverged
+        if u or the distance is not finite."""
         config = self.config
         u = initial_images(
             config.init, self.splits, self.ipc, self.layer, self.seed, self.device
@@ -112,7 +113,8 @@ class Matching:
         return u.detach(), metrics
 
     def penalty_ratio(self, model: Classifier, u: Tensor, draws: torch.Generator) -> float:
-        """How far the regularizer moves the gradient that is matched, relative to the plain one."""
+        """How far the regularizer moves the gradient that u (K, ipc, C, H, W) is matched to,
+        relative to the plain one."""
         everything = torch.arange(len(u))
         real, _ = self.batches(u, everything, draws)
         labels, epoch = everything.to(self.device), self.config.iterations - 1
@@ -123,7 +125,8 @@ class Matching:
     def step(
         self, model: Classifier, u: Tensor, number: int, draws: torch.Generator
     ) -> dict[str, float]:
-        """One matching step: fill `u.grad` with the gradient of the summed distances."""
+        """One matching step: fill `u.grad` (K, ipc, C, H, W) with the gradient of the summed
+        distances. Raises Diverged if they are not finite."""
         self.prepare(model, draws)
         total = 0.0
         u.grad = torch.zeros_like(u)
@@ -168,7 +171,7 @@ class Matching:
     def train_network(
         self, model: Classifier, u: Tensor, epochs: int, draws: torch.Generator
     ) -> None:
-        """Plain training of the network on the synthetic images."""
+        """Plain training of the network on the synthetic images u (K, ipc, C, H, W)."""
         images = self.layer.inverse(u.flatten(0, 1))
         labels = torch.arange(len(u), device=self.device).repeat_interleave(self.ipc)
         names: Sequence[Any] = ("dsa",) if self.config.augment else ()

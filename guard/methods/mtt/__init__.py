@@ -88,6 +88,7 @@ class ExpertConfig(Config):
     """Adversarial training of the experts, under any penalty of the trial (MAT)."""
 
     def check(self) -> None:
+        """An adversary that attacks nothing. Raises ConfigError."""
         if self.adversary.kind != "none" and not self.adversary.attacks:
             raise ConfigError(
                 "adversary.kind",
@@ -202,6 +203,7 @@ class MTT(Method):
         ]
 
     def check_trial(self, shared: Shared) -> None:
+        """Two adversarial trainings at once. Raises ConfigError."""
         adversary, kind = self.experts.adversary, shared.regularizer.kind
         if adversary.active and shared.regularizer.active and shared.regularizer.attacks:
             raise ConfigError(
@@ -210,6 +212,7 @@ class MTT(Method):
             )
 
     def check(self) -> None:
+        """Trajectories that are longer than the experts'. Raises ConfigError."""
         needed = self.epochs_needed
         if needed > self.experts.train.epochs:
             raise ConfigError(

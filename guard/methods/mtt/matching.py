@@ -162,7 +162,8 @@ class Matching:
     device: torch.device
 
     def run(self, u: Tensor) -> tuple[Tensor, float, dict[str, float]]:
-        """(u, α, metrics) after the last iteration."""
+        """(u (K·ipc, C, H, W), α, metrics) after the last iteration. Raises Diverged if the loss or
+        u is not finite."""
         config = self.config
         u = u.clone().requires_grad_()
         optimizer = torch.optim.SGD([u], config.lr_images, momentum=MOMENTUM)
@@ -197,6 +198,7 @@ class Matching:
         return GRADIENTS[self.config.gradient]
 
     def pixels(self, u: Tensor) -> Tensor:
+        """Images (N, C, H, W) in [0, 1] units of u (N, C, H, W)."""
         images: Tensor = self.model.normalize.inverse(u)
         return images
 
@@ -218,7 +220,8 @@ class Matching:
         return total / len(self.experts)
 
     def step_loss(self, targets: Tensor, draws: torch.Generator) -> Any:
-        """The student's loss by step: its batch and augmentation are drawn here, once."""
+        """The student's loss by step, as a `StepLoss` of theta (P,) and u (K·ipc, C, H, W): its
+        batch and augmentation are drawn here, once."""
         count = len(targets)
         size = self.config.batch_size or count
         steps: list[tuple[Tensor, DsaDraw | None]] = []

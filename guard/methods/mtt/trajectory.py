@@ -147,7 +147,7 @@ def sweep(
 def walk(
     step_loss: StepLoss, theta: Tensor, images: Tensor, rate: Tensor, steps: int
 ) -> list[Tensor]:
-    """theta_0..theta_N, without graphs."""
+    """theta_0..theta_N, (P,) each, without graphs."""
     visited = [theta]
     for number in range(steps):
         here = leaf(visited[-1])
@@ -173,7 +173,8 @@ def pull_back(
     vector: Tensor,
     through_theta: bool,
 ) -> PulledBack:
-    """Differentiate ⟨vector, g⟩ of one step; its graph is gone on return."""
+    """Differentiate ⟨vector, g⟩ of one step, vector and theta (P,), images (M, C, H, W); its graph
+    is gone on return."""
     theta, images = leaf(theta), leaf(images)
     (gradient,) = grad(step_loss(theta, images, number), theta, create_graph=True)
     inputs = (images, theta) if through_theta else (images,)
@@ -182,7 +183,7 @@ def pull_back(
 
 
 def leaf(values: Tensor) -> Tensor:
-    """The same values, to differentiate in, detached from what they came from."""
+    """The same values (…), of any shape, to differentiate in, detached from what they came from."""
     return values.detach().requires_grad_()
 
 

@@ -105,6 +105,7 @@ class SRe2L(Method):
         ]
 
     def check(self) -> None:
+        """A curriculum without crops. Raises ConfigError."""
         if self.curriculum != "none" and self.crop == "none":
             raise ConfigError("curriculum", "needs crop = image or batch, got crop = none")
 

@@ -86,7 +86,8 @@ def recover_images(
 
 
 def augmented(u: Tensor, config: SRe2L, step: int, draws: torch.Generator) -> Tensor:
-    """A view of the images for one step: resized crop, flip and roll, as `config` says."""
+    """A view of the images u (N, C, H, W) for one step: resized crop, flip and roll, as `config`
+    says."""
     if config.crop != "none":
         count = len(u) if config.crop == "image" else 1
         u = resized_crop(u, crop_windows(count, smallest_crop(config, step), draws))
@@ -141,6 +142,7 @@ class BatchNormLoss:
         return add_term
 
     def take(self) -> Tensor:
+        """The sum of the terms since the last call, a scalar."""
         total = torch.stack(self.terms).sum()
         self.terms.clear()
         return total

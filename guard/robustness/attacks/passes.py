@@ -14,6 +14,7 @@ class Counted(nn.Module):
         self.forward_passes = self.backward_passes = 0
 
     def forward(self, x: Tensor) -> Tensor:
+        """Logits (B, K) of x (B, C, H, W)."""
         logits: Tensor = self.model(x)
         self.forward_passes += len(x)
         if logits.requires_grad:

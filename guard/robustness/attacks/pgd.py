@@ -51,7 +51,8 @@ class ProjectedGradient:
         return F.cross_entropy(logits, y, reduction="none")
 
     def start(self, x: Tensor) -> Tensor:
-        """Uniform in the cube; in L2 a uniform direction and a uniform length."""
+        """Uniform in the cube around x (B, C, H, W); in L2 a uniform direction and a uniform
+        length."""
         if self.norm == "Linf":
             return self.project(x, x + self.eps * (2 * torch.rand_like(x) - 1))
         direction = unit(torch.randn_like(x))
@@ -59,10 +60,12 @@ class ProjectedGradient:
         return self.project(x, x + self.eps * length * direction)
 
     def ascent(self, gradient: Tensor) -> Tensor:
+        """The direction of a step, (B, C, H, W): of unit length in the threat model's norm."""
         return gradient.sign() if self.norm == "Linf" else unit(gradient)
 
     def project(self, x: Tensor, moved: Tensor) -> Tensor:
-        """Into the ball, then into [0, 1], which leaves it in the ball."""
+        """`moved` (B, C, H, W) into the ball around x, then into [0, 1], which leaves it in the
+        ball."""
         delta = moved - x
         if self.norm == "Linf":
             delta = delta.clamp(-self.eps, self.eps)
