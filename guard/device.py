@@ -25,11 +25,17 @@ def available_device(wanted: str) -> str:
 
 
 def setup(config: ComputeConfig) -> torch.device:
-    """Prepare this process for a stage and return its device. Raises ValueError if it is not
-    there."""
+    """Prepare this thread and its process for a stage, and return the device. Raises ValueError if
+    it is not there.
+
+    Autograd's own thread for a GPU is not used: it counts its operations apart from the caller's,
+    so in a double backward pass the order in which gradients are summed up, and with it their last
+    bits, would depend on what the process had computed before.
+    """
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.set_num_threads(config.num_threads)
     torch.set_flush_denormal(True)  # a collapsing network is 5 to 10 times slower without it
+    torch.autograd.set_multithreading_enabled(False)
     torch.backends.cudnn.benchmark = False
     torch.backends.cudnn.deterministic = True
     torch.backends.cudnn.allow_tf32 = config.tf32
