@@ -35,30 +35,28 @@ def data(folder: Path) -> dict[str, str]:
     return {"name": "npz", "path": str(folder / "two.npz")}
 
 
-def teacher(folder: Path, device: str, **settings: Any) -> Stage:
+def teacher(folder: Path, **settings: Any) -> Stage:
     config = TrialConfig().override(
         {
             "data": data(folder),
             "model": {"width": 16, "depth": 3},
             "squeeze": {"epochs": 2, "batch_size": 64, "lr": 0.05, "augment": ["crop", "flip"]},
-            "compute.device": device,
+            "compute.device": "cuda",
             **settings,
         }
     )
     return config.own.teachers(config.shared)[0]
 
 
-@pytest.mark.parametrize(
-    "device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)], ids=["cpu", "cuda"]
-)
+@pytest.mark.gpu
 @pytest.mark.parametrize("experts", [{}, EXPERTS], ids=["BatchNorm", "instance norm"])
 @pytest.mark.parametrize("bn", ["eval", "frozen-batch", "train"])
 def test_a_penalised_network_does_not_depend_on_what_was_computed_before(
-    bn: str, experts: dict[str, Any], device: str, tmp_path: Path
+    bn: str, experts: dict[str, Any], tmp_path: Path
 ) -> None:
-    """On a GPU the first one of a process once differed from the second."""
+    """The first one of a process once differed from the second."""
     penalty = {"weight": 0.1, "h": 0.25, "fraction": 0.25, "bn": bn}
-    stage = teacher(tmp_path, device, regularizer=penalty, **experts)
+    stage = teacher(tmp_path, regularizer=penalty, **experts)
     made = []
     for number in range(3):
         store = ArtifactStore(tmp_path / str(number))
