@@ -50,11 +50,9 @@ class DeskStatus:
 @ray.remote(max_retries=2)
 def compute(root: str, stage: Stage, desk_name: str) -> Artifact:
     """Compute one stage in a worker process, unless it has been published meanwhile."""
-    from guard.artifacts import build
-
     worker = ray.get_runtime_context().get_worker_id()
     ray.get_actor(desk_name, namespace=NAMESPACE).started.remote(stage.address, worker)
-    return ArtifactStore(Path(root)).get_or_build(stage, build)
+    return ArtifactStore(Path(root)).get_or_build(stage)
 
 
 class Desk:
