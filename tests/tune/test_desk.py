@@ -7,6 +7,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import ray
 from ray import tune as ray_tune
 
 from guard.artifacts import Artifact, ArtifactStore
+from guard.config import ComputeConfig
 from guard.errors import StudyError
 from guard.pipeline import local_runner, run_trial
 from guard.stage import Stage
@@ -65,6 +67,18 @@ def four_gpus() -> Iterator[None]:
     ray.shutdown()
 
 
+@dataclass(frozen=True, kw_only=True)
+class Pause(Stage):
+    """Waits for a file."""
+
+    name, version, work = "pause", 1, "nowhere:nothing"
+    number: int
+    until: str
+    at_most_s: float = 30.0
+    fails: bool = False
+    compute: ComputeConfig = field(default_factory=ComputeConfig)
+
+
 @ray.remote
 def record_placement(root: str, stage: Stage, desk_name: str) -> Artifact:
     """A stand-in for a stage's computation that writes where and when it ran."""
@@ -74,10 +88,11 @@ def record_placement(root: str, stage: Stage, desk_name: str) -> Artifact:
             ray.get_actor(desk_name, namespace=NAMESPACE).started.remote(stage.address, "worker")
         )
         start = time.time()
-        deadline = start + stage.config["at_most_s"]
-        while time.time() < deadline and not Path(stage.config["until"]).exists():
+        assert isinstance(stage, Pause)
+        deadline = start + stage.at_most_s
+        while time.time() < deadline and not Path(stage.until).exists():
             time.sleep(0.02)
-        if stage.config.get("fails"):
+        if stage.fails:
             raise ValueError("no such luck")
         devices = os.environ.get("CUDA_VISIBLE_DEVICES", "")
         return {"devices": devices, "start": start, "end": time.time()}
@@ -85,9 +100,9 @@ def record_placement(root: str, stage: Stage, desk_name: str) -> Artifact:
     return ArtifactStore(Path(root)).get_or_build(stage, build)
 
 
-def stages(folder: Path, count: int, **config: Any) -> list[Stage]:
-    common = {"at_most_s": 30.0, "until": str(folder / "go"), **config}
-    return [Stage.of("pause", 1, {}, number=number, **common) for number in range(count)]
+def stages(folder: Path, count: int, **settings: Any) -> list[Stage]:
+    until = str(folder / "go")
+    return [Pause(number=number, until=until, **settings) for number in range(count)]
 
 
 @pytest.fixture
