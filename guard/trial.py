@@ -97,6 +97,7 @@ class TrialConfig(Config):
     def shared(self) -> Shared:
         """What the method may read."""
         return Shared(
+            method=self.method,
             data=self.data,
             model=self.model,
             squeeze=self.squeeze,

@@ -16,8 +16,7 @@ from guard.stage import Stage
 from guard.trial import TrialConfig
 from studies.design.design import Design
 from studies.design.study import Results, Row, Study, Table, confirmed
-from studies.driver import command
-from studies.driver import flags as cli
+from studies.driver.trials_job import run_command
 from studies.presets import Preset
 from studies.reporting.figures import MARKERS
 from tune.results.comparison import Arm, shared_place, short_titles
@@ -198,4 +197,4 @@ STUDY = Study(
 
 
 if __name__ == "__main__":
-    cli.run(lambda argv: command.main(STUDY, argv))
+    run_command(STUDY)

@@ -10,8 +10,7 @@ from matplotlib.figure import Figure
 from guard.distilled import DistilledSet, to_picture
 from studies.design.design import Design
 from studies.design.study import Results, Study, confirmed, gains_in_words
-from studies.driver import command
-from studies.driver import flags as cli
+from studies.driver.trials_job import run_command
 from studies.presets import Preset
 from tune.results.comparison import Arm
 
@@ -76,4 +75,4 @@ STUDY = Study(
 
 
 if __name__ == "__main__":
-    cli.run(lambda argv: command.main(STUDY, argv))
+    run_command(STUDY)

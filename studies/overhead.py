@@ -9,7 +9,6 @@ what they show.
 from __future__ import annotations
 
 import argparse
-import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -22,17 +21,20 @@ from studies.bench.measuring import threads
 from studies.bench.training_steps import REGULARIZERS, Bench
 from studies.design.about import About, claim
 from studies.design.study import Results, Story, Table
-from studies.driver import flags as cli
+from studies.driver import flags
+from studies.driver.checks import on_device
+from studies.driver.request import settled
+from studies.driver.settings import search_space
 from studies.reporting.page import publish
 from tune.results.folder import read_csv, to_csv, write_atomically
 from tune.results.tables import as_markdown
 
 
 def parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m studies.overhead", description=__doc__)
-    cli.add_config_flags(parser)
-    cli.add_output_flags(parser)
-    cli.add_tracking_flag(parser)
+    parser = flags.command_parser("overhead", __doc__)
+    flags.add_config_flags(parser)
+    flags.add_output_flags(parser)
+    flags.add_tracking_flag(parser)
     parser.set_defaults(name="overhead")
     parser.add_argument(
         "--batch-size", type=int, nargs="+", metavar="N", help="default: squeeze.batch_size"
@@ -47,14 +49,14 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str]) -> int:
-    args = parser().parse_args(argv)
+    """Measure every step, and write what it costs. Raises UserError."""
+    args = flags.parsed(parser(), argv)
     numbers = [*args.image_size, *(args.batch_size or []), args.student_steps, args.rounds]
     if min(numbers) < 1:
         raise StudyError(f"sizes, steps and rounds must be at least 1, got {min(numbers)}")
-    folder = cli.output_folder(args.output, args.name)
-    preset = cli.load_preset(args.preset)
-    space = cli.search_space(preset, cli.parse_settings(args.settings), args.data)
-    config, console = cli.on_device(space.base, args.device), Console(highlight=False)
+    request, console = settled(args), Console(highlight=False)
+    config = search_space(request.preset, request.settings, request.data).base
+    config = on_device(config, request.device)
     sizes = [
         (side, batch_size)
         for side in args.image_size
@@ -62,12 +64,11 @@ def main(argv: Sequence[str]) -> int:
     ]
     benches = [Bench(config, side, batch_size) for side, batch_size in sizes]
     work = f"{args.rounds} rounds of {', '.join(REGULARIZERS)} …"
-    if args.dry_run:
+    if request.dry_run:
         for bench in benches:
             console.print(f"{bench.title}: {work}")
         return 0
-    command = f"uv run python -m studies.overhead {shlex.join(argv)}".strip()
-    about = About(STORY.name, command)
+    folder, about = request.folder, About(STORY.name, request.command)
     claim(folder, about, config, {"sizes": str(sizes)})
     rows: list[dict[str, Any]] = []
     with threads(config.compute.num_threads):
@@ -78,7 +79,7 @@ def main(argv: Sequence[str]) -> int:
             rows += found
     write_atomically(folder.path / "overhead.csv", to_csv(rows))
     write_atomically(folder.path / "overhead.md", markdown(rows))
-    publish(console, STORY, folder, about, args.tracking_uri)
+    publish(console, STORY, folder, about, request.tracking)
     return 0
 
 
@@ -182,4 +183,4 @@ def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    flags.run(main)

@@ -9,10 +9,10 @@ from pathlib import Path
 from rich.console import Console
 
 from guard.errors import StudyError
-from studies.catalogue import STORIES
 from studies.design.about import About
+from studies.design.stories import story
 from studies.design.study import Results
-from studies.driver import flags as cli
+from studies.driver import flags
 from studies.reporting.page import write_report
 from tune.results.folder import StudyFolder
 
@@ -24,15 +24,17 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str]) -> int:
+    """Write the report. Raises StudyError for a folder that holds no study that is known."""
     path = Path(parser().parse_args(argv).folder).absolute()
     folder = StudyFolder(path.parent, path.name)
     about = About.read(folder)
-    if about.study not in STORIES:
+    told = story(about.study)
+    if told is None:
         raise StudyError(f"{folder.path}: its about.json names no study, got {about.study!r}")
-    page = write_report(STORIES[about.study], Results.read(folder), about)
+    page = write_report(told, Results.read(folder), about)
     Console(highlight=False).print(f"report: {page}", soft_wrap=True)
     return 0
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    flags.run(main)

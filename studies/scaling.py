@@ -15,8 +15,7 @@ from matplotlib.ticker import NullLocator
 from guard.trial import TrialConfig
 from studies.design.design import Design
 from studies.design.study import Results, Row, Study, confirmed
-from studies.driver import command
-from studies.driver import flags as cli
+from studies.driver.trials_job import run_command
 from studies.presets import Preset
 from studies.reporting.figures import draw_line
 from studies.reporting.powerlaw import PowerLaw, fit
@@ -214,4 +213,4 @@ STUDY = Study(
 
 
 if __name__ == "__main__":
-    cli.run(lambda argv: command.main(STUDY, argv))
+    run_command(STUDY)

@@ -15,12 +15,13 @@ from rich.console import Console
 from rich.table import Table
 
 from guard.errors import StudyError
-from studies import selection
 from studies.design.about import About
-from studies.driver import flags as cli
+from studies.driver import flags
+from studies.driver.request import settled
 from studies.reporting.figures import save_png
 from studies.reporting.interactive import STEP, WEIGHT, importances, robust, searched
 from studies.reporting.page import publish
+from studies.sweep import STORY
 from tune.results.folder import to_csv, write_atomically
 from tune.results.tables import as_markdown
 
@@ -28,17 +29,17 @@ COLUMNS = ("importance", "rank correlation", "p")
 
 
 def parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m studies.sensitivity", description=__doc__)
-    cli.add_output_flags(parser)
-    cli.add_tracking_flag(parser)
+    parser = flags.command_parser("sensitivity", __doc__)
+    flags.add_output_flags(parser)
+    flags.add_tracking_flag(parser)
     parser.set_defaults(name="digits")
     return parser
 
 
 def main(argv: Sequence[str]) -> int:
-    args = parser().parse_args(argv)
-    console = Console(highlight=False)
-    folder = cli.output_folder(args.output, args.name)
+    """Write tables, pictures and the report. Raises StudyError for a folder without a sweep."""
+    request, console = settled(flags.parsed(parser(), argv)), Console(highlight=False)
+    folder = request.folder
     study = searched(folder)
     if study is None:
         raise StudyError(f"--name: {folder.path} holds no sweep; run python -m studies.sweep first")
@@ -58,7 +59,7 @@ def main(argv: Sequence[str]) -> int:
     for name, figure in figures(trials, found).items():
         save_png(figure, folder.path / f"{name}.png")
     console.print(as_table(rows))
-    publish(console, selection.STORY, folder, About.read(folder), args.tracking_uri)
+    publish(console, STORY, folder, About.read(folder), request.tracking)
     return 0
 
 
@@ -140,4 +141,4 @@ def as_table(rows: Sequence[Mapping[str, Any]]) -> Table:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    flags.run(main)

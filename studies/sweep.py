@@ -8,28 +8,84 @@ these figures are the study's result. Running the same command again goes on whe
 from __future__ import annotations
 
 import argparse
-import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
-from rich.console import Console
+from guard.trial import TrialConfig
+from studies.design.study import Results, Story, gains_in_words
+from studies.driver import flags
+from studies.driver.checks import checked_space, on_device
+from studies.driver.options import SECTIONS
+from studies.driver.request import Request, settled
+from studies.driver.run import run
+from studies.driver.settings import search_space
+from tune.results.records import Record
+from tune.space import SearchSpace
 
-from guard.config import EvaluationConfig
-from guard.errors import ConfigError, StudyError
-from studies.driver import flags as cli
-from studies.presets import Preset
-from tune.confirmation import Confirmation
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+def chosen(results: Results) -> Record | None:
+    """The trial of best.json."""
+    path = results.folder.path / "best.json"
+    if not path.is_file():
+        return None
+    fingerprint = TrialConfig.from_json(path.read_text()).fingerprint()
+    return next((r for r in results.records if r.fingerprint == fingerprint), None)
+
+
+def figures(results: Results) -> Mapping[str, Figure]:
+    """The front on validation, and accuracy over the radii on test images."""
+    from studies.reporting.figures import eps_figure, pareto_figure
+
+    searched = [record for record in results.records if record.is_search]
+    found = (
+        {"pareto": pareto_figure(searched, chosen(results), results.comparisons)}
+        if searched
+        else {}
+    )
+    over_eps = eps_figure(results.comparisons, results.caption) if results.comparisons else None
+    return found | ({"eps": over_eps} if over_eps else {})
+
+
+def answer(results: Results) -> str:
+    """What the confirmation says; before it, what the search chose."""
+    from studies.reporting.progress import describe  # imports Ray
+
+    if results.comparisons:
+        return gains_in_words(results)
+    best = chosen(results)
+    if best is None:
+        return "Nothing can be said before a baseline is complete."
+    clean, robust = best.objectives
+    return (
+        f"Chosen by the search, not confirmed: {describe(best)}, clean {clean:.3f}, robust "
+        f"{robust:.3f} on validation images."
+    )
+
+
+STORY = Story(
+    name="sweep",
+    question="Which penalty, step, images per class and method make robust students?",
+    source="",
+    figures=figures,
+    answer=answer,
+)
 
 
 def parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m studies.sweep",
-        description=__doc__,
+    parser = flags.command_parser(
+        STORY.name,
+        __doc__,
+        SECTIONS,
         epilog="example: python -m studies.sweep --preset digits --num-trials 40 "
-        "--set 'ipc=choice(1, 10, 50)' --set 'sre2l.bn_weight=loguniform(0.001, 1)'",
+        "--set 'ipc=choice(1, 10, 50)' --set 'sre2l.bn_weight=loguniform(0.001, 1)' "
+        "--set confirm.seeds=5",
     )
-    cli.add_config_flags(parser)
-    cli.add_output_flags(parser)
+    flags.add_config_flags(parser)
+    flags.add_output_flags(parser)
     search = parser.add_argument_group("how it is searched")
     search.add_argument(
         "--num-trials", type=int, metavar="N", help="finished trials in the end (default: preset's)"
@@ -37,97 +93,26 @@ def parser() -> argparse.ArgumentParser:
     search.add_argument(
         "--sampler", default="tpe", choices=("tpe", "nsga2", "random", "grid"), help="default: tpe"
     )
-    search.add_argument("--sampler-seed", type=int, default=0, metavar="SEED")
-    search.add_argument(
-        "--max-clean-drop",
-        type=float,
-        default=0.03,
-        metavar="SHARE",
-        help="clean validation accuracy that the choice may lose to its baseline (default: 0.03)",
-    )
-    add_confirmation_flags(parser)
-    cli.add_machine_flags(parser)
+    flags.add_machine_flags(parser)
     return parser
 
 
-def add_confirmation_flags(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("how what it finds is confirmed, on test images")
-    group.add_argument(
-        "--confirm-seeds",
-        type=int,
-        metavar="K",
-        help="new seeds of each configuration (default: preset's)",
-    )
-    group.add_argument(
-        "--confirm-configurations",
-        type=int,
-        metavar="N",
-        help="of the Pareto front at most N, the chosen one first (default: preset's)",
-    )
-    group.add_argument(
-        "--confirm-attacks", metavar="NAMES", help="attacks or suites, a,b,… (default: preset's)"
-    )
-    group.add_argument("--no-confirm", action="store_true", help="the search alone")
-
-
-def confirmation(args: argparse.Namespace, preset: Preset) -> Confirmation:
-    """What the flags make of the preset's confirmation. Raises StudyError."""
-    wanted = preset.confirm
-    if args.confirm_seeds is not None:
-        wanted = replace(wanted, seeds=args.confirm_seeds)
-    if args.confirm_configurations is not None:
-        wanted = replace(wanted, configurations=args.confirm_configurations)
-    if args.confirm_attacks is not None:
-        names = tuple(name.strip() for name in args.confirm_attacks.split(","))
-        try:
-            EvaluationConfig(attacks=names)
-        except ConfigError as error:
-            raise StudyError(f"--confirm-attacks: {error}") from None
-        wanted = replace(wanted, attacks=names)
-    return replace(wanted, seeds=0) if args.no_confirm else wanted
+def space(request: Request) -> SearchSpace:
+    """The preset's space with the user's values, checked. Raises UserError."""
+    found = search_space(request.preset, request.settings, request.data)
+    if request.sampler != "grid":
+        found.check_combinations()
+    return checked_space(replace(found, base=on_device(found.base, request.device)))
 
 
 def main(argv: Sequence[str]) -> int:
-    args = parser().parse_args(argv)
-    console = Console(highlight=False)
-    check_flags(args)
-    preset = cli.load_preset(args.preset)
-    folder = cli.output_folder(args.output, args.name or args.preset)
-    space = cli.search_space(preset, cli.parse_settings(args.settings), args.data)
-    if args.sampler != "grid":
-        space.check_combinations()
-    space = replace(space, base=cli.on_device(space.base, args.device))
-    space = cli.checked_space(space)
-    resources = cli.parse_resources(args.resources, space.base)
+    """Search and confirm: 0 if the study is finished then, otherwise 1. Raises UserError."""
+    request = settled(flags.parsed(parser(), argv))
+    checked = space(request)
+    from studies.driver.sweep_job import planned_job  # imports Ray: after what fails without it
 
-    from studies.driver import (  # Ray and Optuna, after what can be checked without them
-        launch,
-        session,
-    )
-
-    plan = launch.make_plan(folder, space, preset, args)
-    plan = replace(plan, confirmation=confirmation(args, preset))
-    if args.dry_run:
-        launch.print_plan(console, plan)
-        return 0
-    command = "uv run python -m studies.sweep " + shlex.join(argv)
-    place = session.place(args, folder, resources)
-    return launch.run_sweep(console, plan, place, args.max_clean_drop, command)
-
-
-def check_flags(args: argparse.Namespace) -> None:
-    """Raises StudyError for a number out of range."""
-    if args.num_trials is not None and args.num_trials < 1:
-        raise StudyError(f"--num-trials: must be at least 1, got {args.num_trials}")
-    for name in ("confirm_seeds", "confirm_configurations"):
-        value = getattr(args, name)
-        if value is not None and value < 1:
-            flag = name.replace("_", "-")
-            raise StudyError(f"--{flag}: must be at least 1, got {value}; or --no-confirm")
-    cli.check_machine_flags(args)
-    if not 0 <= args.max_clean_drop <= 1:
-        raise StudyError(f"--max-clean-drop: must be in [0, 1], got {args.max_clean_drop}")
+    return run(planned_job(STORY, request, checked))
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    flags.run(main)

@@ -8,8 +8,7 @@ from matplotlib.figure import Figure
 
 from studies.design.design import Design
 from studies.design.study import Results, Study, confirmed, gains_in_words
-from studies.driver import command
-from studies.driver import flags as cli
+from studies.driver.trials_job import run_command
 from studies.presets import Preset
 from studies.reporting.figures import arms_figure, eps_figure
 
@@ -37,4 +36,4 @@ STUDY = Study(
 
 
 if __name__ == "__main__":
-    cli.run(lambda argv: command.main(STUDY, argv))
+    run_command(STUDY)

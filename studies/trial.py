@@ -18,7 +18,9 @@ from guard.artifacts import ArtifactStore
 from guard.errors import ConfigError, StudyError
 from guard.pipeline import TrialResult, local_runner, run_trial
 from guard.trial import TrialConfig
-from studies.driver import flags as cli
+from studies.driver import flags
+from studies.driver.checks import checked, on_device
+from studies.driver.settings import overridden, parse_settings
 from studies.reporting.progress import duration
 from tune.tracking import run_name
 
@@ -43,14 +45,15 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str]) -> int:
+    """Run the trial: 0 if it is complete, 1 if it diverged. Raises UserError."""
     args = parser().parse_args(argv)
     console = Console(highlight=False)
     values = fixed_settings(args.settings)
     if args.data is not None:
         values["data.path"] = args.data
-    config = cli.overridden(read_config(Path(args.config)), values)
-    config = cli.on_device(config, args.device or config.compute.device)
-    config = cli.checked(config, [config])
+    config = overridden(read_config(Path(args.config)), values)
+    config = on_device(config, args.device or config.compute.device)
+    config = checked(config, [config])
     console.print(f"{run_name(config)}, fingerprint {config.fingerprint()}")
 
     def report(part: str, metrics: object) -> None:
@@ -79,9 +82,10 @@ def read_config(path: Path) -> TrialConfig:
 
 
 def fixed_settings(settings: Sequence[str]) -> dict[str, object]:
+    """`--set` values by path. Raises StudyError or ConfigError, also for a distribution."""
     from optuna.distributions import BaseDistribution
 
-    values = cli.parse_settings(settings)
+    values = parse_settings(settings)
     for path, value in values.items():
         if isinstance(value, BaseDistribution):
             raise StudyError(f"--set: a single trial takes plain values, got one for {path}")
@@ -89,7 +93,8 @@ def fixed_settings(settings: Sequence[str]) -> dict[str, object]:
 
 
 def show(console: Console, result: TrialResult, export: str | None) -> int:
-    """Print the figures; exit code 1 if the trial diverged."""
+    """Print the figures; exit code 1 if the trial diverged. Raises StudyError for an export of a
+    method that distils no set."""
     computed = sum(stage.built for stage in result.stages)
     console.print(
         f"{result.status} in {duration(result.seconds)}; {computed} of {len(result.stages)} stages "
@@ -111,4 +116,4 @@ def show(console: Console, result: TrialResult, export: str | None) -> int:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    flags.run(main)

@@ -17,6 +17,9 @@ from tune.desk import NAMESPACE
 
 ANSWER_TIMEOUT_S = 5.0
 PACKAGES = ("guard", "tune", "studies")
+NOT_SHIPPED = ("/results/*/*",)
+"""Ray holds these against paths inside each package: a folder of studies/results is no code, and
+tune/results is a flat package."""
 
 
 def check_address(address: str) -> None:
@@ -87,6 +90,8 @@ def nodes() -> list[tuple[float, float]]:
 
 
 def shipped_code() -> dict[str, list[str]]:
-    """A runtime environment that brings this project's packages to every node."""
+    """A runtime environment that brings this project's packages, without the tables and pictures of
+    studies/results, to every node."""
     root = Path(__file__).resolve().parents[1]
-    return {"py_modules": [str(root / name) for name in PACKAGES]}
+    modules = [str(root / name) for name in PACKAGES]
+    return {"py_modules": modules, "excludes": list(NOT_SHIPPED)}

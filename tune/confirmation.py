@@ -6,22 +6,29 @@ The best of many trials looks better than it is; these runs took no part in choo
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
+from guard.config import EvaluationConfig
+from guard.config.schema import Config, at_least
 from guard.trial import TrialConfig
 from tune.results.front import control_of, pareto_front
 from tune.results.records import CONFIRMATION, Record
 from tune.runs import Run
 
 
-@dataclass(frozen=True)
-class Confirmation:
+@dataclass(frozen=True, kw_only=True)
+class Confirmation(Config):
     """What is run again, and how."""
 
-    seeds: int = 3
+    seeds: Annotated[int, at_least(0)] = 3
     """New seeds of each configuration; 0: nothing is confirmed."""
-    configurations: int = 3
+    configurations: Annotated[int, at_least(1)] = 3
     """Of the Pareto front, at most: the chosen one, then the most robust ones."""
     attacks: tuple[str, ...] = ("standard",)
+    """Those of `evaluation.attacks`."""
+
+    def check(self) -> None:
+        EvaluationConfig(attacks=self.attacks)
 
 
 def planned(plan: Confirmation, records: list[Record], best: Record | None) -> list[Run]:

@@ -12,8 +12,8 @@ import shutil
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Any
 
 import optuna
 import ray
@@ -23,14 +23,13 @@ from ray import tune as ray_tune
 from ray.tune.search.optuna import OptunaSearch
 
 from guard.errors import StudyError
-from tune.confirmation import Confirmation
 from tune.desk import wait_for_desk
+from tune.options import SamplerName
 from tune.resources import StageResources
 from tune.results.folder import StudyFolder
 from tune.space import CONTROL, Params, SearchSpace
 from tune.trainable import COORDINATOR_CPUS, IS_CONTROL, NUMBER, StudyContext, coordinate
 
-SamplerName = Literal["tpe", "nsga2", "random", "grid"]
 SAMPLERS: dict[SamplerName, Callable[[int], BaseSampler]] = {
     "tpe": lambda seed: TPESampler(seed=seed, multivariate=True, group=True, constant_liar=True),
     "nsga2": lambda seed: NSGAIISampler(seed=seed, population_size=16),
@@ -42,17 +41,17 @@ RETRY_OF = "retry_of"
 DESK_TIMEOUT_S = 120.0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What a study is asked to do."""
+    """What a search is asked to do."""
 
     folder: StudyFolder
     space: SearchSpace
     num_trials: int
     """Finished trials that the study shall have in the end, controls included."""
     sampler: SamplerName = "tpe"
-    sampler_seed: int = 0
-    confirmation: Confirmation = field(default_factory=Confirmation)
+    seed: int = 0
+    """Of the sampler."""
 
 
 @contextlib.contextmanager
@@ -82,7 +81,7 @@ def open_study(plan: Plan) -> optuna.Study:
         load_if_exists=True,
     )
     # A sampler that started from the same state again would propose the same trials again.
-    seed = plan.sampler_seed + 1000 * len(study.get_trials(deepcopy=False))
+    seed = plan.seed + 1000 * len(study.get_trials(deepcopy=False))
     study.sampler = SAMPLERS[plan.sampler](seed)
     study.set_metric_names(["clean accuracy (validation)", "robust accuracy (validation)"])
     _settle(study, plan.folder)

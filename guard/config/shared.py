@@ -14,6 +14,8 @@ from guard.config.training import TrainConfig
 class Shared:
     """The sections and values of a trial that no method owns."""
 
+    method: str
+    """Its name."""
     data: DataConfig
     model: ModelConfig
     squeeze: TrainConfig

@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from matplotlib.figure import Figure
-
 from guard.config import EvaluationConfig, radius_text
 from studies.design.design import Design
 from studies.presets import Preset
@@ -18,6 +16,8 @@ from tune.results.records import Record
 from tune.results.tables import signed_percent, verdict
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
     from studies.driver.session import Session
 
 Row = Mapping[str, Any]

@@ -5,20 +5,26 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 from rich.console import Console
 
+from guard.config.schema import paths
 from guard.data.datasets import load_data
 from guard.data.images import Splits
 from guard.pipeline import plan as plan_stages
 from guard.trial import TrialConfig
-from studies.driver import flags as cli
 from studies.driver.estimate import estimate, seconds_per_pass
 from studies.reporting.progress import duration
 
 
-def print_fields(console: Console, base: TrialConfig, varied: Mapping[str, str]) -> Splits:
-    """The data, and every field with its value or with how it varies."""
+def print_fields(
+    console: Console,
+    base: TrialConfig,
+    varied: Mapping[str, str],
+    options: Mapping[str, Any],
+) -> Splits:
+    """The data, and every field with its value or with how it varies; then the options."""
     splits = load_data(base.data)
     console.print(
         f"data: {len(splits.train)} training, {len(splits.validation)} validation, "
@@ -27,11 +33,14 @@ def print_fields(console: Console, base: TrialConfig, varied: Mapping[str, str])
     )
     console.print("\nfields (those that vary say how):")
     flat = base.flat()
-    for path in cli.field_list():
+    for path in paths(TrialConfig):
         if path in varied:
             console.print(f"  {path} ~ {varied[path]}", markup=False)
         elif path in flat:
             console.print(f"  {path} = {json.dumps(flat[path])}", markup=False)
+    console.print("\nbeside the fields of a trial:")
+    for path, value in options.items():
+        console.print(f"  {path} = {json.dumps(value)}", markup=False)
     return splits
 
 

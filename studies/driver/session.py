@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import os
 import signal
@@ -17,6 +16,8 @@ from rich.console import Console
 
 from studies.design.about import About
 from studies.design.study import Results, Story, conclusion
+from studies.driver.options import RunConfig
+from studies.driver.request import Request
 from studies.reporting.progress import Progress
 from studies.reporting.terminal import print_tracking_errors
 from tune import cluster
@@ -30,7 +31,7 @@ from tune.timeline import Timeline
 from tune.tracking import Tracker, check_tracking
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Place:
     """Where a study runs and is tracked."""
 
@@ -38,30 +39,32 @@ class Place:
     """Of a Ray cluster; None: a local Ray."""
     tracking_uri: str
     resources: StageResources
-    max_concurrent: int = 0
-    """Trials at a time; 0: one more than the stages that fit."""
-    verbose: bool = False
+    run: RunConfig
 
     @property
     def slots(self) -> int:
         """Trials at a time on the running Ray."""
-        return self.max_concurrent or num_slots(self.resources) + 1
+        return self.run.concurrent or num_slots(self.resources) + 1
 
 
-def place(args: argparse.Namespace, folder: StudyFolder, resources: StageResources) -> Place:
-    """What the machine flags say (`cli.add_machine_flags`). Raises StudyError for a place that is
-    not there, or too small."""
-    if args.tracking_uri:
-        check_tracking(args.tracking_uri)
-    if args.address:
-        cluster.check_address(args.address)
+def settled_place(request: Request, resources: StageResources) -> Place:
+    """Where the request wants its study. Raises StudyError for a place that is not there, or too
+    small."""
+    if request.tracking:
+        check_tracking(request.tracking)
+    if request.address:
+        cluster.check_address(request.address)
     else:
         resources.check([(os.cpu_count() or 1, torch.cuda.device_count())])
-    uri = args.tracking_uri or folder.tracking_uri
-    return Place(args.address, uri, resources, args.max_concurrent, args.verbose)
+    return Place(
+        address=request.address,
+        tracking_uri=request.tracking_uri,
+        resources=resources,
+        run=request.options.run,
+    )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Session:
     """What works for a study while Ray is up."""
 
@@ -125,16 +128,26 @@ def sigterm_interrupts() -> Iterator[None]:
 def opened(console: Console, folder: StudyFolder, place: Place, about: About) -> Iterator[Session]:
     """Ray started or joined, and a session on it. The caller closes the tracker."""
     console.print("starting Ray …")
-    with cluster.started(place.address, verbose=place.verbose), sigterm_interrupts():
+    with cluster.started(place.address, verbose=place.run.verbose), sigterm_interrupts():
         place.resources.check(cluster.nodes())
         name = f"desk:{folder.path}"
         desk = open_desk(name, folder.artifacts, place.resources)
         tracker = Tracker(folder, place.tracking_uri, about.note(folder))
         with Progress(console) as progress:
-            yield Session(folder, place, name, desk, tracker, Timeline(desk, folder.path), progress)
+            yield Session(
+                folder=folder,
+                place=place,
+                desk_name=name,
+                desk=desk,
+                tracker=tracker,
+                timeline=Timeline(desk, folder.path),
+                progress=progress,
+            )
 
 
-def close(console: Console, session: Session, story: Story, results: Results, done: bool) -> None:
+def close(
+    console: Console, session: Session, story: Story, results: Results, *, done: bool
+) -> None:
     """Finish the tracking of a study."""
     session.timeline.update()
     status = "FINISHED" if done else "KILLED"

@@ -45,10 +45,11 @@ WAIT_S = 60.0
 def output(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A sweep of six regularized trials and its confirmation."""
     folder = tmp_path_factory.mktemp("browser")
-    settings = [part for setting in SMALL for part in ("--set", setting)]
-    flags = ["--num-trials", "8", "--confirm-seeds", "2", "--confirm-attacks", "pgd3,fgsm"]
-    command = [sys.executable, "-m", "studies.sweep", "--output", str(folder), "--name", "s"]
-    done = subprocess.run([*command, *flags, *settings], capture_output=True, text=True)
+    confirm = ("confirm.seeds=2", "confirm.attacks=pgd3,fgsm")
+    settings = [part for setting in (*SMALL, *confirm) for part in ("--set", setting)]
+    where = ["--output", str(folder), "--name", "s", "--num-trials", "8"]
+    command = [sys.executable, "-m", "studies.sweep", *where]
+    done = subprocess.run([*command, *settings], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr + done.stdout
     return folder
 

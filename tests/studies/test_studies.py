@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from studies.catalogue import STUDIES
+from studies.design.stories import stories
 from studies.design.study import Study
 
+STUDIES = [story for story in stories().values() if isinstance(story, Study)]
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 
 

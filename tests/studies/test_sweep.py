@@ -35,21 +35,14 @@ SMALL = [
     "regularizer.weight=choice(0.1, 1e6)",
     "regularizer.h=0.1",
 ]
-CONFIRM = [
-    "--confirm-seeds",
-    "2",
-    "--confirm-configurations",
-    "1",
-    "--confirm-attacks",
-    "pgd3,fgsm",
-]
+CONFIRM = ["confirm.seeds=2", "confirm.configurations=1", "confirm.attacks=pgd3,fgsm"]
 METRICS = ("clean_accuracy", "robust_accuracy", "robust_accuracy/pgd3")
 
 
 def command(output: Path, num_trials: int) -> list[str]:
-    settings = [part for setting in SMALL for part in ("--set", setting)]
+    settings = [part for setting in (*SMALL, *CONFIRM) for part in ("--set", setting)]
     where = ["--output", str(output), "--num-trials", str(num_trials), "--name", "small"]
-    return [sys.executable, "-m", "studies.sweep", "--sampler", "grid", *where, *CONFIRM, *settings]
+    return [sys.executable, "-m", "studies.sweep", "--sampler", "grid", *where, *settings]
 
 
 @dataclass(frozen=True)

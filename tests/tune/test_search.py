@@ -25,7 +25,8 @@ SPACE = SearchSpace(
 
 
 def plan(folder: Path, **changes: object) -> Plan:
-    return Plan(StudyFolder(folder, "s"), SPACE, 8, **changes)  # type: ignore[arg-type]
+    place = StudyFolder(folder, "s")
+    return Plan(folder=place, space=SPACE, num_trials=8, **changes)  # type: ignore[arg-type]
 
 
 def opened(wanted: Plan) -> optuna.Study:

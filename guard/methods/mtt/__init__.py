@@ -208,7 +208,8 @@ class MTT(Method):
         if adversary.active and shared.regularizer.active and shared.regularizer.attacks:
             raise ConfigError(
                 "regularizer.kind",
-                f"the experts are adversarially trained already ({adversary.kind}); got {kind}",
+                f"the experts of {shared.method} are adversarially trained already "
+                f"({adversary.kind}); got {kind}",
             )
 
     def check(self) -> None:

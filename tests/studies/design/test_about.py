@@ -34,7 +34,7 @@ def test_a_claim_says_which_study_it_is_and_how_it_was_made(folder: StudyFolder)
 
 def test_the_same_study_is_accepted_again_with_its_latest_command(folder: StudyFolder) -> None:
     before = (folder.path / "study.json").read_text()
-    again = About("compare", "uv run python -m studies.compare --name x --max-concurrent 2")
+    again = About("compare", "uv run python -m studies.compare --name x --device cpu")
     claim(folder, again, BASE, VARIED)
     assert (folder.path / "study.json").read_text() == before
     assert About.read(folder) == again

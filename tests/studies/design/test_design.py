@@ -10,29 +10,30 @@ from guard.config import EvaluationConfig, RegularizerConfig
 from guard.errors import ConfigError, StudyError
 from guard.trial import TrialConfig
 from studies import ablation, compare, scaling
-from studies.catalogue import STUDIES
 from studies.design.design import Design
+from studies.design.stories import stories
 from studies.design.study import Study, confirmed
-from studies.driver import flags as cli
+from studies.driver.settings import base_config, parse_settings
 from studies.presets import PRESETS
 from tune.results.comparison import Arm, named
 from tune.runs import Run
 
 PRESET = PRESETS["digits"]()
 BASE = PRESET.config
+STUDIES = [story for story in stories().values() if isinstance(story, Study)]
 Facts = Mapping[str, Any]
 
 
 def changed(design: Design, *settings: str) -> Design:
     """As `--set` says."""
-    return design.changed(cli.parse_settings(settings))
+    return design.changed(parse_settings(settings))
 
 
 def runs_of(study: Study, seeds: int = 1) -> list[Run]:
     """The trials of a study on digits."""
     design = study.design(PRESET)
     methods = design.axes.get("method", ())
-    return design.runs(cli.base_config(BASE, design.fixed, methods), seeds)
+    return design.runs(base_config(BASE, design.fixed, methods), seeds)
 
 
 def controls_first(runs: list[Run]) -> bool:
@@ -256,7 +257,7 @@ def test_every_study_can_be_planned_on_other_data(preset: str) -> None:
     for study in STUDIES:
         design = study.design(made)
         methods = design.axes.get("method", ())
-        runs = design.runs(cli.base_config(made.config, design.fixed, methods), 1)
+        runs = design.runs(base_config(made.config, design.fixed, methods), 1)
         assert controls_first(runs), study.name
 
 
@@ -348,7 +349,7 @@ def test_scaling_varies_ipc_and_width_and_they_cross_at_the_preset() -> None:
 
 def test_settings_of_a_user_hold_in_every_trial_of_a_study() -> None:
     design = changed(compare.design(PRESET), "ipc=3", "evaluation.eps=0.05")
-    runs = design.runs(cli.base_config(BASE, design.fixed, ()), 1)
+    runs = design.runs(base_config(BASE, design.fixed, ()), 1)
     assert {(run.config.ipc, run.config.evaluation.eps) for run in runs} == {(3, 0.05)}
     assert len(runs) == 10
 
@@ -379,7 +380,7 @@ def test_seeds_are_set_by_their_flag(setting: str) -> None:
 
 def test_a_section_that_a_user_sets_is_the_users_but_for_the_split() -> None:
     design = changed(Design(settings=confirmed(PRESET)), "evaluation=paper")
-    base = cli.base_config(BASE, design.fixed, ())
+    base = base_config(BASE, design.fixed, ())
     assert base.evaluation == replace(EvaluationConfig.named("paper"), splits=("test",))
 
 

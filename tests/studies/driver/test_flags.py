@@ -1,21 +1,19 @@
 from __future__ import annotations
 
+import argparse
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from guard.errors import UserError
-from guard.trial import TrialConfig
-from studies import sweep, trial
-from studies.driver import flags as cli
-from studies.presets import PRESETS
-from tune.resources import Resources
-from tune.space import configured
+from guard.errors import StudyError, UserError
+from studies import gallery, overhead, sensitivity, sweep, trial
+from studies.driver import trials_job
+from studies.driver.flags import RETIRED, parsed
+from studies.driver.options import MEANING, SECTIONS, Options
 
 
 def write_images(folder: Path, count: int = 3) -> None:
@@ -67,7 +65,15 @@ BAD = [
     (["--tracking-uri", "mlruns"], "--tracking-uri: must be sqlite"),
     (["--device", "tpu"], "--device: no device 'tpu' on this machine; there are:"),
     (["--num-trials", "0"], "--num-trials: must be at least 1, got 0"),
-    (["--max-clean-drop", "3"], "--max-clean-drop: must be in [0, 1], got 3"),
+    (["--set", "search.max_clean_drop=3"], "search.max_clean_drop: must be at least 0 and at"),
+    (["--set", "search.seed=-1"], "search.seed: must be at least 0, got -1"),
+    (["--set", "search.seed=choice(1, 2)"], "search.seed: takes a plain value"),
+    (["--set", "confirm.seeds=-1"], "confirm.seeds: must be at least 0, got -1"),
+    (["--set", "confirm.configurations=0"], "confirm.configurations: must be at least 1, got 0"),
+    (["--set", "confirm.attacks=pgd3,x"], "confirm.attacks[1]: no attack is named 'x'"),
+    (["--set", "confirm=3"], "confirm: is set field by field; there are: confirm.seeds"),
+    (["--set", "run.concurrent=-1"], "run.concurrent: must be at least 0, got -1"),
+    (["--set", "run.verbose=1"], "run.verbose: must be true or false, got 1"),
     (["--resources", "squeeze=9999"], "--resources: a stage wants 9999 CPUs"),
     (["--resources", "squeese=1"], "--resources: no stage is named 'squeese'; there are: all"),
     (["--resources", "all=1,1.5"], "GPUs a fraction or a whole number"),
@@ -108,74 +114,6 @@ def test_a_bad_config_file_is_named(text: str, message: str, tmp_path: Path) -> 
         trial.main([str(path)])
 
 
-def space(settings: list[str], data: str | None = None) -> Any:
-    return cli.search_space(PRESETS["digits"](), cli.parse_settings(settings), data)
-
-
-def test_a_field_fixed_inside_a_searched_section_holds_for_all_its_choices() -> None:
-    made = space(["regularizer=choice(curvature, gradient-norm)", "regularizer.weight=0.7"])
-    assert "regularizer.weight" in made.distributions
-    configs = [configured(made.base, params) for params in made.grid(1)]
-    assert {config.regularizer.kind for config in configs} == {"curvature", "gradient-norm"}
-    assert {config.regularizer.weight for config in configs} == {0.7}
-
-
-def test_a_fixed_value_leaves_the_space_and_a_distribution_joins_it() -> None:
-    made = space(["regularizer.h=0.5", "sre2l.bn_weight=loguniform(0.01, 1)"])
-    assert set(made.distributions) == {"method", "ipc", "regularizer.weight", "sre2l.bn_weight"}
-    assert made.base.regularizer.h == 0.5
-
-
-def test_a_named_penalty_fixes_all_of_it() -> None:
-    made = space(["regularizer=cure"])
-    assert set(made.distributions) == {"method", "ipc"}
-    assert made.base.regularizer.weight == 4
-
-
-def test_a_named_penalty_and_a_search_inside_it() -> None:
-    made = space(["regularizer=cure", "regularizer.weight=loguniform(1, 8)"])
-    assert set(made.distributions) == {"method", "ipc", "regularizer.weight"}
-
-
-def test_text_with_commas_is_a_list_and_data_is_a_path() -> None:
-    made = space(["evaluation.attacks=pgd5, mim"], data="/somewhere")
-    assert made.base.evaluation.attacks == ("pgd5", "mim")
-    assert made.base.data.path == "/somewhere"
-
-
-def test_resources_have_a_default_by_device_and_exceptions_by_stage() -> None:
-    config = TrialConfig().override({"compute.num_threads": 4})
-    parsed = cli.parse_resources(["squeeze=8,0.5", "recover=2"], config)
-    assert parsed.of("evaluate") == Resources(4, 0)
-    assert parsed.of("squeeze") == Resources(8, 0.5)
-    assert parsed.of("recover") == Resources(2, 0)
-    assert cli.parse_resources(["all=1,0.25"], config).of("student") == Resources(1, 0.25)
-    on_gpu = config.override({"compute.device": "cuda"})
-    assert cli.parse_resources([], on_gpu).of("squeeze") == Resources(4, 1)
-
-
-def test_the_content_of_the_data_becomes_part_of_the_config() -> None:
-    checked = cli.checked_space(space([]))
-    assert len(checked.base.data.sha256) == 64
-
-
-def test_more_images_per_class_than_there_are_is_refused_where_real_ones_are_used() -> None:
-    cli.checked_space(space(["ipc=choice(1, 500)"]))
-    cli.checked_space(space(["ipc=choice(1, 500)", "method=dc"]))
-    for settings in (["method=dsa"], ["method=mtt"], ["method=choice(sre2l, random)"]):
-        made = space([*settings, "ipc=choice(1, 500)"])
-        with pytest.raises(UserError, match=r"ipc: \w+ starts from real images and the smallest"):
-            cli.checked_space(made)
-
-
-def test_the_searched_methods_and_not_the_presets_own_decide_what_fits() -> None:
-    made = space(["method=choice(dc, mtt)", "model.name=convnet"])
-    assert made.base.method == "dc"
-    assert space(["method=choice(random, dc)"]).base.method == "dc"
-    with pytest.raises(UserError, match="cda matches BatchNorm"):
-        space(["method=choice(cda)", "model.name=convnet"])
-
-
 def test_a_dry_run_says_space_stages_and_work_and_starts_nothing(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -184,6 +122,68 @@ def test_a_dry_run_says_space_stages_and_work_and_starts_nothing(
     text = capsys.readouterr().out
     assert "regularizer.weight ~ loguniform(0.001, 100)" in text
     assert "squeeze.epochs = 20" in text
+    assert "search.max_clean_drop = 0.03" in text and "confirm.seeds = 3" in text
+    assert 'confirm.attacks = ["pgd20", "margin20", ' in text and "run.concurrent = 0" in text
     assert 'baselines, first: {"method": "sre2l", "ipc": 1}' in text
     assert "squeeze    " in text and "image passes" in text
     assert not (tmp_path / "out").exists()
+
+
+MAIN = {"preset", "data", "set", "device", "output", "name", "num-trials", "sampler"}
+MAIN |= {"address", "resources", "tracking-uri", "dry-run"}
+
+
+def flags_of(parser: argparse.ArgumentParser) -> set[str]:
+    """Without --help, and without its dashes."""
+    every = {option for action in parser._actions for option in action.option_strings}
+    return {option.removeprefix("--") for option in every} - {"-h", "help"}
+
+
+def test_the_main_command_has_twelve_flags() -> None:
+    assert flags_of(sweep.parser()) == MAIN and len(MAIN) == 12
+
+
+def test_a_study_of_known_trials_has_seeds_and_no_search() -> None:
+    known = MAIN - {"num-trials", "sampler"} | {"seeds"}
+    assert flags_of(trials_job.parser(gallery.STUDY)) == known
+
+
+@pytest.mark.parametrize("spelling", ["{flag}", "{flag}=2", "{flag} 2"])
+@pytest.mark.parametrize(("flag", "setting"), RETIRED.items())
+def test_an_old_flag_is_one_line_that_says_the_new_one(
+    flag: str, setting: str, spelling: str
+) -> None:
+    argv = spelling.format(flag=flag).split()
+    with pytest.raises(StudyError) as caught:
+        sweep.main(["--name", "x", *argv])
+    assert str(caught.value) == f"{flag} is now --set {setting}"
+    assert setting.partition("=")[0] in Options().listed(SECTIONS)
+
+
+def test_an_old_flag_exits_with_2() -> None:
+    old = [sys.executable, "-m", "studies.sweep", "--sampler-seed=3"]
+    done = subprocess.run(old, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "error: --sampler-seed is now --set search.seed=SEED\n"
+
+
+def test_a_command_says_only_of_its_own_old_flags_what_they_are_now(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    study = trials_job.parser(gallery.STUDY)
+    with pytest.raises(StudyError, match="--verbose is now --set run"):
+        parsed(study, ["--verbose"])
+    for parser, flag in ((study, "--sampler-seed"), (overhead.parser(), "--verbose")):
+        with pytest.raises(SystemExit) as ended:
+            parsed(parser, [flag, "3"])
+        assert ended.value.code == 2
+        assert f"unrecognized arguments: {flag}" in capsys.readouterr().err
+
+
+def test_help_names_what_a_command_is_set_beside_its_trials() -> None:
+    assert MEANING.keys() == Options().listed(SECTIONS).keys()
+    words = " ".join(sweep.parser().format_help().split())
+    assert all(f"{path} ({meaning})" in words for path, meaning in MEANING.items())
+    known = trials_job.parser(gallery.STUDY).format_help()
+    assert "run.concurrent" in known and "confirm." not in known and "search." not in known
+    assert not any(path in sensitivity.parser().format_help() for path in MEANING)

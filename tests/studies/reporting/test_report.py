@@ -29,8 +29,8 @@ from guard.errors import StudyError
 from guard.robustness.evaluate import Verdicts
 from guard.trial import TrialConfig
 from studies import ablation, adversarial, compare, curvature, report, scaling
-from studies.catalogue import STORIES, STUDIES
 from studies.design.about import About
+from studies.design.stories import stories
 from studies.design.study import Results, Story, Study
 from studies.presets import PRESETS
 from studies.reporting import sections
@@ -45,6 +45,8 @@ from tune.space import CONTROL
 from tune.timeline import FILE, Span, append
 
 SAMPLES = 200
+STORIES = stories()
+STUDIES = [story for story in STORIES.values() if isinstance(story, Study)]
 PRESET = PRESETS["digits"]()
 VOID = {"meta", "link", "img", "br", "hr"}
 PIXEL = b"\x89PNG a picture"

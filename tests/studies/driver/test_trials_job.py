@@ -7,14 +7,22 @@ import torch
 
 from guard.errors import UserError
 from guard.robustness.evaluate import Verdicts
-from studies import ablation, adversarial, catalogue, compare, gallery
+from studies import ablation, adversarial, compare, gallery
+from studies.design.stories import stories
 from studies.design.study import Study
-from studies.driver import command
+from studies.driver import flags
+from studies.driver.request import settled
+from studies.driver.trials_job import TrialsJob, main, parser, prepared
 from tune.results.folder import StudyFolder
 from tune.results.records import Record
 from tune.runs import Run
 
 SAMPLES = 50
+STUDIES = [story for story in stories().values() if isinstance(story, Study)]
+
+
+def job_of(study: Study, argv: list[str]) -> TrialsJob:
+    return prepared(study, settled(flags.parsed(parser(study), argv)))
 
 
 @pytest.fixture(autouse=True)
@@ -25,7 +33,14 @@ def no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
 BAD = [
     (["--seeds", "0"], "--seeds: must be at least 1, got 0"),
     (["--seeds", "-3"], "--seeds: must be at least 1, got -3"),
-    (["--max-concurrent", "-1"], "--max-concurrent: must be at least 1, got -1"),
+    (["--set", "run.concurrent=-1"], "run.concurrent: must be at least 0, got -1"),
+    (["--set", "run.concurent=1"], "run.concurent: no such field (did you mean 'concurrent'?)"),
+    (["--set", "run.verbose=choice(true, false)"], "run.verbose: takes a plain value"),
+    (["--set", "run=1"], "run: is set field by field; there are: run.concurrent, run.verbose"),
+    (["--set", "confirm.seeds=2"], "confirm.seeds: nothing is searched here that could be"),
+    (["--set", "search.seed=2"], "search.seed: nothing is searched here"),
+    (["--max-concurrent", "2"], "--max-concurrent is now --set run.concurrent=N"),
+    (["--verbose"], "--verbose is now --set run.verbose=true"),
     (["--preset", "nope"], "--preset: no preset is named 'nope'; there are: digits"),
     (["--name", "a/b"], "--name: must be letters, digits"),
     (["--name", "artifacts"], "--name: must be letters, digits"),
@@ -53,7 +68,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(
 ) -> None:
     output = tmp_path / "out"
     with pytest.raises(UserError) as caught:
-        command.main(gallery.STUDY, ["--output", str(output), *flags])
+        main(gallery.STUDY, ["--output", str(output), *flags])
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
     assert not output.exists()
@@ -64,7 +79,7 @@ def test_a_dry_run_prints_every_trial_and_starts_nothing(
 ) -> None:
     output = tmp_path / "out"
     flags = ["--output", str(output), "--dry-run", "--seeds", "2"]
-    assert command.main(gallery.STUDY, flags) == 0
+    assert main(gallery.STUDY, flags) == 0
     text = capsys.readouterr().out
     assert "8 trials, 2 seeds:" in text
     for number in range(8):
@@ -74,6 +89,8 @@ def test_a_dry_run_prints_every_trial_and_starts_nothing(
     assert "ipc ~ 1, 5" in text and "squeeze.epochs = 20" in text
     assert 'evaluation.splits = ["test"]' in text
     assert "stages of all trials: " in text and "image passes" in text
+    assert "run.concurrent = 0" in text and "run.verbose = false" in text
+    assert "confirm." not in text and "search." not in text
     assert not output.exists()
 
 
@@ -81,7 +98,7 @@ def test_a_dry_run_of_arms_names_what_each_one_changes(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     flags = ["--output", str(tmp_path / "out"), "--dry-run", "--seeds", "1"]
-    assert command.main(ablation.STUDY, flags) == 0
+    assert main(ablation.STUDY, flags) == 0
     text = capsys.readouterr().out
     assert "15 trials, 1 seeds:" in text
     assert "gradient-norm λ=0.0001" in text and "regularizer.bn=train" in text
@@ -91,33 +108,31 @@ def test_a_choice_of_a_user_s_is_an_axis_of_the_dry_run(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     flags = ["--output", str(tmp_path / "out"), "--dry-run", "--set", "ipc=choice(2, 3, 4)"]
-    assert command.main(gallery.STUDY, flags) == 0
+    assert main(gallery.STUDY, flags) == 0
     text = capsys.readouterr().out
     assert "ipc ~ 2, 3, 4" in text and "6 trials, 1 seeds:" in text
 
 
-@pytest.mark.parametrize("study", catalogue.STUDIES, ids=lambda study: study.name)
+@pytest.mark.parametrize("study", STUDIES, ids=lambda study: study.name)
 def test_a_study_is_prepared_with_its_name_its_data_and_its_command(
     study: Study, tmp_path: Path
 ) -> None:
     argv = ["--output", str(tmp_path), "--set", "compute.num_threads=2"]
-    args = command.parser(study).parse_args(argv)
-    job = command.prepared(study, args, argv)
-    assert job.folder == StudyFolder(tmp_path, study.name)
-    assert job.seeds == study.seeds
+    job = job_of(study, argv)
+    assert job.request.folder == StudyFolder(tmp_path, study.name)
+    assert job.request.seeds == study.seeds
     assert len(job.base.data.sha256) == 64
     assert {run.config.compute.num_threads for run in job.runs} == {2}
     assert {run.config.data.sha256 for run in job.runs} == {job.base.data.sha256}
-    assert job.command == (
+    assert job.request.command == (
         f"uv run python -m studies.{study.name} --output {tmp_path} --set compute.num_threads=2"
     )
-    assert not job.folder.path.exists()
+    assert not job.request.folder.path.exists()
 
 
 def test_what_varies_is_said_in_words(tmp_path: Path) -> None:
     argv = ["--output", str(tmp_path)]
-    args = command.parser(compare.STUDY).parse_args(argv)
-    varied = command.prepared(compare.STUDY, args, argv).varied
+    varied = job_of(compare.STUDY, argv).varied
     assert varied["axis ipc"] == "[5]"
     assert varied["arms"].startswith('{"method": "sre2l"} {"method": "cda"} {"method": "mtt"')
     assert varied["arms"].endswith('{"method": "whole"}')
@@ -125,10 +140,7 @@ def test_what_varies_is_said_in_words(tmp_path: Path) -> None:
 
 def test_a_lone_attack_is_a_list(tmp_path: Path) -> None:
     argv = ["--output", str(tmp_path), "--set", "evaluation.attacks=pgd5"]
-    args = command.parser(gallery.STUDY).parse_args(argv)
-    (attacks,) = {
-        run.config.evaluation.attacks for run in command.prepared(gallery.STUDY, args, argv).runs
-    }
+    (attacks,) = {run.config.evaluation.attacks for run in job_of(gallery.STUDY, argv).runs}
     assert attacks == ("pgd5",)
 
 
@@ -149,10 +161,11 @@ def finished(run: Run, folder: Path) -> Record:
 
 def finish(study: Study, argv: list[str]) -> StudyFolder:
     """The study's folder with a record of every trial."""
-    job = command.prepared(study, command.parser(study).parse_args(argv), argv)
+    job = job_of(study, argv)
+    folder = job.request.folder
     for run in job.runs:
-        job.folder.write(finished(run, job.folder.artifacts))
-    return job.folder
+        folder.write(finished(run, folder.artifacts))
+    return folder
 
 
 def test_a_finished_study_is_told_without_ray(
@@ -160,7 +173,7 @@ def test_a_finished_study_is_told_without_ray(
 ) -> None:
     argv = ["--output", str(tmp_path), "--seeds", "1", "--set", "ipc=10"]
     folder = finish(adversarial.STUDY, argv)
-    assert command.main(adversarial.STUDY, argv) == 0
+    assert main(adversarial.STUDY, argv) == 0
     text = " ".join(capsys.readouterr().out.split())
     assert "5 of 5 trials are finished" in text and "5 trials: 5 complete" in text
     assert "starting Ray" not in text
@@ -175,7 +188,7 @@ def test_telling_a_study_again_changes_no_figure_of_it(tmp_path: Path) -> None:
     tables = ("comparison.csv", "comparison.md", "results.csv", "study.json")
     told = []
     for _ in range(2):
-        assert command.main(gallery.STUDY, argv) == 0
+        assert main(gallery.STUDY, argv) == 0
         told.append([(folder.path / name).read_bytes() for name in tables])
     assert told[0] == told[1]
 
@@ -193,9 +206,9 @@ def test_another_study_does_not_get_into_a_folder_that_is_taken(
 ) -> None:
     argv = ["--output", str(tmp_path), "--name", "taken"]
     folder = finish(gallery.STUDY, argv)
-    assert command.main(gallery.STUDY, argv) == 0
+    assert main(gallery.STUDY, argv) == 0
     records = folder.records()
     with pytest.raises(UserError) as caught:
-        command.main(study, [*argv, *flags])
+        main(study, [*argv, *flags])
     assert difference in str(caught.value) and "\n" not in str(caught.value)
     assert folder.records() == records

@@ -1,0 +1,107 @@
+"""What is checked before anything starts: the folder, the device, the data, the resources."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from guard.config import ModelConfig
+from guard.errors import ConfigError, StudyError
+from guard.pipeline import STAGES
+from guard.trial import TrialConfig
+from studies.presets import PRESETS, Preset
+from tune.resources import EVERY_STAGE, Resources, StageResources
+from tune.results.folder import RESERVED, STUDY_NAME, StudyFolder
+from tune.space import SearchSpace, configured
+
+
+def output_folder(output: str, name: str) -> StudyFolder:
+    """The study's folder. Raises StudyError for a name that is no plain file name."""
+    if not STUDY_NAME.fullmatch(name) or name in RESERVED:
+        raise StudyError(
+            "--name: must be letters, digits, '.', '_' or '-', start with a letter or digit, and "
+            f"not be {', '.join(RESERVED)}; got {name!r}"
+        )
+    return StudyFolder(Path(output).expanduser().absolute(), name)
+
+
+def load_preset(name: str) -> Preset:
+    """The preset of that name. Raises StudyError if there is none."""
+    if name not in PRESETS:
+        raise StudyError(f"--preset: no preset is named {name!r}; there are: {', '.join(PRESETS)}")
+    return PRESETS[name]()
+
+
+def on_device(config: TrialConfig, device: str) -> TrialConfig:
+    """The config for a device that is there. Raises StudyError if it is not."""
+    from guard.device import available_device
+
+    try:
+        return config.override({"compute.device": available_device(device)})
+    except ValueError as error:
+        raise StudyError(f"--device: {error}") from None
+
+
+def checked_space(space: SearchSpace) -> SearchSpace:
+    """The space with its data read and its controls checked (`checked`).
+
+    Raises DataError or ConfigError.
+    """
+    controls = [configured(space.base, params, control=True) for params in space.controls()]
+    return dataclasses.replace(space, base=checked(space.base, controls))
+
+
+def checked(base: TrialConfig, configs: Iterable[TrialConfig]) -> TrialConfig:
+    """The base with its data read, checked and fingerprinted; the configs' sizes are possible.
+
+    Raises DataError or ConfigError; nothing has been started then.
+    """
+
+    from guard.data.datasets import load_data
+    from guard.models.networks import build_model
+
+    splits = load_data(base.data)
+    smallest = int(splits.train.y.bincount().min())
+    models: set[ModelConfig] = set()
+    for config in configs:
+        if config.own.needs_real_images and config.ipc > smallest:
+            raise ConfigError(
+                "ipc",
+                f"{config.method} starts from real images and the smallest class has {smallest} "
+                f"for training, got {config.ipc}",
+            )
+        config.evaluation.check_side(splits.spec.image_size)
+        models |= {config.model, config.distilled_model, config.student_model}
+    for model in sorted(models, key=str):
+        try:
+            build_model(model, splits.spec)
+        except ValueError as error:
+            raise ConfigError("", str(error)) from None
+    return base.override({"data.sha256": splits.sha256})
+
+
+def parse_resources(texts: Sequence[str], config: TrialConfig) -> StageResources:
+    """`--resources STAGE=CPUS[,GPUS]`; "all" is every stage that is not named.
+
+    Raises StudyError.
+    """
+    on_gpu = config.compute.device == "cuda"
+    default = Resources(config.compute.num_threads, 1.0 if on_gpu else 0.0)
+    named = {}
+    for text in texts:
+        stage, _, amounts = text.partition("=")
+        if stage not in (EVERY_STAGE, *STAGES):
+            known = ", ".join((EVERY_STAGE, *STAGES))
+            raise StudyError(f"--resources: no stage is named {stage!r}; there are: {known}")
+        try:
+            values = [float(part) for part in amounts.split(",")]
+            cpus, gpus = values if len(values) == 2 else (values[0], default.gpus)
+        except (ValueError, IndexError):
+            raise StudyError(f"--resources: must be STAGE=CPUS[,GPUS], got {text!r}") from None
+        if not (cpus > 0 and gpus >= 0 and (gpus <= 1 or gpus == int(gpus))):
+            raise StudyError(
+                f"--resources: CPUs above 0, GPUs a fraction or a whole number; got {text!r}"
+            )
+        named[stage] = Resources(cpus, gpus)
+    return StageResources(named.pop(EVERY_STAGE, default), named)

@@ -1,0 +1,83 @@
+"""What `--set` reaches beside the fields of a trial: how it is searched, confirmed and run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Annotated, Any
+
+from guard.config.schema import Config, at_least, field_names
+from guard.errors import ConfigError
+from studies.driver.settings import overridden
+from studies.presets import Preset
+from tune.confirmation import Confirmation
+from tune.options import SearchConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig(Config):
+    """How trials are run."""
+
+    concurrent: Annotated[int, at_least(0)] = 0
+    """Trials at a time; 0: one more than the stages that fit."""
+    verbose: bool = False
+    """Show what Ray logs."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options(Config):
+    """What is no part of a trial, so that a study may be continued with another."""
+
+    search: SearchConfig = field(default_factory=SearchConfig)
+    confirm: Confirmation = field(default_factory=Confirmation)
+    run: RunConfig = field(default_factory=RunConfig)
+
+    def listed(self, sections: Iterable[str]) -> dict[str, Any]:
+        """Each field of the sections by its path."""
+        paths = tuple(f"{section}." for section in sections)
+        return {path: value for path, value in self.flat().items() if path.startswith(paths)}
+
+
+SECTIONS = tuple(field_names(Options))
+"""Of a study that searches."""
+TRIALS_ONLY = ("run",)
+"""Sections of a study whose trials are known."""
+MEANING: Mapping[str, str] = {
+    "search.seed": "of the sampler",
+    "search.max_clean_drop": "clean validation accuracy that the choice may lose to its baseline",
+    "confirm.seeds": "new seeds of each configuration, 0: the search alone",
+    "confirm.configurations": "of the Pareto front at most so many, the chosen one first",
+    "confirm.attacks": "attacks or suites, a,b,…",
+    "run.concurrent": "trials at a time, 0: one more than the stages that fit",
+    "run.verbose": "true: show what Ray logs",
+}
+"""What `--help` says of each field."""
+MISSING: Mapping[str, str] = {
+    "search": "nothing is searched here",
+    "confirm": "nothing is searched here that could be confirmed",
+    "run": "no trials are run here",
+}
+
+
+def section(path: str) -> str:
+    return path.partition(".")[0]
+
+
+def chosen(preset: Preset, settings: Mapping[str, Any], sections: Sequence[str]) -> Options:
+    """The preset's options with those of the settings that are options.
+
+    Raises ConfigError for a value that breaks a rule, for a distribution, and for a section that
+    the command does not have.
+    """
+    from optuna.distributions import BaseDistribution
+
+    own = {path: value for path, value in settings.items() if section(path) in SECTIONS}
+    for path, value in own.items():
+        if section(path) not in sections:
+            raise ConfigError(path, MISSING[section(path)])
+        if isinstance(value, BaseDistribution):
+            raise ConfigError(path, "takes a plain value; it is no field of a trial")
+        if path in SECTIONS:
+            fields = ", ".join(Options().listed([path]))
+            raise ConfigError(path, f"is set field by field; there are: {fields}")
+    return overridden(Options(confirm=preset.confirm), own)

@@ -1,0 +1,76 @@
+"""What a user asks of a command, once its flags are read."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from guard.errors import StudyError
+from studies.driver.checks import load_preset, output_folder
+from studies.driver.options import SECTIONS, Options, chosen, section
+from studies.driver.settings import parse_settings
+from studies.presets import Preset
+from tune.options import SamplerName
+from tune.results.folder import StudyFolder
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What a command is asked for. What it has no flag for has the flag's default."""
+
+    command: str
+    """To ask for the same again."""
+    folder: StudyFolder
+    preset: Preset
+    data: str | None
+    settings: Mapping[str, Any]
+    """`--set` values of a trial's fields by path: distributions or plain values."""
+    options: Options
+    device: str
+    num_trials: int | None
+    """Of a search, finished in the end; None: the preset's."""
+    sampler: SamplerName
+    seeds: int
+    """Of a study whose trials are known."""
+    address: str | None
+    """Of a Ray cluster; None: a local Ray."""
+    resources: tuple[str, ...]
+    """STAGE=CPUS[,GPUS] each."""
+    tracking: str | None
+    dry_run: bool
+
+    @property
+    def tracking_uri(self) -> str:
+        """Of MLflow; by default in the output folder."""
+        return self.tracking or self.folder.tracking_uri
+
+
+def settled(args: argparse.Namespace) -> Request:
+    """The request that the flags make (`flags.parsed`); the only reader of them.
+
+    Raises StudyError or ConfigError for a flag that is not as it must be.
+    """
+    if args.num_trials is not None and args.num_trials < 1:
+        raise StudyError(f"--num-trials: must be at least 1, got {args.num_trials}")
+    if args.seeds < 1:
+        raise StudyError(f"--seeds: must be at least 1, got {args.seeds}")
+    preset = load_preset(args.preset)
+    settings = parse_settings(args.settings)
+    return Request(
+        command=args.command,
+        folder=output_folder(args.output, args.name or args.preset),
+        preset=preset,
+        data=args.data,
+        settings={k: v for k, v in settings.items() if section(k) not in SECTIONS},
+        options=chosen(preset, settings, args.sections),
+        device=args.device,
+        num_trials=args.num_trials,
+        sampler=args.sampler,
+        seeds=args.seeds,
+        address=args.address,
+        resources=tuple(args.resources),
+        tracking=args.tracking_uri,
+        dry_run=args.dry_run,
+    )

@@ -1,0 +1,121 @@
+"""One study from its checked request to its report, whatever kind of study it is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Protocol
+
+from rich.console import Console
+
+from guard.artifacts import ArtifactStore
+from guard.trial import TrialConfig
+from studies.design.about import About, claim
+from studies.design.study import Results, Story
+from studies.driver.checks import parse_resources
+from studies.driver.request import Request
+from tune.resources import StageResources
+from tune.results.tables import write_comparisons
+
+if TYPE_CHECKING:
+    from studies.driver.session import Session
+
+
+class Job(Protocol):
+    """A study with everything settled and checked. It holds what differs between one whose trials
+    Optuna draws and one whose trials are known; `run` does the rest."""
+
+    @property
+    def story(self) -> Story: ...
+
+    @property
+    def request(self) -> Request: ...
+
+    @property
+    def base(self) -> TrialConfig:
+        """The config of every trial, as far as it is the same."""
+
+    @property
+    def varied(self) -> Mapping[str, str]:
+        """What differs between the trials, in words by name."""
+
+    def print_plan(self, console: Console) -> None:
+        """The answer to --dry-run."""
+
+    def counted(self) -> tuple[int, int]:
+        """Finished trials and all of them. The study's folder is locked, as it is for all that
+        follows."""
+
+    def unfinished(self) -> str:
+        """What is missing, in words; "" when nothing is."""
+
+    def work(self, session: Session) -> None:
+        """Do what is missing. Returns early when it is interrupted; what is done is kept."""
+
+    def write_tables(self) -> None:
+        """Tables of the trials there are."""
+
+    def print_summary(self, console: Console, results: Results) -> None:
+        """What the study says, and where things are."""
+
+
+def run(job: Job) -> int:
+    """Do what is missing of a study, or answer --dry-run. 0 if it is finished then, otherwise 1.
+
+    Raises StudyError for resources or a place that are not there, or a folder that is taken.
+    """
+    console = Console(highlight=False)
+    resources = parse_resources(job.request.resources, job.base)
+    if not job.request.dry_run:
+        return carry_out(console, job, resources)
+    job.print_plan(console)
+    return 0
+
+
+def carry_out(console: Console, job: Job, resources: StageResources) -> int:
+    """Lock and claim the folder, run what is missing, write and tell what there is.
+
+    Raises StudyError, before anything is run.
+    """
+    from studies.driver.session import close, opened, settled_place  # they import Ray
+    from tune.search import locked
+
+    folder, about = job.request.folder, About(job.story.name, job.request.command)
+    place = settled_place(job.request, resources)
+    with locked(folder):
+        claim(folder, about, job.base, job.varied)
+        ArtifactStore(folder.artifacts).remove_abandoned()
+        finished, all_trials = job.counted()
+        told = f"study {folder.path}: {finished} of {all_trials} trials are finished"
+        console.print(told, soft_wrap=True)
+        if job.unfinished():
+            with opened(console, folder, place, about) as session:
+                job.work(session)
+                results = write(job, about)
+                close(console, session, job.story, results, done=not job.unfinished())
+        else:
+            results = write(job, about)
+        job.print_summary(console, results)
+        return say_how_to_go_on(console, job)
+
+
+def write(job: Job, about: About) -> Results:
+    """Tables and the report of what there is."""
+    from studies.reporting.page import write_report  # imports MLflow
+
+    job.write_tables()
+    results = Results.read(job.request.folder)
+    write_comparisons(results.folder, results.comparisons)
+    write_report(job.story, results, about)
+    return results
+
+
+def say_how_to_go_on(console: Console, job: Job) -> int:
+    """The exit code, and what to do if it is 1."""
+    missing = job.unfinished()
+    if not missing:
+        return 0
+    console.print(
+        f"\n{missing} are unfinished; what is done is kept. Go on:\n  {job.request.command}",
+        soft_wrap=True,
+    )
+    return 1

@@ -1,0 +1,135 @@
+"""A study whose trials Optuna draws: the search, then the confirmation of what it found."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import cached_property
+
+import optuna
+from rich.console import Console
+
+from guard.trial import TrialConfig
+from studies.design.study import Results, Story
+from studies.driver.dryrun import print_fields, print_work
+from studies.driver.options import SECTIONS
+from studies.driver.request import Request
+from studies.driver.session import Session
+from studies.reporting.terminal import print_places, print_summary
+from tune.callback import StudyCallback
+from tune.confirmation import planned
+from tune.results.front import choose
+from tune.results.records import Record
+from tune.runs import Run, unfinished
+from tune.search import (
+    Plan,
+    finished,
+    num_planned,
+    open_study,
+    run_study,
+    study_context,
+)
+from tune.space import SearchSpace, describe
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweepJob:
+    """A search, and what its front is confirmed with."""
+
+    story: Story
+    request: Request
+    plan: Plan
+
+    @property
+    def base(self) -> TrialConfig:
+        return self.plan.space.base
+
+    @property
+    def varied(self) -> dict[str, str]:
+        return {f"search {path}": text for path, text in self.searched.items()}
+
+    @property
+    def searched(self) -> dict[str, str]:
+        """Each distribution in words, by path."""
+        return {path: describe(d) for path, d in self.plan.space.distributions.items()}
+
+    @cached_property
+    def study(self) -> optuna.Study:
+        """The study in the folder's storage; opening it puts its queue in order."""
+        return open_study(self.plan)
+
+    @property
+    def max_clean_drop(self) -> float:
+        return self.request.options.search.max_clean_drop
+
+    def counted(self) -> tuple[int, int]:
+        return finished(self.study), self.plan.num_trials
+
+    def unfinished(self) -> str:
+        missing = self.missing_trials()
+        if missing > 0:
+            return f"{missing} trials"
+        runs = self.unconfirmed()
+        return f"{len(runs)} runs of the confirmation" if runs else ""
+
+    def missing_trials(self) -> int:
+        return self.plan.num_trials - finished(self.study)
+
+    def best(self) -> Record | None:
+        """The trial that the search chooses."""
+        return choose(self.request.folder.records(), self.max_clean_drop)
+
+    def unconfirmed(self) -> list[Run]:
+        """Runs of the confirmation that are missing."""
+        folder, confirm = self.request.folder, self.request.options.confirm
+        return unfinished(planned(confirm, folder.records(), self.best()), folder.confirmations())
+
+    def work(self, session: Session) -> None:
+        """Search and confirm what is missing."""
+        plan, progress = self.plan, session.progress
+        progress.begin("trials", plan.num_trials, finished(self.study))
+        context = study_context(plan, session.desk_name)
+        callback = StudyCallback(
+            context,
+            session.desk,
+            session.tracker,
+            session.timeline,
+            progress,
+            self.max_clean_drop,
+        )
+        run_study(plan, self.study, context, session.desk, session.place.slots, [callback])
+        runs = self.unconfirmed() if self.missing_trials() <= 0 else []
+        if runs:
+            progress.say(f"confirming with new seeds on test images: {len(runs)} runs")
+            progress.begin("runs of the confirmation", len(runs))
+            session.run(runs)
+
+    def write_tables(self) -> None:
+        folder = self.request.folder
+        folder.write_tables(folder.records(), self.best())
+
+    def print_summary(self, console: Console, results: Results) -> None:
+        folder, comparisons = self.request.folder, list(results.comparisons)
+        print_summary(console, folder.records(), self.max_clean_drop, comparisons)
+        print_places(console, folder, self.request.tracking_uri)
+
+    def print_plan(self, console: Console) -> None:
+        space, options = self.plan.space, self.request.options
+        splits = print_fields(console, space.base, self.searched, options.listed(SECTIONS))
+        controls = ", ".join(json.dumps(params) for params in space.controls())
+        console.print(f"\nunregularized baselines, first: {controls}", markup=False)
+        print_work(console, space.base, splits, self.plan.num_trials)
+
+
+def planned_job(story: Story, request: Request, space: SearchSpace) -> SweepJob:
+    """The search of a checked space, with as many trials as are asked for."""
+    queued = num_planned(space, request.sampler)
+    default = queued if request.sampler == "grid" else max(request.preset.num_trials, queued)
+    plan = Plan(
+        folder=request.folder,
+        space=space,
+        num_trials=request.num_trials or default,
+        sampler=request.sampler,
+        seed=request.options.search.seed,
+    )
+    return SweepJob(story=story, request=request, plan=plan)

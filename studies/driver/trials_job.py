@@ -1,0 +1,141 @@
+"""A study whose trials are known beforehand."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+
+from guard.trial import TrialConfig
+from studies.design.design import Design
+from studies.design.study import Results, Study, conclusion
+from studies.driver import flags
+from studies.driver.checks import checked, on_device
+from studies.driver.dryrun import print_fields, print_sharing, print_work
+from studies.driver.options import TRIALS_ONLY
+from studies.driver.request import Request, settled
+from studies.driver.run import run
+from studies.driver.settings import base_config
+from studies.reporting.terminal import print_results
+from tune.results.folder import to_csv, write_atomically
+from tune.runs import Run, unfinished
+from tune.tracking import run_name
+
+if TYPE_CHECKING:
+    from studies.driver.session import Session
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrialsJob:
+    """Every trial of a design with each seed, and what is measured after them."""
+
+    story: Study
+    request: Request
+    base: TrialConfig
+    design: Design
+
+    @cached_property
+    def runs(self) -> list[Run]:
+        return self.design.runs(self.base, self.request.seeds)
+
+    @property
+    def varied(self) -> dict[str, str]:
+        axes = {f"axis {path}": json.dumps(list(v)) for path, v in self.design.axes.items()}
+        arms = [json.dumps(settings) for settings in (*self.design.variants, *self.design.single)]
+        return {**axes, "arms": " ".join(arms)}
+
+    def left(self) -> list[Run]:
+        return unfinished(self.runs, self.request.folder.records())
+
+    def results(self) -> Results:
+        return Results.read(self.request.folder)
+
+    def counted(self) -> tuple[int, int]:
+        return len(self.runs) - len(self.left()), len(self.runs)
+
+    def unfinished(self) -> str:
+        left = self.left()
+        if left:
+            return f"{len(left)} trials"
+        is_measured = self.story.measure is None or self.results().measured.is_file()
+        return "" if is_measured else "measurements"
+
+    def work(self, session: Session) -> None:
+        """Run the trials that are missing and, when all are finished, measure."""
+        finished, all_trials = self.counted()
+        session.progress.begin("trials", all_trials, finished)
+        session.run(self.left())
+        if self.story.measure is not None and not self.left():
+            results = self.results()
+            rows = self.story.measure(results, session)
+            write_atomically(results.measured, to_csv(rows))
+
+    def write_tables(self) -> None:
+        folder = self.request.folder
+        folder.write_results(folder.records())
+
+    def print_summary(self, console: Console, results: Results) -> None:
+        print_results(console, results, self.request.tracking_uri)
+        console.print(f"\n{conclusion(self.story, results)}", soft_wrap=True, markup=False)
+
+    def print_plan(self, console: Console) -> None:
+        axes = {path: ", ".join(map(str, values)) for path, values in self.design.axes.items()}
+        splits = print_fields(console, self.base, axes, self.request.options.listed(TRIALS_ONLY))
+        configs = [run.config for run in self.runs]
+        console.print(f"\n{len(configs)} trials, {self.request.seeds} seeds:")
+        for planned in self.runs:
+            name = run_name(planned.config, planned.params)
+            console.print(f"  {planned.trial:>3} {name}", markup=False)
+        print_sharing(console, configs)
+        print_work(console, configs[-1], splits, len(configs))
+
+
+def parser(study: Study) -> argparse.ArgumentParser:
+    """The flags of a study's command."""
+    parser = flags.command_parser(
+        study.name,
+        f"{study.question} ({study.source})",
+        TRIALS_ONLY,
+        epilog="--set PATH=choice(a, b) adds an axis, or takes the place of one; --set PATH=VALUE "
+        "fixes a field. Running the same command again goes on where it stopped.",
+    )
+    flags.add_config_flags(parser)
+    flags.add_output_flags(parser)
+    parser.set_defaults(name=study.name)
+    parser.add_argument(
+        "--seeds",
+        type=int,
+        default=study.seeds,
+        metavar="N",
+        help=f"of teacher, distillation and student (default: {study.seeds})",
+    )
+    flags.add_machine_flags(parser)
+    return parser
+
+
+def main(study: Study, argv: Sequence[str]) -> int:
+    """The study's command: 0 if it is finished then, otherwise 1. Raises UserError."""
+    return run(prepared(study, settled(flags.parsed(parser(study), argv))))
+
+
+def prepared(study: Study, request: Request) -> TrialsJob:
+    """The preset with the user's values, and every trial, checked. Raises UserError."""
+    design = study.design(request.preset).changed(request.settings)
+    fixed = dict(design.fixed)
+    if request.data is not None:
+        fixed["data.path"] = request.data
+    base = base_config(request.preset.config, fixed, design.axes.get("method", ()))
+    base = on_device(base, request.device)
+    configs = [run.config for run in design.runs(base, request.seeds)]
+    base = checked(base, configs)
+    return TrialsJob(story=study, request=request, base=base, design=design)
+
+
+def run_command(study: Study) -> None:
+    """Run the command of a study's file."""
+    flags.run(lambda argv: main(study, argv))

@@ -1,0 +1,40 @@
+from __future__ import annotations
+
+import pytest
+
+from guard.errors import UserError
+from guard.trial import TrialConfig
+from studies.driver.checks import checked_space, parse_resources
+from studies.driver.settings import parse_settings, search_space
+from studies.presets import PRESETS
+from tune.resources import Resources
+from tune.space import SearchSpace
+
+
+def space(settings: list[str]) -> SearchSpace:
+    return search_space(PRESETS["digits"](), parse_settings(settings), None)
+
+
+def test_resources_have_a_default_by_device_and_exceptions_by_stage() -> None:
+    config = TrialConfig().override({"compute.num_threads": 4})
+    parsed = parse_resources(["squeeze=8,0.5", "recover=2"], config)
+    assert parsed.of("evaluate") == Resources(4, 0)
+    assert parsed.of("squeeze") == Resources(8, 0.5)
+    assert parsed.of("recover") == Resources(2, 0)
+    assert parse_resources(["all=1,0.25"], config).of("student") == Resources(1, 0.25)
+    on_gpu = config.override({"compute.device": "cuda"})
+    assert parse_resources([], on_gpu).of("squeeze") == Resources(4, 1)
+
+
+def test_the_content_of_the_data_becomes_part_of_the_config() -> None:
+    checked = checked_space(space([]))
+    assert len(checked.base.data.sha256) == 64
+
+
+def test_more_images_per_class_than_there_are_is_refused_where_real_ones_are_used() -> None:
+    checked_space(space(["ipc=choice(1, 500)"]))
+    checked_space(space(["ipc=choice(1, 500)", "method=dc"]))
+    for settings in (["method=dsa"], ["method=mtt"], ["method=choice(sre2l, random)"]):
+        made = space([*settings, "ipc=choice(1, 500)"])
+        with pytest.raises(UserError, match=r"ipc: \w+ starts from real images and the smallest"):
+            checked_space(made)

@@ -1,0 +1,148 @@
+"""What every study goes through, on one that only pretends to work."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from guard.errors import StudyError
+from guard.trial import TrialConfig
+from studies import sweep
+from studies.design.study import Results, Story
+from studies.driver import session as sessions
+from studies.driver.flags import parsed
+from studies.driver.request import Request, settled
+from studies.driver.run import run
+from studies.reporting import page
+from tune.search import locked
+
+
+@dataclass(kw_only=True)
+class Pretended:
+    """A study of three trials, of which some are missing and some do not end."""
+
+    request: Request
+    missing: int = 0
+    after: int = 0
+    told: list[str] = field(default_factory=list)
+    story: Story = sweep.STORY
+    base: TrialConfig = field(default_factory=TrialConfig)
+    varied: Mapping[str, str] = field(default_factory=lambda: {"search ipc": "choice(1, 2)"})
+
+    def print_plan(self, console: Console) -> None:
+        self.told.append("plan")
+
+    def counted(self) -> tuple[int, int]:
+        return 3 - self.missing, 3
+
+    def unfinished(self) -> str:
+        return f"{self.missing} trials" if self.missing else ""
+
+    def work(self, session: Any) -> None:
+        self.told.append("work")
+        self.missing = self.after
+
+    def write_tables(self) -> None:
+        self.told.append("tables")
+
+    def print_summary(self, console: Console, results: Results) -> None:
+        assert results.folder == self.request.folder
+        self.told.append("summary")
+
+
+@pytest.fixture
+def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pretended:
+    argv = ["--output", str(tmp_path), "--name", "s"]
+    pretended = Pretended(request=settled(parsed(sweep.parser(), argv)))
+
+    @contextlib.contextmanager
+    def opened(console: Console, *others: Any) -> Iterator[None]:
+        pretended.told.append("Ray")
+        yield
+
+    def close(console: Console, session: None, *others: Any, done: bool) -> None:
+        pretended.told.append("finished" if done else "killed")
+
+    def report(*others: Any) -> None:
+        pretended.told.append("report")
+
+    monkeypatch.setattr(sessions, "opened", opened)
+    monkeypatch.setattr(sessions, "close", close)
+    monkeypatch.setattr(page, "write_report", report)
+    return pretended
+
+
+def test_a_dry_run_is_the_plan_and_leaves_nothing(job: Pretended) -> None:
+    job.request = replace(job.request, dry_run=True)
+    job.missing = 3
+    assert run(job) == 0
+    assert job.told == ["plan"]
+    assert not job.request.folder.path.exists()
+
+
+def test_a_finished_study_is_written_and_told_without_ray(
+    job: Pretended, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(job) == 0
+    assert job.told == ["tables", "report", "summary"]
+    text = capsys.readouterr().out
+    assert f"study {job.request.folder.path}: 3 of 3 trials are finished" in text
+    assert "Go on" not in text
+
+
+def test_what_is_missing_is_run_on_ray_and_then_told(job: Pretended) -> None:
+    job.missing = 2
+    assert run(job) == 0
+    assert job.told == ["Ray", "work", "tables", "report", "finished", "summary"]
+
+
+def test_an_interrupted_study_is_told_and_says_how_to_go_on(
+    job: Pretended, capsys: pytest.CaptureFixture[str]
+) -> None:
+    job.missing, job.after = 3, 1
+    assert run(job) == 1
+    assert job.told == ["Ray", "work", "tables", "report", "killed", "summary"]
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-2] == "1 trials are unfinished; what is done is kept. Go on:"
+    assert lines[-1] == f"  {job.request.command}"
+
+
+def test_the_folder_is_claimed_with_the_command_and_without_the_options(job: Pretended) -> None:
+    run(job)
+    folder = job.request.folder.path
+    about = json.loads((folder / "about.json").read_text())
+    assert about == {"study": "sweep", "command": job.request.command}
+    stored = json.loads((folder / "study.json").read_text())
+    assert stored["search ipc"] == "choice(1, 2)"
+    assert not [name for name in stored if name.startswith(("search.", "confirm.", "run."))]
+
+
+def test_what_a_killed_process_left_half_made_is_removed(job: Pretended) -> None:
+    half = job.request.folder.artifacts / "squeeze" / ".0123-x"
+    half.mkdir(parents=True)
+    os.utime(half, (0, 0))
+    run(job)
+    assert not half.exists() and half.parent.exists()
+
+
+def test_a_folder_is_for_one_process(job: Pretended) -> None:
+    with locked(job.request.folder), pytest.raises(StudyError, match="is running already"):
+        run(job)
+    assert job.told == []
+
+
+def test_a_folder_of_another_study_is_left_alone(job: Pretended) -> None:
+    run(job)
+    job.told.clear()
+    job.varied = {"search ipc": "choice(3, 4)"}
+    with pytest.raises(StudyError, match="was made with search ipc"):
+        run(job)
+    assert job.told == []

@@ -1,0 +1,98 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from studies import sweep
+from studies.driver.flags import parsed
+from studies.driver.request import settled
+from studies.driver.settings import search_space
+from studies.driver.sweep_job import SweepJob, planned_job
+from tune.results.records import Record
+from tune.search import Sample
+from tune.trainable import IS_CONTROL
+
+
+def job_of(output: Path, *argv: str) -> SweepJob:
+    """A sweep of digits whose data is not read."""
+    request = settled(parsed(sweep.parser(), ["--output", str(output), "--name", "s", *argv]))
+    space = search_space(request.preset, request.settings, request.data)
+    request.folder.path.mkdir(parents=True, exist_ok=True)
+    return planned_job(sweep.STORY, request, space)
+
+
+def fill(job: SweepJob, make_record: Callable[..., Record], count: int) -> None:
+    """Tell the study of so many finished trials, controls first."""
+    for number in range(count):
+        trial = job.study.ask()
+        control = bool(Sample(job.plan.space)(trial)[IS_CONTROL])
+        robust = 0.3 if control else 0.5 + 0.01 * number
+        record = make_record(trial.number, 0.9, robust, control=control)
+        job.request.folder.write(record)
+        job.study.tell(trial, record.objectives)
+
+
+@pytest.mark.parametrize(
+    ("argv", "trials"),
+    [
+        ([], 12),
+        (["--num-trials", "3"], 3),
+        (["--set", "ipc=choice(1, 2, 3, 4, 5, 6, 7)"], 28),
+        (["--sampler", "grid"], 40),
+    ],
+    ids=["the preset's", "asked for", "as many as are queued", "the grid"],
+)
+def test_a_sweep_has_as_many_trials_as(argv: list[str], trials: int, tmp_path: Path) -> None:
+    assert job_of(tmp_path, *argv).plan.num_trials == trials
+
+
+def test_the_sampler_has_the_seed_of_the_search(tmp_path: Path) -> None:
+    plan = job_of(tmp_path, "--set", "search.seed=5", "--sampler", "random").plan
+    assert (plan.seed, plan.sampler) == (5, "random")
+
+
+def test_what_varies_is_said_in_words(tmp_path: Path) -> None:
+    varied = job_of(tmp_path, "--set", "regularizer.h=0.1").varied
+    assert varied == {
+        "search method": "choice(sre2l, cda)",
+        "search ipc": "choice(1, 10)",
+        "search regularizer.weight": "loguniform(0.001, 100)",
+    }
+
+
+def test_trials_are_missing_then_their_confirmation(
+    tmp_path: Path, make_record: Callable[..., Record]
+) -> None:
+    job = job_of(tmp_path, "--num-trials", "9")
+    assert job.counted() == (0, 9) and job.unfinished() == "9 trials"
+    fill(job, make_record, 7)
+    assert job.counted() == (7, 9) and job.unfinished() == "2 trials"
+    fill(job, make_record, 2)
+    assert job.counted() == (9, 9)
+    assert job.unfinished() == "6 runs of the confirmation"
+    again = job_of(tmp_path, "--num-trials", "9", "--set", "confirm.seeds=5")
+    assert again.unfinished() == "10 runs of the confirmation"
+    alone = job_of(tmp_path, "--num-trials", "9", "--set", "confirm.seeds=0")
+    assert alone.unfinished() == ""
+
+
+def test_the_choice_depends_on_the_clean_accuracy_that_may_be_lost(
+    tmp_path: Path, make_record: Callable[..., Record]
+) -> None:
+    for record in (
+        make_record(0, 0.95, 0.3, control=True),
+        make_record(1, 0.94, 0.4),
+        make_record(2, 0.85, 0.6),
+    ):
+        job_of(tmp_path).request.folder.write(record)
+    chosen = {
+        share: job_of(tmp_path, "--set", f"search.max_clean_drop={share}").best()
+        for share in ("0", "0.03", "0.2")
+    }
+    assert {share: record and record.trial for share, record in chosen.items()} == {
+        "0": 0,
+        "0.03": 1,
+        "0.2": 2,
+    }

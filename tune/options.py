@@ -1,0 +1,21 @@
+"""What a search takes beside its space. Nothing here imports Ray or Optuna."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from guard.config import Seed
+from guard.config.schema import Config, at_least
+
+SamplerName = Literal["tpe", "nsga2", "random", "grid"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchConfig(Config):
+    """How a search draws, and what it chooses in the end."""
+
+    seed: Seed = 0
+    """Of the sampler; the trials have their own."""
+    max_clean_drop: Annotated[float, at_least(0, at_most=1)] = 0.03
+    """Clean validation accuracy that the choice may lose to its baseline."""
