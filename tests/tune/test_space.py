@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-from types import SimpleNamespace
 from typing import Any
 
 import optuna
@@ -8,7 +7,7 @@ import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
 from guard.errors import ConfigError
-from guard.trial import TrialConfig
+from guard.trial import TrialConfig, methods
 from tune.space import CONTROL, SearchSpace, configured, describe, parse_value, spread
 from tune.trainable import StudyContext
 
@@ -186,11 +185,17 @@ def test_a_description_reads_back_as_the_distribution(text: str) -> None:
     assert describe(parse_value(text)) == text
 
 
-def test_a_method_section_is_drawn_only_for_its_methods(monkeypatch: pytest.MonkeyPatch) -> None:
-    other = SimpleNamespace(sections=("squeeze",))
-    space = SearchSpace(TrialConfig(), {"sre2l.bn_weight": FloatDistribution(0, 1)})
-    assert space.active("sre2l.bn_weight", {})
-    monkeypatch.setattr(
-        "tune.space.METHODS", {"sre2l": other, "x": SimpleNamespace(sections=("sre2l",))}
-    )
-    assert not space.active("sre2l.bn_weight", {})
+def test_a_section_is_drawn_only_for_the_methods_that_read_it() -> None:
+    weight, rate = FloatDistribution(0, 1), FloatDistribution(0.01, 0.1)
+    space = SearchSpace(TrialConfig(), {"sre2l.bn_weight": weight, "squeeze.lr": rate})
+    read = {
+        name: [path for path in space.paths if space.active(path, {"method": name})]
+        for name in methods()
+    }
+    assert read.pop("sre2l") == ["sre2l.bn_weight", "squeeze.lr"]
+    assert {name for name, paths in read.items() if paths == ["squeeze.lr"]} == {
+        "cda",
+        "herding",
+        "whole",
+    }
+    assert all(paths in ([], ["squeeze.lr"]) for paths in read.values())
