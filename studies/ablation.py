@@ -6,12 +6,14 @@ from collections.abc import Mapping
 
 from matplotlib.figure import Figure
 
+from guard.robustness.measures import CLEAN, ROBUST
 from studies.design.design import Design, Settings
-from studies.design.study import Results, Study, Table, confirmed, duel, gains_in_words
+from studies.design.study import Study, Table, confirmed
 from studies.driver.trials_job import run_command
 from studies.presets import Preset
 from studies.reporting.figures import arms_figure
 from tune.results.comparison import Comparison, short_titles, versus
+from tune.results.findings import Results, duel, gains_in_words
 from tune.results.tables import signed_percent
 
 GRADIENT_WEIGHTS = (1e-4, 1e-3, 1e-2, 0.1, 1.0)
@@ -75,7 +77,7 @@ def tables(results: Results) -> list[Table]:
         return []
     titles = short_titles(results.comparisons)
     rows = [
-        [title, *(signed_percent(versus(other, guard, name)) for name in ("clean", "robust"))]
+        [title, *(signed_percent(versus(other, guard, measure)) for measure in (CLEAN, ROBUST))]
         for title, other in zip(titles, results.comparisons, strict=True)
         if other is not guard and not other.is_control
     ]
@@ -83,13 +85,22 @@ def tables(results: Results) -> list[Table]:
         "Paired differences in points, 95 % intervals: the configuration less the preset's own."
     )
     columns = ["configuration", "Δ clean", "Δ robust"]
-    return [Table("details", "Against the preset's penalty", caption, columns, rows)]
+    return [
+        Table(
+            anchor="details",
+            title="Against the preset's penalty",
+            caption=caption,
+            columns=columns,
+            rows=rows,
+        )
+    ]
 
 
 STUDY = Study(
     name="ablation",
     question="Is it the curvature that helps, and which details of the penalty matter?",
     source="GUARD, Table 3",
+    after=("3",),
     design=design,
     figures=figures,
     answer=answer,

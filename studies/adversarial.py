@@ -7,10 +7,11 @@ from collections.abc import Mapping
 from matplotlib.figure import Figure
 
 from studies.design.design import Design
-from studies.design.study import Results, Study, confirmed, duel, gains_in_words
+from studies.design.study import Study, confirmed
 from studies.driver.trials_job import run_command
 from studies.presets import Preset
 from studies.reporting.figures import arms_figure
+from tune.results.findings import Results, duel, gains_in_words
 
 
 def design(preset: Preset) -> Design:
@@ -40,6 +41,7 @@ STUDY = Study(
     name="adversarial",
     question="Does adversarial training of the teacher work instead of GUARD's penalty?",
     source="GUARD, Table 1",
+    after=("1",),
     design=design,
     figures=figures,
     answer=answer,

@@ -10,10 +10,11 @@ from collections.abc import Mapping
 from matplotlib.figure import Figure
 
 from studies.design.design import Design
-from studies.design.study import Results, Study, confirmed, gains_in_words
+from studies.design.study import Study, confirmed
 from studies.driver.trials_job import run_command
 from studies.presets import Preset
 from studies.reporting.figures import arms_figure, attacks_figure, ipc_figure
+from tune.results.findings import Results, gains_in_words
 from tune.results.tables import shared_attacks
 
 GUARDED = ("sre2l", "cda")
@@ -48,6 +49,7 @@ STUDY = Study(
     name="compare",
     question="How clean and how robust are students of each method, with GUARD's penalty and not?",
     source="GUARD, Tables 2 and 6",
+    after=("2", "6"),
     design=design,
     figures=figures,
     answer=gains_in_words,

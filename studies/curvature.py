@@ -15,13 +15,15 @@ from guard.pipeline import landscapes
 from guard.stage import Stage
 from guard.trial import TrialConfig
 from studies.design.design import Design
-from studies.design.study import Results, Row, Study, Table, confirmed
+from studies.design.study import Row, Study, Table, confirmed
 from studies.driver.trials_job import run_command
 from studies.presets import Preset
 from studies.reporting.figures import MARKERS
 from tune.results.comparison import Arm, shared_place, short_titles
+from tune.results.findings import Results
 from tune.results.folder import read_csv
 from tune.results.statistics import interval
+from tune.results.wording import joined
 
 if TYPE_CHECKING:
     from studies.driver.session import Session
@@ -101,7 +103,7 @@ def figures(results: Results) -> Mapping[str, Figure]:
                 axes.legend(fontsize=7)
     data, place = results.comparisons[0].arm.config.data.name, shared_place(results.comparisons)
     figure.suptitle(
-        f"{', '.join(filter(None, (data, place)))}: input Hessian of the cross-entropy at "
+        f"{joined(data, place)}: input Hessian of the cross-entropy at "
         f"{samples} test images, {num_seeds} seeds",
         fontsize=10,
     )
@@ -181,7 +183,15 @@ def tables(results: Results) -> list[Table]:
         "lower estimate."
     )
     columns = ["model", *(COLUMNS[name] for name in names)]
-    return [Table("landscape", "Around real samples", caption, columns, texts)]
+    return [
+        Table(
+            anchor="landscape",
+            title="Around real samples",
+            caption=caption,
+            columns=columns,
+            rows=texts,
+        )
+    ]
 
 
 STUDY = Study(

@@ -9,10 +9,12 @@ from matplotlib.figure import Figure
 
 from guard.distilled import DistilledSet, to_picture
 from studies.design.design import Design
-from studies.design.study import Results, Study, confirmed, gains_in_words
+from studies.design.study import Study, confirmed
 from studies.driver.trials_job import run_command
 from studies.presets import Preset
 from tune.results.comparison import Arm
+from tune.results.findings import Results, gains_in_words
+from tune.results.wording import joined
 
 MAX_CLASSES, MAX_IMAGES = 10, 3
 CELL_INCHES = 0.62
@@ -50,7 +52,7 @@ def side_by_side(arms: list[Arm]) -> Figure:
     for part, arm, distilled in zip(
         figure.subfigures(len(arms), 1, squeeze=False)[:, 0], arms, sets, strict=True
     ):
-        part.suptitle(f"{arm.penalty}{f', {arm.settings}' if arm.settings else ''}", fontsize=9)
+        part.suptitle(joined(arm.penalty, arm.settings), fontsize=9)
         cells = part.subplots(rows, columns, squeeze=False)
         for row in range(rows):
             for column in range(columns):

@@ -20,12 +20,13 @@ from guard.errors import StudyError
 from studies.bench.measuring import threads
 from studies.bench.training_steps import REGULARIZERS, Bench
 from studies.design.about import About, claim
-from studies.design.study import Results, Story, Table
+from studies.design.study import Story, Table
 from studies.driver import flags
 from studies.driver.checks import on_device
 from studies.driver.request import settled
 from studies.driver.settings import search_space
 from studies.reporting.page import publish
+from tune.results.findings import Results
 from tune.results.folder import read_csv, to_csv, write_atomically
 from tune.results.tables import as_markdown
 
@@ -114,13 +115,23 @@ def figures(results: Results) -> Mapping[str, Figure]:
 
 def tables(results: Results) -> list[Table]:
     rows = [[size(row), *cells(row)] for row in measured(results)]
+    if not rows:
+        return []
     caption = (
         "Medians over interleaved rounds; ratio to the group's first step; work from counted "
         "FLOPs, in forward passes of the batch; peak of the memory that the step allocates. "
         "Published (Table 4, one A100, batch 32): GUARD 0.007 s and 3,851 MiB, embedded "
         "adversarial training 2.198 s and 4,211 MiB an iteration."
     )
-    return [Table("costs", "Every step", caption, ["size", *COLUMNS], rows)] if rows else []
+    return [
+        Table(
+            anchor="costs",
+            title="Every step",
+            caption=caption,
+            columns=["size", *COLUMNS],
+            rows=rows,
+        )
+    ]
 
 
 def size(row: Mapping[str, Any]) -> str:
@@ -143,6 +154,7 @@ STORY = Story(
     name="overhead",
     question="What does a step cost with each regularizer, in time and memory?",
     source="GUARD, Tables 4 and 7",
+    after=("4", "7"),
     figures=figures,
     answer=answer,
     tables=tables,

@@ -11,9 +11,9 @@ from rich.console import Console
 from guard.errors import StudyError
 from studies.design.about import About
 from studies.design.stories import story
-from studies.design.study import Results
 from studies.driver import flags
 from studies.reporting.page import write_report
+from tune.results.findings import Results
 from tune.results.folder import StudyFolder
 
 

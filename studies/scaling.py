@@ -12,16 +12,19 @@ from typing import TYPE_CHECKING
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
+from guard.robustness.measures import CLEAN, ROBUST, Measure
 from guard.trial import TrialConfig
 from studies.design.design import Design
-from studies.design.study import Results, Row, Study, confirmed
+from studies.design.study import Row, Study, confirmed
 from studies.driver.trials_job import run_command
 from studies.presets import Preset
 from studies.reporting.figures import draw_line
 from studies.reporting.powerlaw import PowerLaw, fit
-from tune.results.comparison import SEEDS, Arm, Comparison, named
+from tune.results.comparison import SEEDS, Comparison
+from tune.results.findings import Results
 from tune.results.folder import StudyFolder, read_csv
 from tune.results.statistics import Estimate
+from tune.results.wording import joined, penalty, told_apart
 from tune.runs import Run, run_all
 
 if TYPE_CHECKING:
@@ -31,7 +34,7 @@ IPCS = (1, 2, 5, 10, 20)
 WIDTHS = (0.25, 0.5, 1.0)
 """Factors of the preset's width, at its IPC."""
 AXES = {"ipc": "images per class", "width": "channels"}
-MEASURED = ("clean", "robust")
+MEASURED = (CLEAN, ROBUST)
 TARGETS = (0.9, 0.95)
 TRIALS_A_WORKER = 3
 
@@ -68,10 +71,12 @@ def curves(results: Results) -> Curve:
 
 def names(configs: Sequence[TrialConfig]) -> list[str]:
     """Each in words, without its IPC and width: the penalty, and what else differs."""
-    same = named([Arm(config.override({"ipc": 1, "model.width": 1})) for config in configs])
+    settings = told_apart([config.override({"ipc": 1, "model.width": 1}) for config in configs])
     one_method = len({config.method for config in configs}) == 1
-    parts = [("" if one_method else a.config.method, a.penalty, a.settings) for a in same]
-    return [", ".join(filter(None, texts)) for texts in parts]
+    return [
+        joined("" if one_method else config.method, penalty(config.regularizer), text)
+        for config, text in zip(configs, settings, strict=True)
+    ]
 
 
 def size(axis: str, comparison: Comparison) -> int:
@@ -79,19 +84,19 @@ def size(axis: str, comparison: Comparison) -> int:
     return config.ipc if axis == "ipc" else config.model.width
 
 
-def laws(results: Results) -> dict[tuple[str, str, str], PowerLaw]:
-    """(axis, arm, clean or robust) -> the law of the error, where there are points enough."""
+def laws(results: Results) -> dict[tuple[str, str, Measure], PowerLaw]:
+    """(axis, arm, measure) -> the law of the error, where there are points enough."""
     found = {}
     for (axis, arm), arms in curves(results).items():
-        for name in MEASURED:
+        for measure in MEASURED:
             points = [
                 (float(size(axis, comparison)), 1 - accuracy)
                 for comparison in arms
-                for accuracy in comparison.arm.accuracies(name)
+                for accuracy in comparison.arm.accuracies(measure)
             ]
             sizes = {size(axis, comparison) for comparison in arms}
             if len(sizes) > 1 and len(points) > 2:
-                found[axis, arm, name] = fit(points, arms[0].clean.num_samples)
+                found[axis, arm, measure] = fit(points, arms[0].clean.num_samples)
     return found
 
 
@@ -103,27 +108,29 @@ def measure(results: Results, session: Session) -> Sequence[Row]:
     slots = session.stages_at_a_time
     counts = [2**power for power in range(slots.bit_length())]
     scratch = StudyFolder(session.folder.path / f"throughput-{os.getpid()}", "trials")
-    number, rows = 0, []
+    done, rows = 0, []
     try:
         with session.at(scratch) as runner:
             for workers in counts:
                 session.progress.say(f"throughput with {workers} workers")
-                for timed in (False, True):
-                    trials = workers * (TRIALS_A_WORKER if timed else 1)
-                    seeds = range(number, number := number + trials)
-                    runs = [
-                        Run(seed, config.override(dict.fromkeys(SEEDS, seed)), {}, True)
-                        for seed in seeds
-                    ]
+                for trials in (workers, workers * TRIALS_A_WORKER):  # the first warm them up
+                    runs = [uncached(config, done + number) for number in range(trials)]
                     start = time.perf_counter()
                     run_all(scratch, runs, runner, workers, lambda record: None, lambda: None)
                     seconds = time.perf_counter() - start
+                    done += trials
                 rows.append(
                     {"workers": workers, "trials": trials, "trials_a_minute": 60 * trials / seconds}
                 )
     finally:
         shutil.rmtree(scratch.output, ignore_errors=True)
     return rows
+
+
+def uncached(config: TrialConfig, seed: int) -> Run:
+    """A trial with a seed of its own, of which nothing is there yet."""
+    own = config.override(dict.fromkeys(SEEDS, seed))
+    return Run(trial=seed, config=own, params={}, control=True)
 
 
 def figures(results: Results) -> Mapping[str, Figure]:
@@ -136,13 +143,13 @@ def growth_figure(results: Results) -> Figure:
     grid = figure.subplots(2, 2, squeeze=False)
     found, fitted = curves(results), laws(results)
     for column, (axis, label) in enumerate(AXES.items()):
-        for row, name in enumerate(MEASURED):
+        for row, measure in enumerate(MEASURED):
             axes = grid[row, column]
             own = [(arm, arms) for (where, arm), arms in found.items() if where == axis]
             for number, (arm, arms) in enumerate(own):
                 sizes = [float(size(axis, comparison)) for comparison in arms]
-                errors = [one_minus(comparison, name) for comparison in arms]
-                law = fitted.get((axis, arm, name))
+                errors = [one_minus(comparison.found[measure]) for comparison in arms]
+                law = fitted.get((axis, arm, measure))
                 slope = f", α = {law.exponent:.2f} [{law.low:.2f}, {law.high:.2f}]" if law else ""
                 draw_line(axes, sizes, errors, number, "", f"{arm}{slope}")
                 if law:
@@ -153,7 +160,7 @@ def growth_figure(results: Results) -> Figure:
             axes.set_xticks(ticks, map(str, ticks))
             axes.xaxis.set_minor_locator(NullLocator())
             axes.set_xlabel(label if axis == "ipc" else f"network width ({label})")
-            axes.set_ylabel(f"{name} error (share of images)")
+            axes.set_ylabel(f"{measure.heading} error (share of images)")
             axes.grid(alpha=0.3, which="both")
             if own:
                 axes.legend(fontsize=7)
@@ -161,8 +168,8 @@ def growth_figure(results: Results) -> Figure:
     return figure
 
 
-def one_minus(comparison: Comparison, name: str) -> Estimate:
-    found = comparison.found[name]
+def one_minus(found: Estimate) -> Estimate:
+    """The error of an accuracy."""
     return replace(found, mean=1 - found.mean, low=1 - found.high, high=1 - found.low)
 
 
@@ -188,8 +195,9 @@ def throughput_figure(results: Results) -> Mapping[str, Figure]:
 
 def answer(results: Results) -> str:
     parts = []
-    for (axis, arm, name), law in laws(results).items():
-        text = f"{name} error falls as {axis}^-{law.exponent:.2f} [{law.low:.2f}, {law.high:.2f}]"
+    for (axis, arm, measure), law in laws(results).items():
+        slope = f"{law.exponent:.2f} [{law.low:.2f}, {law.high:.2f}]"
+        text = f"{measure.heading} error falls as {axis}^-{slope}"
         needs = ", ".join(says(law, target, AXES[axis]) for target in TARGETS)
         parts.append(f"{arm}: {text} ({needs})")
     return "; ".join(parts) + "." if parts else "Too few trials for a law."

@@ -13,13 +13,14 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from guard.trial import TrialConfig
-from studies.design.study import Results, Story, gains_in_words
+from studies.design.study import Story
 from studies.driver import flags
 from studies.driver.checks import checked_space, on_device
 from studies.driver.options import SECTIONS
 from studies.driver.request import Request, settled
 from studies.driver.run import run
 from studies.driver.settings import search_space
+from tune.results.findings import Results, gains_in_words
 from tune.results.records import Record
 from tune.space import SearchSpace
 
@@ -52,8 +53,6 @@ def figures(results: Results) -> Mapping[str, Figure]:
 
 def answer(results: Results) -> str:
     """What the confirmation says; before it, what the search chose."""
-    from studies.reporting.progress import describe  # imports Ray
-
     if results.comparisons:
         return gains_in_words(results)
     best = chosen(results)
@@ -61,7 +60,7 @@ def answer(results: Results) -> str:
         return "Nothing can be said before a baseline is complete."
     clean, robust = best.objectives
     return (
-        f"Chosen by the search, not confirmed: {describe(best)}, clean {clean:.3f}, robust "
+        f"Chosen by the search, not confirmed: {best.title}, clean {clean:.3f}, robust "
         f"{robust:.3f} on validation images."
     )
 

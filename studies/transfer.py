@@ -7,10 +7,11 @@ from collections.abc import Mapping
 from matplotlib.figure import Figure
 
 from studies.design.design import Design
-from studies.design.study import Results, Study, confirmed, gains_in_words
+from studies.design.study import Study, confirmed
 from studies.driver.trials_job import run_command
 from studies.presets import Preset
 from studies.reporting.figures import arms_figure, eps_figure
+from tune.results.findings import Results, gains_in_words
 
 METHODS = ("sre2l", "cda", "dc", "dsa", "mtt")
 
@@ -29,6 +30,7 @@ STUDY = Study(
     name="transfer",
     question="Does GUARD's penalty help base methods other than SRe2L?",
     source="GUARD, Table 5",
+    after=("5",),
     design=design,
     figures=figures,
     answer=gains_in_words,

@@ -22,7 +22,7 @@ from studies.driver import flags
 from studies.driver.checks import checked, on_device
 from studies.driver.settings import overridden, parse_settings
 from studies.reporting.progress import duration
-from tune.tracking import run_name
+from tune.results.wording import title
 
 
 def parser() -> argparse.ArgumentParser:
@@ -54,7 +54,7 @@ def main(argv: Sequence[str]) -> int:
     config = overridden(read_config(Path(args.config)), values)
     config = on_device(config, args.device or config.compute.device)
     config = checked(config, [config])
-    console.print(f"{run_name(config)}, fingerprint {config.fingerprint()}")
+    console.print(f"{title(config)}, fingerprint {config.fingerprint()}")
 
     def report(part: str, metrics: object) -> None:
         console.print(f"  {part} done")

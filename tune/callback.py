@@ -74,8 +74,13 @@ class StudyCallback(ray_tune.Callback):
         if record is None:  # the coordinator's own process died
             params, control = split_sample(trial.config)
             config = self._context.config(params, control)
-            reason = "the trial's process died"
-            record = Record.failed(number, config, params, control, reason)
+            record = Record.failed(
+                "the trial's process died",
+                trial=number,
+                config=config,
+                params=params,
+                control=control,
+            )
             self._folder.write(record)
         self._settle(record)
 

@@ -40,11 +40,11 @@ def planned(plan: Confirmation, records: list[Record], best: Record | None) -> l
     first = 1 + max((record.config["seed"] for record in records), default=0)
     return [
         Run(
-            record.trial,
-            confirmed_config(record, first + number, plan.attacks),
-            {**record.params, "seed": first + number},
-            record.control,
-            CONFIRMATION,
+            trial=record.trial,
+            config=confirmed_config(record, first + number, plan.attacks),
+            params={**record.params, "seed": first + number},
+            control=record.control,
+            phase=CONFIRMATION,
         )
         for number in range(plan.seeds)
         for record in every

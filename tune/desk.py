@@ -88,7 +88,9 @@ class Desk:
             del self._tasks[stage.address]
             worker, start = self._started.pop(stage.address, ("", 0.0))
         if worker:
-            self._spans.append(Span(stage.name, stage.key, worker, start, time.time()))
+            self._spans.append(
+                Span(stage=stage.name, key=stage.key, worker=worker, start=start, end=time.time())
+            )
         self._computed += 1
         return artifact
 

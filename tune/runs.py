@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 from guard.pipeline import RunStage, run_trial
@@ -16,7 +16,7 @@ from tune.results.records import SEARCH, Record, one_line
 TICK_S = 0.5
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Run:
     """One trial that is to be done."""
 
@@ -44,12 +44,12 @@ def run_all(
     stop = threading.Event()
 
     def work(run: Run) -> Record:
-        about = (run.trial, run.config, run.params, run.control)
+        about: dict[str, Any] = {field.name: getattr(run, field.name) for field in fields(run)}
         try:
             result = run_trial(run.config, run_stage(stop))
         except Exception as error:
-            return Record.failed(*about, one_line(error), run.phase)
-        return Record.of(*about, result, run.phase)
+            return Record.failed(one_line(error), **about)
+        return Record.of(result, **about)
 
     pool = ThreadPoolExecutor(slots)
     left: set[Future[Record]] = {pool.submit(work, run) for run in runs}

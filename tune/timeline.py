@@ -15,7 +15,7 @@ FILE = "timeline.jsonl"
 TIMEOUT_S = 2.0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Span:
     """One computation of a stage."""
 

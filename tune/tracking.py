@@ -23,9 +23,10 @@ from typing import Any
 
 from guard.errors import StudyError
 from guard.trial import TrialConfig
+from tune.results import wording
 from tune.results.folder import StudyFolder
 from tune.results.front import pareto_front
-from tune.results.records import SEARCH, Record
+from tune.results.records import OBJECTIVES, Record
 
 EXPERIMENT = "robust-distillation"
 EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
@@ -73,24 +74,6 @@ def git_commit(folder: Path) -> str:
     except (OSError, subprocess.SubprocessError):
         return ""
     return text.stdout.strip()
-
-
-NAMED = ("method", "ipc", "regularizer", "regularizer.kind", "regularizer.weight", "regularizer.h")
-
-
-def run_name(config: TrialConfig, params: Mapping[str, Any] | None = None) -> str:
-    """What a person reads in the runs table, e.g. "sre2l ipc 10 curvature λ=0.1 h=0.1 seed=1".
-
-    params: what sets the trial apart in its study; what the rest of the name says is left out.
-    """
-    penalty = config.regularizer
-    name = f"{config.method} ipc {config.ipc} " if config.distils else f"{config.method} "
-    used = penalty.fields_used() if penalty.active else frozenset()
-    numbers = (("weight", f" λ={penalty.weight:.3g}"), ("h", f" h={penalty.h:.3g}"))
-    name += penalty.title if penalty.active else "unregularized"
-    name += "".join(text for field, text in numbers if field in used)
-    others = {k: v for k, v in (params or {}).items() if k not in NAMED}
-    return name + "".join(f" {path}={value}" for path, value in others.items())
 
 
 @dataclass
@@ -203,7 +186,7 @@ class Tracker:
 
         tags = {PARENT: self._parent, FINGERPRINT: config.fingerprint(), "seed": str(config.seed)}
         run_id = self._create(
-            run_name(config, params), tags, _milliseconds() - round(1000 * seconds)
+            wording.title(config, params), tags, _milliseconds() - round(1000 * seconds)
         )
         fields = [Param(k, str(v)[:MAX_PARAM_LENGTH]) for k, v in config.flat().items()]
         self._client.log_batch(run_id, params=fields)
@@ -275,10 +258,9 @@ class Tracker:
                 self._finish(record)
         for file in sorted(f for pattern in STUDY_FILES for f in self.folder.path.glob(pattern)):
             self._client.log_artifact(self._parent, str(file))
-        front = pareto_front(r for r in records if r.phase == SEARCH)
-        best = {f"best/{name}": max(r.metrics[name] for r in front) for name in _shared(front)}
-        trials = sum(record.phase == SEARCH for record in records)
-        self._log_metrics(self._parent, {**best, "num_trials": float(trials)})
+        search = [record for record in records if record.is_search]
+        best = _best(pareto_front(search))
+        self._log_metrics(self._parent, {**best, "num_trials": float(len(search))})
         query = f"tags.`{STUDY}` = '{self.folder.name}' and attributes.status = 'RUNNING'"
         for run in self._client.search_runs([self._experiment], query):
             if run.info.run_id != self._parent:
@@ -286,9 +268,10 @@ class Tracker:
         self._client.set_terminated(self._parent, status)
 
 
-def _shared(records: list[Record]) -> list[str]:
-    names = [name for record in records for name in record.metrics if name.startswith("validation")]
-    return sorted({name for name in names if name.endswith("_accuracy")})
+def _best(front: list[Record]) -> dict[str, float]:
+    """The highest clean and robust validation accuracy; empty without any."""
+    found = {name: [r.metrics[name] for r in front if name in r.metrics] for name in OBJECTIVES}
+    return {f"best/{name}": max(values) for name, values in found.items() if values}
 
 
 def _milliseconds() -> int:

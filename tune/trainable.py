@@ -50,6 +50,8 @@ def coordinate(sampled: Mapping[str, Any], context: StudyContext) -> None:
     number = sampled[NUMBER]
     params, control = split_sample(sampled)
     config = context.config(params, control)
+    about: dict[str, Any] = {"trial": number, "config": config}
+    about |= {"params": params, "control": control}
 
     def report(part: str, metrics: Mapping[str, float]) -> None:
         ray_tune.report({NUMBER: number, "part": part, "metrics": dict(metrics)})
@@ -57,9 +59,9 @@ def coordinate(sampled: Mapping[str, Any], context: StudyContext) -> None:
     try:
         result = run_trial(config, RayRunner(context.desk), report)
     except Exception as error:
-        context.folder.write(Record.failed(number, config, params, control, one_line(error)))
+        context.folder.write(Record.failed(one_line(error), **about))
         raise
-    record = Record.of(number, config, params, control, result)
+    record = Record.of(result, **about)
     context.folder.write(record)
     clean, robust = record.objectives
     ray_tune.report({NUMBER: number, "part": "done", "clean": clean, "robust": robust})

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from guard.artifacts import Artifact
 from guard.config import EvaluationConfig
 from guard.config.evaluation import AUTOATTACK, Part, parts_of, reported
+from guard.robustness.measures import CLEAN, Measure
 
 CREI_WEIGHT = 0.5
 
@@ -42,16 +43,16 @@ def peer_metrics(config: EvaluationConfig, chain: Sequence[Artifact]) -> dict[st
     if config.cascade or not chain:
         return {}
     found, parts = chain[-1].summary["metrics"], parts_of(config)
-    names = [n for n in reported(config.attacks) if f"robust_accuracy/{n}" in found]
+    alone = {n: Measure(kind="robust", attack=n).metric for n in reported(config.attacks)}
+    names = [name for name, metric in alone.items() if metric in found]
     if len(names) < 2:
         return {}
-    right = found["clean_accuracy"] * found["num_samples"] or 1.0
+    clean, attacked = found[CLEAN.metric], [found[alone[name]] for name in names]
+    right = clean * found["num_samples"] or 1.0
     counts = [sum(own) for name, own in chain[-1].summary["passes"].items() if name != "clean"]
     passes = dict(zip(parts, counts, strict=True))
     seconds = {part: stage.seconds for part, stage in zip(parts, chain, strict=True)}
-    robustness = relative_robustness(
-        found["clean_accuracy"], [found[f"robust_accuracy/{name}"] for name in names]
-    )
+    robustness = relative_robustness(clean, attacked)
     by_passes = attack_efficiency(1.0, costs(names, passes, config, right))
     by_seconds = attack_efficiency(0.0, costs(names, seconds, config, right))
     return {

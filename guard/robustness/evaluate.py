@@ -26,12 +26,9 @@ from torch import Tensor, nn
 from guard.artifacts import ArtifactStore
 from guard.config import EvaluationConfig
 from guard.config.evaluation import (
-    AUTOATTACK,
     UNBOUNDED,
     Part,
     parts_of,
-    radius_text,
-    reported,
     steps_of,
 )
 from guard.data.datasets import load_data
@@ -40,6 +37,7 @@ from guard.device import setup
 from guard.models.networks import folded
 from guard.models.saving import load_model
 from guard.robustness.attacks import Counted, ThreatModel, attack_images
+from guard.robustness.measures import CLEAN, ROBUST, Measure, measures
 from guard.robustness.stages import Evaluate
 from guard.seeding import generator
 
@@ -119,22 +117,19 @@ def metrics(verdicts: Verdicts, config: EvaluationConfig) -> dict[str, float]:
 
     clean_accuracy; robust_accuracy: right under every attack at the search's eps;
     robust_accuracy/<attack>; robust_accuracy/eps_<r> and robust_accuracy/eps_<r>/<attack> at the
-    other radii. In a cascade the figure of an attack is of it and of all cheaper ones.
+    other radii. In a cascade the number of an attack is of it and of all cheaper ones.
     drop_rate: (clean − robust)/clean, 0 without any right sample. distance/<attack>: median length
     of an unbounded attack's successful perturbations. num_samples.
     """
-    clean, robust = share(verdicts.clean), share(verdicts.robust(config.eps))
+    clean, robust = (share(right(verdicts, measure, config)) for measure in (CLEAN, ROBUST))
     found = {
-        "clean_accuracy": clean,
-        "robust_accuracy": robust,
+        CLEAN.metric: clean,
+        ROBUST.metric: robust,
         "drop_rate": (clean - robust) / clean if clean else 0.0,
         "num_samples": float(len(verdicts.clean)),
     }
-    for eps in (config.eps, *(radius for radius in config.radii if radius != config.eps)):
-        worst = "robust_accuracy" if eps == config.eps else f"robust_accuracy/{radius_name(eps)}"
-        found[worst] = share(verdicts.robust(eps))
-        for name in figures(config, eps):
-            found[f"{worst}/{name}"] = share(verdicts.under(eps, name))
+    for measure in measures(config):
+        found[measure.metric] = share(right(verdicts, measure, config))
     for name, distances in verdicts.distances.items():
         broken = distances[(distances > 0) & distances.isfinite()].tolist()
         if broken:
@@ -142,16 +137,14 @@ def metrics(verdicts: Verdicts, config: EvaluationConfig) -> dict[str, float]:
     return found
 
 
-def figures(config: EvaluationConfig, eps: float) -> list[str]:
-    """The attacks that have a figure at a radius: those named, and AutoAttack's parts."""
-    names = reported(config.attacks)
-    own = [*names, *(AUTOATTACK if "autoattack" in names else ())]
-    return [n for n in dict.fromkeys(own) if n not in UNBOUNDED or eps == config.eps]
-
-
-def radius_name(eps: float) -> str:
-    """eps_8_255 for 8/255, eps_0.1 for 0.1."""
-    return f"eps_{radius_text(eps).replace('/', '_')}"
+def right(verdicts: Verdicts, measure: Measure, config: EvaluationConfig) -> Tensor:
+    """bool, (N,): which samples count as right in a measure."""
+    if measure.kind == "clean":
+        return verdicts.clean
+    eps = config.eps if measure.eps is None else measure.eps
+    if measure.attack is None:
+        return verdicts.robust(eps)
+    return verdicts.under(eps, measure.attack)
 
 
 def attack_part(
@@ -254,7 +247,7 @@ def evaluate_stage(stage: Evaluate, store: ArtifactStore, folder: Path) -> Mappi
     verdicts, counted = attack_part(model, images, part, before, config, classes, device)
     verdicts.save(folder / "verdicts.safetensors")
     passes[title(part)] = [counted.forward_passes, counted.backward_passes]
-    found = {"clean_accuracy": share(verdicts.clean)}
+    found = {CLEAN.metric: share(verdicts.clean)}
     if stage.is_last:
         forward, backward = (sum(counts) for counts in zip(*passes.values(), strict=True))
         totals = {"forward_passes": float(forward), "backward_passes": float(backward)}

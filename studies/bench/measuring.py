@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
-Run = Callable[[], object]
+Computation = Callable[[], object]
 MIB = 2**20
 
 
@@ -51,7 +51,7 @@ def tensors(tree: Any) -> list[Tensor]:
     return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Cost:
     """What one call takes."""
 
@@ -64,31 +64,33 @@ class Cost:
     """Peak of what it allocates."""
 
 
-def measure(runs: Mapping[str, Run], rounds: int, device: torch.device) -> dict[str, Cost]:
-    """The cost of each run. The runs take turns, so that a change of the machine's speed hits them
-    all; the first turn is not counted."""
-    seconds: dict[str, list[float]] = {name: [] for name in runs}
+def measure(
+    computations: Mapping[str, Computation], rounds: int, device: torch.device
+) -> dict[str, Cost]:
+    """The cost of each computation. They take turns, so that a change of the machine's speed hits
+    them all; the first turn is not counted."""
+    seconds: dict[str, list[float]] = {name: [] for name in computations}
     for number in range(rounds + 1):
-        for name, run in runs.items():
-            taken = timed(run, device)
+        for name, compute in computations.items():
+            taken = timed(compute, device)
             if number:
                 seconds[name].append(taken)
-    first = next(iter(runs))
+    first = next(iter(computations))
     costs = {}
-    for name, run in runs.items():
+    for name, compute in computations.items():
         pairs = zip(seconds[name], seconds[first], strict=True)
         ratio = statistics.median(own / base for own, base in pairs)
         median = statistics.median(seconds[name])
-        counts = account(run)
-        peak = cuda_peak(run, device) if device.type == "cuda" else counts.peak
-        costs[name] = Cost(median, ratio, counts.flops, peak / MIB)
+        counts = account(compute)
+        peak = cuda_peak(compute, device) if device.type == "cuda" else counts.peak
+        costs[name] = Cost(seconds=median, ratio=ratio, flops=counts.flops, mebibytes=peak / MIB)
     return costs
 
 
-def timed(run: Run, device: torch.device) -> float:
+def timed(compute: Computation, device: torch.device) -> float:
     synchronize(device)
     start = time.perf_counter()
-    run()
+    compute()
     synchronize(device)
     return time.perf_counter() - start
 
@@ -98,18 +100,18 @@ def synchronize(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def account(run: Run) -> Account:
+def account(compute: Computation) -> Account:
     counts = Account()
     with counts:
-        run()
+        compute()
     return counts
 
 
-def cuda_peak(run: Run, device: torch.device) -> int:
+def cuda_peak(compute: Computation, device: torch.device) -> int:
     """Bytes of CUDA's allocator."""
     torch.cuda.reset_peak_memory_stats(device)
     before = torch.cuda.memory_allocated(device)
-    run()
+    compute()
     return torch.cuda.max_memory_allocated(device) - before
 
 

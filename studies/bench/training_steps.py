@@ -17,7 +17,7 @@ from guard.methods.mtt.trajectory import GRADIENTS, call, flat_parameters
 from guard.models.networks import Classifier, build_model
 from guard.training.losses import TrainingLoss
 from guard.trial import TrialConfig
-from studies.bench.measuring import Cost, Run, account, measure
+from studies.bench.measuring import Computation, Cost, account, measure
 
 REGULARIZERS = (
     "none",
@@ -56,9 +56,9 @@ class Bench:
             "MTT's gradient": (self.config.mtt.model, self.trajectories(student_steps)),
         }
         found = []
-        for group, (model_config, runs) in groups.items():
+        for group, (model_config, computations) in groups.items():
             forward = account(partial(self.model(model_config), self.x)).flops
-            for name, cost in measure(runs, rounds, self.device).items():
+            for name, cost in measure(computations, rounds, self.device).items():
                 found.append(self.row(group, name, cost, forward))
         return found
 
@@ -79,28 +79,28 @@ class Bench:
         model = build_model(config or self.config.model, self.spec, 0).to(self.device)
         return model.train()
 
-    def training(self) -> Mapping[str, Run]:
+    def training(self) -> Mapping[str, Computation]:
         """A training step's loss and gradients with each regularizer on the whole batch."""
         own, eps = self.config.regularizer, self.config.evaluation.eps
 
-        def step(name: str) -> Run:
+        def step(name: str) -> Computation:
             regularizer = RegularizerConfig.named(name)
             if regularizer.kind != "none":
                 regularizer = replace(regularizer, weight=own.weight or 1.0, fraction=1.0)
             loss_of, model = TrainingLoss(regularizer, eps), self.model(self.config.model)
             parameters = list(model.parameters())
 
-            def run() -> None:
+            def compute() -> None:
                 draws = torch.Generator().manual_seed(0)
                 loss, _ = loss_of(model, self.x, self.y, 0, draws)
                 torch.autograd.grad(loss, parameters)
 
-            return run
+            return compute
 
         steps = {name: step(name) for name in REGULARIZERS}
         return {"plain": steps.pop("none"), **steps}
 
-    def gradient_matching(self) -> Mapping[str, Run]:
+    def gradient_matching(self) -> Mapping[str, Computation]:
         """One matching step of DC with ten classes: real batches of this size, ten images each."""
         model = self.model(self.config.dc.model).eval()
         real = self.x.expand(10, *self.x.shape)
@@ -108,10 +108,10 @@ class Bench:
         labels = torch.arange(10, device=self.device)
         loss_of = TrainingLoss(RegularizerConfig.named("none"))
 
-        def step(classes_at_once: int) -> Run:
+        def step(classes_at_once: int) -> Computation:
             gradients = ClassGradients(loss_of, classes_at_once)
 
-            def run() -> None:
+            def compute() -> None:
                 draws = torch.Generator().manual_seed(0)
                 for group in labels.split(classes_at_once):
                     target = gradients.of_real(model, real[group], group, 0, draws)
@@ -119,11 +119,11 @@ class Bench:
                     value = distance("layerwise", matched, target).sum()
                     torch.autograd.grad(value, synthetic)
 
-            return run
+            return compute
 
         return {"class by class": step(1), "vectorised": step(10)}
 
-    def trajectories(self, steps: int) -> Mapping[str, Run]:
+    def trajectories(self, steps: int) -> Mapping[str, Computation]:
         """The gradient of trajectory matching by each of its ways, and of a longer walk."""
         model = self.model(self.config.mtt.model)
         theta = flat_parameters(model)
@@ -133,8 +133,8 @@ class Bench:
         def step_loss(theta: torch.Tensor, images: torch.Tensor, number: int) -> torch.Tensor:
             return F.cross_entropy(call(model, theta, images), self.y)
 
-        def step(name: str, count: int) -> Run:
+        def step(name: str, count: int) -> Computation:
             return lambda: GRADIENTS[name](step_loss, theta, target, self.x, rate, count)
 
-        runs = {f"{name}, {steps} steps": step(name, steps) for name in GRADIENTS}
-        return {**runs, f"adjoint, {LONG_WALK * steps} steps": step("adjoint", LONG_WALK * steps)}
+        ways = {f"{name}, {steps} steps": step(name, steps) for name in GRADIENTS}
+        return {**ways, f"adjoint, {LONG_WALK * steps} steps": step("adjoint", LONG_WALK * steps)}

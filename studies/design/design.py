@@ -83,7 +83,12 @@ class Design:
                     config = config.override(own)
                     control = not config.regularizer.active
                     params = {**unregularized(settings), **({} if control else settings)}
-                    run = Run(len(found), config, {**params, "seed": seed}, control)
+                    run = Run(
+                        trial=len(found),
+                        config=config,
+                        params={**params, "seed": seed},
+                        control=control,
+                    )
                     found.setdefault(config.fingerprint(), run)
         return list(found.values())
 

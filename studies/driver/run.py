@@ -10,10 +10,11 @@ from rich.console import Console
 from guard.artifacts import ArtifactStore
 from guard.trial import TrialConfig
 from studies.design.about import About, claim
-from studies.design.study import Results, Story
+from studies.design.study import Story
 from studies.driver.checks import parse_resources
 from studies.driver.request import Request
 from tune.resources import StageResources
+from tune.results.findings import Results
 from tune.results.tables import write_comparisons
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ import torch
 from rich.console import Console
 
 from studies.design.about import About
-from studies.design.study import Results, Story, conclusion
+from studies.design.study import Story, conclusion
 from studies.driver.options import RunConfig
 from studies.driver.request import Request
 from studies.reporting.progress import Progress
@@ -23,6 +23,7 @@ from studies.reporting.terminal import print_tracking_errors
 from tune import cluster
 from tune.desk import RayRunner, open_desk
 from tune.resources import StageResources
+from tune.results.findings import Results
 from tune.results.folder import StudyFolder
 from tune.results.records import Record
 from tune.runs import Run, run_all

@@ -10,7 +10,7 @@ import optuna
 from rich.console import Console
 
 from guard.trial import TrialConfig
-from studies.design.study import Results, Story
+from studies.design.study import Story
 from studies.driver.dryrun import print_fields, print_work
 from studies.driver.options import SECTIONS
 from studies.driver.request import Request
@@ -18,6 +18,7 @@ from studies.driver.session import Session
 from studies.reporting.terminal import print_places, print_summary
 from tune.callback import StudyCallback
 from tune.confirmation import planned
+from tune.results.findings import Results
 from tune.results.front import choose
 from tune.results.records import Record
 from tune.runs import Run, unfinished

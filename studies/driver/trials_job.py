@@ -13,7 +13,7 @@ from rich.console import Console
 
 from guard.trial import TrialConfig
 from studies.design.design import Design
-from studies.design.study import Results, Study, conclusion
+from studies.design.study import Study, conclusion
 from studies.driver import flags
 from studies.driver.checks import checked, on_device
 from studies.driver.dryrun import print_fields, print_sharing, print_work
@@ -22,9 +22,10 @@ from studies.driver.request import Request, settled
 from studies.driver.run import run
 from studies.driver.settings import base_config
 from studies.reporting.terminal import print_results
+from tune.results.findings import Results
 from tune.results.folder import to_csv, write_atomically
+from tune.results.wording import title
 from tune.runs import Run, unfinished
-from tune.tracking import run_name
 
 if TYPE_CHECKING:
     from studies.driver.session import Session
@@ -89,7 +90,7 @@ class TrialsJob:
         configs = [run.config for run in self.runs]
         console.print(f"\n{len(configs)} trials, {self.request.seeds} seeds:")
         for planned in self.runs:
-            name = run_name(planned.config, planned.params)
+            name = title(planned.config, planned.params)
             console.print(f"  {planned.trial:>3} {name}", markup=False)
         print_sharing(console, configs)
         print_work(console, configs[-1], splits, len(configs))

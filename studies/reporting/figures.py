@@ -11,11 +11,13 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from guard.config import radius_text
+from guard.robustness.measures import CLEAN, ROBUST
+from studies.reporting.series import Search, points
 from tune.results.comparison import Comparison, short_titles
-from tune.results.front import pareto_front
-from tune.results.records import OBJECTIVES, Record
+from tune.results.records import Record
 from tune.results.statistics import Estimate
 from tune.results.tables import shared_attacks
+from tune.results.wording import joined
 
 MARKERS = "os^Dv<>P*X"
 """One for each method and IPC."""
@@ -27,16 +29,12 @@ def pareto_figure(
     """Every complete trial by clean and robust validation accuracy: filled markers are
     regularized, hollow ones are the unregularized baselines; the line is the Pareto front.
     best: the chosen one; confirmed: with 95 % intervals, on test images."""
-    complete = [record for record in records if record.status == "complete"]
+    search = Search.of(records)
     figure = Figure(figsize=(6.4, 5.4), dpi=150, layout="constrained")
     axes = figure.subplots()
-    front = pareto_front(complete)
-    axes.step(*_points(front), where="post", color="0.6", lw=1, label="Pareto front", zorder=1)
-    draw_groups(axes, complete)
-    flagged = [record for record in complete if record.flags]
-    if flagged:
-        label = "evaluation unreliable"
-        axes.scatter(*_points(flagged), marker="x", s=90, color="black", label=label, zorder=3)
+    front = points(search.front)
+    axes.step(*front, where="post", color="0.6", lw=1, label="Pareto front", zorder=1)
+    draw_clouds(axes, search)
     if best is not None:
         axes.annotate(
             f"chosen (trial {best.trial})",
@@ -47,15 +45,8 @@ def pareto_figure(
             arrowprops={"arrowstyle": "->"},
         )
     draw_confirmed(axes, confirmed)
-    if complete:
-        samples = int(complete[0].metrics["validation/num_samples"])
-        config = complete[0].config
-        attacks, eps = ", ".join(config["evaluation"]["attacks"]), config["evaluation"]["eps"]
-        axes.set_title(
-            f"{config['data']['name']}: {len(complete)} students on {samples} "
-            f"validation images\n{attacks}, L∞ eps {radius_text(eps)}",
-            fontsize=10,
-        )
+    if search.complete:
+        axes.set_title(search_title(search), fontsize=10)
     axes.set_xlabel("clean accuracy (share of images)")
     axes.set_ylabel("robust accuracy (share of images)")
     axes.grid(alpha=0.3)
@@ -63,25 +54,33 @@ def pareto_figure(
     return figure
 
 
-def draw_groups(axes: Axes, complete: Sequence[Record]) -> None:
-    """The trials of each method and IPC, with a penalty and without."""
-    for number, group in enumerate(sorted({record.group for record in complete})):
-        marker, color = MARKERS[number % len(MARKERS)], f"C{number}"
-        for control in (False, True):
-            chosen = [r for r in complete if r.group == group and r.control == control]
-            if not chosen:
-                continue
-            kind = "unregularized" if control else "regularized"
-            axes.scatter(
-                *_points(chosen),
-                marker=marker,
-                s=70 if control else 36,
-                facecolors="none" if control else color,
-                edgecolors=color,
-                linewidths=1.6,
-                label=f"{group[0]}, IPC {group[1]}, {kind}",
-                zorder=2,
-            )
+def search_title(search: Search) -> str:
+    config = search.complete[0].config
+    attacks, eps = ", ".join(config["evaluation"]["attacks"]), config["evaluation"]["eps"]
+    return (
+        f"{config['data']['name']}: {len(search.complete)} students on {search.num_samples} "
+        f"validation images\n{attacks}, L∞ eps {radius_text(eps)}"
+    )
+
+
+def draw_clouds(axes: Axes, search: Search) -> None:
+    """The trials of each method and IPC, and a cross over each that is not to be believed."""
+    for cloud in search.clouds():
+        color = f"C{cloud.look}"
+        axes.scatter(
+            *points(cloud.records),
+            marker=MARKERS[cloud.look % len(MARKERS)],
+            s=70 if cloud.control else 36,
+            facecolors="none" if cloud.control else color,
+            edgecolors=color,
+            linewidths=1.6,
+            label=cloud.label,
+            zorder=2,
+        )
+    if search.flagged:
+        label = "evaluation unreliable"
+        flagged = points(search.flagged)
+        axes.scatter(*flagged, marker="x", s=90, color="black", label=label, zorder=3)
 
 
 def draw_confirmed(axes: Axes, confirmed: Sequence[Comparison]) -> None:
@@ -104,9 +103,9 @@ def arms_figure(comparisons: Sequence[Comparison], title: str) -> Figure:
     height = 1.3 + 0.32 * len(comparisons)
     figure = Figure(figsize=(7.2, height), dpi=150, layout="constrained")
     axes = figure.subplots()
-    looks = {"clean": ("o", "C0", "none"), "robust": ("s", "C1", "C1")}
-    for name, (marker, color, face) in looks.items():
-        found = [comparison.found[name] for comparison in comparisons]
+    looks = {CLEAN: ("o", "C0", "none"), ROBUST: ("s", "C1", "C1")}
+    for measure, (marker, color, face) in looks.items():
+        found = [comparison.found[measure] for comparison in comparisons]
         axes.errorbar(
             [estimate.mean for estimate in found],
             range(len(found)),
@@ -116,7 +115,7 @@ def arms_figure(comparisons: Sequence[Comparison], title: str) -> Figure:
             markerfacecolor=face,
             capsize=2,
             lw=1,
-            label=name,
+            label=measure.heading,
         )
     for row, comparison in enumerate(comparisons):
         if comparison.is_control:
@@ -155,7 +154,7 @@ def ipc_figure(comparisons: Sequence[Comparison], title: str) -> Figure:
     lines: dict[str, list[Comparison]] = {}
     for comparison in comparisons:
         arm = comparison.arm
-        lines.setdefault(f"{arm.config.method}, {arm.penalty}", []).append(comparison)
+        lines.setdefault(joined(arm.config.method, arm.penalty), []).append(comparison)
     for number, (label, members) in enumerate(lines.items()):
         members.sort(key=lambda comparison: comparison.arm.config.ipc)
         found = [comparison.robust for comparison in members]
@@ -175,12 +174,12 @@ def attacks_figure(comparisons: Sequence[Comparison], title: str) -> Figure:
     height = 1.6 + 0.27 * len(comparisons)
     figure = Figure(figsize=(7.2, height), dpi=150, layout="constrained")
     axes = figure.subplots()
-    values = [[100 * c.found[name].mean for name in columns] for c in comparisons]
+    values = [[100 * c.found[measure].mean for measure in columns] for c in comparisons]
     axes.imshow(values, cmap="Blues", vmin=0, vmax=130, aspect="auto")
     for row, numbers in enumerate(values):
         for column, number in enumerate(numbers):
             axes.text(column, row, f"{number:.1f}", ha="center", va="center", fontsize=7)
-    titles = [name.removeprefix("robust/") for name in columns[:-1]] + ["all attacks"]
+    titles = [*(measure.heading for measure in columns[:-1]), "all attacks"]
     axes.set_xticks(range(len(columns)), titles, fontsize=8, rotation=30, ha="right")
     axes.set_yticks(range(len(values)), short_titles(comparisons), fontsize=7)
     entitle(figure, f"{title}; accuracy in %, mean over seeds")
@@ -227,11 +226,6 @@ def frame_lines(figure: Figure, axes: Axes) -> None:
     """From zero to the highest of what was drawn; the legend where it hides nothing."""
     axes.set_ylim(0, min(1, axes.get_ylim()[1]))
     figure.legend(fontsize=7, loc="outside lower center", ncols=2)
-
-
-def _points(records: Sequence[Record]) -> tuple[list[float], list[float]]:
-    clean, robust = OBJECTIVES
-    return [r.metrics[clean] for r in records], [r.metrics[robust] for r in records]
 
 
 def save_png(figure: Figure, path: Path) -> None:

@@ -14,10 +14,9 @@ import optuna
 import plotly.graph_objects as go
 from optuna.trial import FrozenTrial, TrialState
 
-from studies.reporting.progress import describe
+from studies.reporting.series import Cloud, Search, points
 from tune.results.comparison import Comparison
 from tune.results.folder import StudyFolder
-from tune.results.front import pareto_front
 from tune.results.records import Record
 from tune.results.statistics import Estimate
 from tune.space import CONTROL
@@ -29,7 +28,7 @@ FONT = {"family": "system-ui, sans-serif", "size": 13}
 MARKERS = ("circle", "square", "diamond", "triangle-up", "x", "star", "cross", "pentagon")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Plot:
     """A figure of the report."""
 
@@ -109,67 +108,62 @@ def search_plots(folder: StudyFolder) -> list[Plot]:
                 study, params=[WEIGHT, STEP], target=robust, target_name=ROBUST
             )
             caption = f"Robust validation accuracy (share of images); λ against h; {count} trials."
-            plots.append(Plot("The λ x h map", caption, piece(figure)))
+            plots.append(Plot(title="The λ x h map", caption=caption, html=piece(figure)))
         if names and count > 1:
             figure = views.plot_parallel_coordinate(study, names, target=robust, target_name=ROBUST)
             caption = f"One line a regularized trial ({count}); robust validation accuracy."
-            plots.append(Plot("Parallel coordinates", caption, piece(figure)))
+            plots.append(Plot(title="Parallel coordinates", caption=caption, html=piece(figure)))
     found = importances(study)
     if found:
         shown = dict(reversed(list(found.items())))
         bars = go.Bar(x=list(shown.values()), y=list(shown), orientation="h")
         figure = go.Figure(bars).update_xaxes(title="share of variance")
         caption = f"What robust validation accuracy depends on (fANOVA, {count} trials)."
-        plots.append(Plot("Which hyper-parameters matter", caption, piece(figure, 260)))
+        plots.append(
+            Plot(title="Which hyper-parameters matter", caption=caption, html=piece(figure, 260))
+        )
     return plots
 
 
 def pareto_plot(records: Sequence[Record], comparisons: Sequence[Comparison]) -> Plot | None:
     """Every complete trial of a search by clean and robust validation accuracy; with error bars,
     what the confirmation says on test images."""
-    complete = [r for r in records if r.status == "complete" and r.objectives != (0.0, 0.0)]
-    if not complete:
+    search = Search.of(records)
+    if not search.complete:
         return None
     figure = go.Figure()
-    front = pareto_front(complete)
     line = {"color": "gray", "width": 1, "shape": "hv"}
-    figure.add_trace(scatter(front, "Pareto front", mode="lines", line=line))
-    groups = sorted({record.group for record in complete})
-    for number, group in enumerate(groups):
-        symbol = MARKERS[number % len(MARKERS)]
-        for control in (True, False):
-            chosen = [r for r in complete if r.group == group and r.control == control]
-            kind = "unregularized" if control else "regularized"
-            marker = {"symbol": symbol + ("-open" if control else ""), "size": 11}
-            if chosen:
-                name = f"{group[0]}, IPC {group[1]}, {kind}"
-                figure.add_trace(scatter(chosen, name, mode="markers", marker=marker))
+    figure.add_trace(scatter(search.front, "Pareto front", mode="lines", line=line))
+    for cloud in search.clouds():
+        figure.add_trace(scatter(cloud.records, cloud.label, mode="markers", marker=looks(cloud)))
     for comparison in comparisons:
         figure.add_trace(confirmed(comparison))
     figure.update_xaxes(title=f"{CLEAN} (share of images)")
     figure.update_yaxes(title=f"{ROBUST} (share of images)")
-    samples = int(complete[0].metrics["validation/num_samples"])
-    caption = f"{len(complete)} students on {samples} validation images, one seed each."
+    count, samples = len(search.complete), search.num_samples
+    caption = f"{count} students on {samples} validation images, one seed each."
     if comparisons:
         found = comparisons[0].clean
         caption += (
             f" With 95 % intervals: the confirmation, {found.num_distillations} new seeds on "
             f"{found.num_samples} test images under a stronger suite."
         )
-    return Plot("The search: clean against robust accuracy", caption, piece(figure))
+    return Plot(
+        title="The search: clean against robust accuracy", caption=caption, html=piece(figure)
+    )
 
 
 def confirmed(comparison: Comparison) -> go.Scatter:
     """A point with its intervals."""
     clean, robust = comparison.clean, comparison.robust
-    looks = {"symbol": "circle-x-open" if comparison.is_control else "circle-x", "size": 12}
+    marker = {"symbol": "circle-x-open" if comparison.is_control else "circle-x", "size": 12}
     return go.Scatter(
         x=[clean.mean],
         y=[robust.mean],
         error_x=bars(clean),
         error_y=bars(robust),
         mode="markers",
-        marker={**looks, "color": "black"},
+        marker={**marker, "color": "black"},
         name=f"confirmed: {comparison.arm.title}",
     )
 
@@ -185,34 +179,43 @@ def bars(found: Estimate) -> dict[str, object]:
 
 def ipc_plot(records: Sequence[Record]) -> Plot | None:
     """Every complete trial of a search by IPC; None with one IPC."""
-    complete = [r for r in records if r.status == "complete"]
-    if len({record.group[1] for record in complete}) < 2:
+    search = Search.of(records)
+    if len(search.ipcs) < 2:
         return None
     figure = go.Figure()
-    kinds = sorted({(record.group[0], record.control) for record in complete})
-    for number, (method, control) in enumerate(kinds):
-        own = [r for r in complete if (r.group[0], r.control) == (method, control)]
-        symbol = MARKERS[number // 2 % len(MARKERS)] + ("-open" if control else "")
+    for cloud in search.clouds(by_ipc=False):
+        _, robust = points(cloud.records)
         figure.add_trace(
             go.Scatter(
-                x=[record.group[1] for record in own],
-                y=[record.objectives[1] for record in own],
-                text=[f"trial {record.trial}: {describe(record)}" for record in own],
+                x=[record.group[1] for record in cloud.records],
+                y=robust,
+                text=texts(cloud.records),
                 mode="markers",
-                marker={"symbol": symbol, "size": 11},
-                name=f"{method}, {'unregularized' if control else 'regularized'}",
+                marker=looks(cloud),
+                name=cloud.label,
             )
         )
     figure.update_xaxes(title="images per class", type="log", dtick="D1")
     figure.update_yaxes(title=f"{ROBUST} (validation)", range=[0, 1])
-    caption = f"{len(complete)} students of the search, one seed each."
-    return Plot("Robust accuracy against images per class", caption, piece(figure, 380))
+    caption = f"{len(search.complete)} students of the search, one seed each."
+    return Plot(
+        title="Robust accuracy against images per class", caption=caption, html=piece(figure, 380)
+    )
 
 
 def scatter(records: Sequence[Record], name: str, **looks: object) -> go.Scatter:
-    texts = [f"trial {record.trial}: {describe(record)}" for record in records]
-    clean, robust = zip(*(record.objectives for record in records), strict=True)
-    return go.Scatter(x=clean, y=robust, text=texts, name=name, **looks)
+    clean, robust = points(records)
+    return go.Scatter(x=clean, y=robust, text=texts(records), name=name, **looks)
+
+
+def looks(cloud: Cloud) -> dict[str, object]:
+    symbol = MARKERS[cloud.look % len(MARKERS)]
+    return {"symbol": symbol + ("-open" if cloud.control else ""), "size": 11}
+
+
+def texts(records: Sequence[Record]) -> list[str]:
+    """What stands beside a point under the cursor."""
+    return [f"trial {record.trial}: {record.title}" for record in records]
 
 
 def timeline_plot(spans: Sequence[Span], saved_seconds: float) -> Plot | None:
@@ -250,4 +253,6 @@ def timeline_plot(spans: Sequence[Span], saved_seconds: float) -> Plot | None:
         f"{len(spans)} stages computed in {busy:.0f} s of work; results that were there already "
         f"saved {saved_seconds:.0f} s."
     )
-    return Plot("Stages on workers", caption, piece(figure, 160 + 40 * len(workers)))
+    return Plot(
+        title="Stages on workers", caption=caption, html=piece(figure, 160 + 40 * len(workers))
+    )

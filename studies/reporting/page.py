@@ -14,7 +14,7 @@ from plotly.offline import get_plotlyjs
 from rich.console import Console
 
 from studies.design.about import About
-from studies.design.study import Results, Story, Study, conclusion
+from studies.design.study import Story, Study, conclusion
 from studies.reporting.figures import save_png
 from studies.reporting.sections import (
     distilled_images,
@@ -29,6 +29,7 @@ from studies.reporting.sections import (
 )
 from studies.reporting.terminal import print_tracking_errors
 from tune.results.comparison import elsewhere
+from tune.results.findings import Results
 from tune.results.folder import StudyFolder, write_atomically
 from tune.tracking import PACKAGES, Tracker, git_commit
 
@@ -100,7 +101,7 @@ def content(
         "about": results.caption,
         "answer": conclusion(story, results),
         "contents": contents,
-        "elsewhere": elsewhere([comparison.arm for comparison in comparisons]),
+        "elsewhere": elsewhere(comparisons),
         "samples": comparisons[0].clean.num_samples if comparisons else 0,
         "columns": columns,
         "rows": rows,

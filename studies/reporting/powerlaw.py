@@ -15,7 +15,7 @@ FARTHEST = 10.0
 """A law says nothing beyond so many times the largest n that was measured."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class PowerLaw:
     """A straight line through (log n, log error), by least squares over all seeds' points."""
 
@@ -56,10 +56,10 @@ def fit(points: Sequence[tuple[float, float]], samples: int) -> PowerLaw:
     exponent = -float(line.slope)
     numbers = [n for n, _ in points]
     return PowerLaw(
-        exponent,
-        exponent - float(reach),
-        exponent + float(reach),
-        math.exp(line.intercept),
-        min(numbers),
-        max(numbers),
+        exponent=exponent,
+        low=exponent - float(reach),
+        high=exponent + float(reach),
+        constant=math.exp(line.intercept),
+        smallest=min(numbers),
+        largest=max(numbers),
     )

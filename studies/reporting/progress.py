@@ -11,10 +11,8 @@ from rich.live import Live
 from rich.text import Text
 
 from guard.robustness.flags import FLAGS
-from guard.trial import TrialConfig
 from tune.desk import DeskStatus
 from tune.results.records import Record
-from tune.tracking import run_name
 
 PLAIN_EVERY_S = 30.0
 
@@ -41,10 +39,6 @@ def warning(record: Record) -> str:
 def signs(record: Record) -> list[str]:
     """Why a robust accuracy is not to be believed, a sign each."""
     return [f"{name}: {FLAGS[name].meaning}" for name in record.flags]
-
-
-def describe(record: Record) -> str:
-    return run_name(TrialConfig.from_dict(record.config), record.params)
 
 
 class Progress:
@@ -90,7 +84,7 @@ class Progress:
         reason = f" ({record.reason})" if record.reason else ""
         width = len(str(self._total))
         count = f"[{self._already + self._done:>{width}}/{self._total}]"
-        self.say(f"{count} trial {record.label:<3} {describe(record):<44} {outcome}{reason}")
+        self.say(f"{count} trial {record.label:<3} {record.title:<44} {outcome}{reason}")
 
     def tick(self, status: DeskStatus) -> None:
         if self._console.is_terminal:
@@ -112,5 +106,5 @@ class Progress:
             f"{status.shared} shared ({duration(status.saved_seconds)} saved)",
         ]
         if self._best is not None:
-            lines.append(f"best so far: {describe(self._best)}: {scores(self._best)}")
+            lines.append(f"best so far: {self._best.title}: {scores(self._best)}")
         return lines

@@ -1,14 +1,14 @@
 """GUARD's published tables (Xue et al., AAAI 2025, arXiv 2403.10045), beside which ours stand.
 
 published.csv: top-1 accuracy in percent at L_inf eps 1/255, single runs of a ResNet-18 (MTT, TESLA:
-their own ConvNets). A figure that cannot be right is marked by rule: above the clean one, or
+their own ConvNets). A number that cannot be right is marked by rule: above the clean one, or
 AutoAttack above PGD-100.
 """
 
 from __future__ import annotations
 
 import csv
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -21,7 +21,7 @@ METHODS = {"sre2l": "SRe2L", "cda": "CDA", "dc": "DC", "mtt": "MTT", "tesla": "T
 MARK = " (!)"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Published:
     """One column of a published table."""
 
@@ -33,7 +33,8 @@ class Published:
     """In percent, by attack."""
 
     def marked(self, attack: str) -> str:
-        """The figure, with an exclamation mark if it cannot be right."""
+        """The number as printed, with an exclamation mark if it cannot be right; KeyError
+        for an attack that is not in `ATTACKS`."""
         value = self.accuracy[attack]
         above_clean = value > self.accuracy["clean"]
         too_strong = attack == "autoattack" and value > self.accuracy["pgd100"]
@@ -45,24 +46,20 @@ def published() -> tuple[Published, ...]:
     with FILE.open() as file:
         return tuple(
             Published(
-                row["table"],
-                row["data"],
-                int(row["ipc"]),
-                row["method"],
-                {name: float(row[name]) for name in ATTACKS},
+                table=row["table"],
+                data=row["data"],
+                ipc=int(row["ipc"]),
+                method=row["method"],
+                accuracy={name: float(row[name]) for name in ATTACKS},
             )
             for row in csv.DictReader(file)
         )
 
 
-def of_tables(source: str) -> list[Published]:
-    """Of the tables that a study is after, e.g. "GUARD, Tables 2 and 6"."""
-    return [found for found in published() if found.table.removeprefix("Table ") in numbers(source)]
-
-
-def numbers(source: str) -> set[str]:
-    words = source.replace(",", " ").split()
-    return {word for word in words if word.isdigit()} if "Table" in source else set()
+def of_tables(numbers: Collection[str]) -> list[Published]:
+    """The columns of the tables with these numbers, as far as they hold accuracies."""
+    tables = {f"Table {number}" for number in numbers}
+    return [column for column in published() if column.table in tables]
 
 
 def beside(config: TrialConfig) -> str:

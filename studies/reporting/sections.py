@@ -11,11 +11,12 @@ from pathlib import Path
 import matplotlib
 from matplotlib.figure import Figure
 
-from studies.design.study import Results, Story, Table
+from studies.design.study import Story, Table
 from studies.reporting.interactive import Plot, ipc_plot, pareto_plot, search_plots, timeline_plot
-from studies.reporting.progress import describe, signs
+from studies.reporting.progress import signs
 from studies.reporting.published import ATTACKS, beside, of_tables
 from tune.results.comparison import Comparison, short_titles
+from tune.results.findings import Results
 from tune.results.records import Record
 from tune.results.statistics import Estimate
 from tune.results.tables import attack_grid, headings, penalty_grid, percent, signed_percent
@@ -26,25 +27,25 @@ INTERACTIVE = ("pareto",)
 """Figures that the page has as interactive ones."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Cell:
     text: str
     bold: bool = False
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Row:
     cells: Sequence[Cell]
     control: bool
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Picture:
     html: str
     caption: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Image:
     source: str
     """A data: address."""
@@ -63,23 +64,24 @@ def result_table(comparisons: Sequence[Comparison]) -> tuple[list[str], list[Row
     """The comparisons: accuracies and paired gains, a published figure where there is one."""
     if not comparisons:
         return [], []
-    measured = comparisons[0].measured
+    measured = comparisons[0].worst_cases
     theirs = [beside(comparison.arm.config) for comparison in comparisons]
     columns = ["configuration", "seeds", *headings(measured)]
     columns += ["published (clean / AutoAttack)"] if any(theirs) else []
     rows = []
     titles = short_titles(comparisons)
     for title, comparison, published in zip(titles, comparisons, theirs, strict=True):
-        cells = [Cell(title), Cell(str(comparison.clean.num_distillations))]
-        cells += [Cell(percent(comparison.found[name])) for name in measured]
-        cells += [gain_cell(comparison.gains.get(name)) for name in measured]
-        cells += [Cell(published)] if any(theirs) else []
-        rows.append(Row(cells, comparison.is_control))
+        seeds = str(comparison.clean.num_distillations)
+        found = [percent(comparison.found[measure]) for measure in measured]
+        cells = [Cell(text=text) for text in (title, seeds, *found)]
+        cells += [gain_cell(comparison.gains.get(measure)) for measure in measured]
+        cells += [Cell(text=published)] if any(theirs) else []
+        rows.append(Row(cells=cells, control=comparison.is_control))
     return columns, rows
 
 
 def gain_cell(gain: Estimate | None) -> Cell:
-    return Cell(signed_percent(gain), gain is not None and gain.is_clear)
+    return Cell(text=signed_percent(gain), bold=gain is not None and gain.is_clear)
 
 
 def grids(comparisons: Sequence[Comparison]) -> list[Table]:
@@ -94,12 +96,16 @@ def grids(comparisons: Sequence[Comparison]) -> list[Table]:
             attack_grid(comparisons),
         ),
     ]
-    return [Table(anchor, title, caption, *grid) for anchor, title, caption, grid in found if grid]
+    return [
+        Table(anchor=anchor, title=title, caption=caption, columns=grid[0], rows=grid[1])
+        for anchor, title, caption, grid in found
+        if grid
+    ]
 
 
 def published_tables(story: Story) -> list[Table]:
     """The tables that the study is after, with the figures that cannot be right marked."""
-    found = of_tables(story.source)
+    found = of_tables(story.after)
     if not found:
         return []
     rows = [
@@ -110,11 +116,18 @@ def published_tables(story: Story) -> list[Table]:
         "As printed by Xue et al. (AAAI 2025): top-1 in percent, eps 1/255, single runs of a "
         "ResNet-18. (!) marks what cannot be: above clean accuracy, or AutoAttack above PGD-100."
     )
-    return [Table("published", "What was published", caption, ["configuration", *ATTACKS], rows)]
+    return [
+        Table(
+            anchor="published",
+            title="What was published",
+            caption=caption,
+            columns=["configuration", *ATTACKS],
+            rows=rows,
+        )
+    ]
 
 
 def interactive(results: Results) -> list[Plot]:
-    searched = [record for record in results.records if record.is_search]
     saved = sum(
         float(stage["seconds"])
         for record in results.records
@@ -123,7 +136,11 @@ def interactive(results: Results) -> list[Plot]:
     )
     timeline = timeline_plot(read_timeline(results.folder.path), saved)
     is_sweep = (results.folder.path / "optuna.db").is_file()
-    overview = [pareto_plot(searched, results.comparisons), ipc_plot(searched)] if is_sweep else []
+    overview = (
+        [pareto_plot(results.records, results.comparisons), ipc_plot(results.records)]
+        if is_sweep
+        else []
+    )
     found = [*overview, *search_plots(results.folder), timeline]
     return [plot for plot in found if plot is not None]
 
@@ -131,7 +148,7 @@ def interactive(results: Results) -> list[Plot]:
 def pictures(drawn: Mapping[str, Figure]) -> list[Picture]:
     """The figures, by file name."""
     return [
-        Picture(svg(figure), f"Also in the study's folder: {name}.png")
+        Picture(html=svg(figure), caption=f"Also in the study's folder: {name}.png")
         for name, figure in drawn.items()
         if name not in INTERACTIVE
     ]
@@ -153,8 +170,9 @@ def distilled_images(comparisons: Sequence[Comparison], records: Iterable[Record
         path = Path(record.paths.get("distilled", "")) / "images.png"
         if "distilled" in record.paths and path.is_file() and len(images) < MAX_IMAGES:
             data = base64.b64encode(path.read_bytes()).decode()
-            caption = f"trial {record.label}: {describe(record)}"
-            images.append(Image(f"data:image/png;base64,{data}", caption))
+            source = f"data:image/png;base64,{data}"
+            caption = f"trial {record.label}: {record.title}"
+            images.append(Image(source=source, caption=caption))
     return images
 
 
@@ -163,7 +181,7 @@ def flagged(records: Sequence[Record]) -> list[dict[str, str]]:
     return [
         {
             "label": record.label,
-            "name": describe(record),
+            "name": record.title,
             "signs": "; ".join(signs(record)),
         }
         for record in records
@@ -175,7 +193,7 @@ def trial_row(record: Record) -> list[str]:
     clean, robust = (f"{v:.3f}" if v is not None else "" for v in record.accuracies)
     return [
         record.label,
-        describe(record),
+        record.title,
         record.status,
         clean,
         robust,

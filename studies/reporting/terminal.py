@@ -8,19 +8,20 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.table import Table
 
-from studies.design.study import Results
-from studies.reporting.progress import describe, signs, warning
+from guard.robustness.measures import CLEAN, ROBUST
+from studies.reporting.progress import signs, warning
 from tune.results.comparison import Comparison, elsewhere, shared_place, short_titles
+from tune.results.findings import Results
 from tune.results.folder import StudyFolder
 from tune.results.front import choose, control_of, pareto_front
 from tune.results.records import Record
 from tune.results.tables import percent, signed_percent, verdict
 
 COLUMNS = (
-    ("val clean", "validation/clean_accuracy"),
-    ("val robust", "validation/robust_accuracy"),
-    ("test clean", "test/clean_accuracy"),
-    ("test robust", "test/robust_accuracy"),
+    ("val clean", CLEAN.on("validation")),
+    ("val robust", ROBUST.on("validation")),
+    ("test clean", CLEAN.on("test")),
+    ("test robust", ROBUST.on("test")),
 )
 
 
@@ -61,7 +62,7 @@ def pareto_table(front: list[Record], controls: list[Record]) -> Table:
     for rows in (front, [control for control in controls if control not in front]):
         for record in rows:
             cells = [f"{record.metrics[name]:.3f}" for _, name in COLUMNS]
-            table.add_row(str(record.trial), describe(record) + warning(record), *cells)
+            table.add_row(str(record.trial), record.title + warning(record), *cells)
         table.add_section()
     return table
 
@@ -81,7 +82,7 @@ def comparison_table(comparisons: Sequence[Comparison]) -> Table:
     place = shared_place(comparisons)
     title = f"{found.num_samples} test images, mean ± deviation between seeds; 95 %"
     title = f"{place}: {title}" if place else title
-    table = Table(title=title, caption=elsewhere([comparison.arm for comparison in comparisons]))
+    table = Table(title=title, caption=elsewhere(comparisons))
     for title in ("configuration", "seeds", "clean", "robust", "Δ clean", "Δ robust"):
         is_text = title == "configuration"
         narrow = not is_text and "Δ" not in title
@@ -118,7 +119,7 @@ def print_choice(
 ) -> None:
     console.print(
         f"\nChosen on validation (most robust within {max_clean_drop:.3f} of its baseline's clean "
-        f"accuracy): trial {best.trial}, {describe(best)}",
+        f"accuracy): trial {best.trial}, {best.title}",
         soft_wrap=True,
     )
     if best.control:
@@ -126,13 +127,11 @@ def print_choice(
     if control is None or best.control:
         return
     samples = int(best.metrics["test/num_samples"])
-    for title, name in (
-        ("clean", "test/clean_accuracy"),
-        ("robust", "test/robust_accuracy"),
-    ):
+    for measure in (CLEAN, ROBUST):
+        name = measure.on("test")
         new, old = best.metrics[name], control.metrics[name]
         console.print(
-            f"  test {title:<7} {old:.3f} unregularized -> {new:.3f} chosen "
+            f"  test {measure.heading:<7} {old:.3f} unregularized -> {new:.3f} chosen "
             f"({100 * (new - old):+.1f} points; {samples} images, one seed)",
             highlight=False,
             soft_wrap=True,

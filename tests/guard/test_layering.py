@@ -23,6 +23,7 @@ NO_TORCH = (
     "robustness/__init__",
     "robustness/beard",
     "robustness/flags",
+    "robustness/measures",
     *CONFIG,
 )
 

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
+from builders import judged
 from guard.config import ModelConfig
 from guard.data.spec import ImageSpec
 from guard.models.networks import build_model
 from guard.training.penalties import Regularizer
 from guard.trial import TrialConfig
+from pages import runs_of, told, write_about
 from studies import ablation
+from studies.design.about import About
 from studies.presets import PRESETS
+from tune.results.folder import StudyFolder
 
 SPEC = ImageSpec(1, 8, 10, (0.3,), (0.35,), tuple("0123456789"))
 PRESET = PRESETS["digits"]()
@@ -75,3 +80,16 @@ def test_batchnorm_is_treated_as_in_the_preset_and_otherwise(name: str) -> None:
     runs = design.runs(preset.config.override(design.settings), 1)
     penalties = [run.config.regularizer for run in runs]
     assert replace(own, bn="eval") in penalties and replace(own, bn="train") in penalties
+
+
+def test_an_ablation_holds_its_arms_against_the_preset_s_penalty(tmp_path: Path) -> None:
+    folder = StudyFolder(tmp_path, "s")
+    write_about(folder, About("ablation", "again"))
+    for run in runs_of(ablation.STUDY, 2):
+        is_plain = not run.control and set(run.params) == {"seed"}
+        folder.write(judged(tmp_path, run, 0.9, 0.6 if is_plain else 0.5))
+    header, *rows = told(folder).rows("details")
+    assert header == ["configuration", "Δ clean", "Δ robust"]
+    assert len(rows) == 12 and "curvature (λ = 0.3, h = 0.1)" not in [row[0] for row in rows]
+    for _, clean, robust in rows:
+        assert clean == "+0.0 [+0.0, +0.0]" and robust.startswith("-10.0 [-1")

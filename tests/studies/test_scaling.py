@@ -1,4 +1,4 @@
-"""Along which arms a law is fitted; tests/studies/test_design.py has the trials."""
+"""Along which arms a law is fitted; tests/studies/design/test_design.py has the trials."""
 
 from __future__ import annotations
 
@@ -6,20 +6,24 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from guard.trial import TrialConfig
-from studies.design.study import Results
+from builders import configured
+from pages import begin, told
+from studies import scaling
 from studies.reporting.powerlaw import fit
 from studies.scaling import curves, says
 from tune.results.comparison import Arm, Comparison, named
-from tune.results.folder import StudyFolder
+from tune.results.findings import Results
+from tune.results.folder import StudyFolder, to_csv
 
 PENALTY = "curvature (λ = 0.3, h = 0.1)"
 SMALL = {"regularizer.weight": 0.3, "regularizer.h": 0.1}
 
 
 def results(settings: Iterable[Mapping[str, Any]]) -> Results:
-    arms = named([Arm(TrialConfig().override({**SMALL, **fields})) for fields in settings])
-    return Results(StudyFolder(Path("runs"), "s"), (), [Comparison(arm, {}, {}) for arm in arms])
+    arms = named([Arm(config=configured({**SMALL, **fields})) for fields in settings])
+    folder = StudyFolder(Path("runs"), "s")
+    comparisons = [Comparison(arm=arm, found={}, gains={}) for arm in arms]
+    return Results(folder=folder, records=(), comparisons=comparisons)
 
 
 def sizes(settings: Iterable[Mapping[str, Any]]) -> dict[tuple[str, str], list[tuple[int, int]]]:
@@ -60,3 +64,12 @@ def test_what_a_target_needs_is_said_within_reach_alone() -> None:
     law = fit([(n, 0.4 / n) for n in (1.0, 1.5, 1.9)], 100)
     assert says(law, 0.9, "images per class") == "90% at about 4 images per class"
     assert says(law, 0.98, "channels") == "98% too far off to say at how many channels"
+
+
+def test_throughput_measured_afterwards_is_in_the_page(tmp_path: Path) -> None:
+    folder = StudyFolder(tmp_path, "s")
+    begin(scaling.STUDY, folder)
+    rows = [{"workers": n, "trials": 3 * n, "trials_a_minute": 2.5 * n} for n in (1, 2)]
+    (folder.path / "measured.csv").write_text(to_csv(rows))
+    page = told(folder)
+    assert page.tags["svg"] == 2 and "throughput.png" in page.text

@@ -1,36 +1,32 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from builders import configured, ended, record
 from guard.pipeline import TrialResult
 from guard.trial import TrialConfig
-from tune import runs as runs_module
 from tune.confirmation import Confirmation, planned
 from tune.results.folder import StudyFolder
 from tune.results.records import CONFIRMATION, Record
 from tune.runs import Run, run_all, unfinished
 
+PLAIN = configured(control=True)
 
-def record(trial: int, clean: float, robust: float, weight: float = 0.0, **changes: Any) -> Record:
-    config = TrialConfig().override({"regularizer.weight": weight, **changes})
-    config = config if weight else config.unregularized()
-    names = ("validation/clean_accuracy", "validation/robust_accuracy")
-    metrics = dict(zip(names, (clean, robust), strict=True))
-    plain = (config.to_dict(), config.fingerprint())
-    return Record(trial, "complete", "", not weight, {}, *plain, metrics)
+
+def weighted(weight: float) -> TrialConfig:
+    return configured({"regularizer.weight": weight})
 
 
 RECORDS = [
-    record(0, 0.99, 0.3),
-    record(1, 0.98, 0.5, 0.1),
-    record(2, 0.97, 0.6, 0.2),
-    record(3, 0.90, 0.7, 0.3),
-    record(4, 0.96, 0.4, 0.4),
+    record(0, 0.99, 0.3, PLAIN),
+    record(1, 0.98, 0.5, weighted(0.1)),
+    record(2, 0.97, 0.6, weighted(0.2)),
+    record(3, 0.90, 0.7, weighted(0.3)),
+    record(4, 0.96, 0.4, weighted(0.4)),
 ]
 
 
@@ -49,33 +45,19 @@ def test_the_chosen_one_comes_first_when_there_is_a_limit() -> None:
 
 
 def test_no_seed_of_the_search_is_used() -> None:
-    records = [*RECORDS, record(5, 0.99, 0.3, seed=7)]
+    records = [*RECORDS, record(5, 0.99, 0.3, configured({"seed": 7}, control=True))]
     runs = planned(Confirmation(seeds=2), records, None)
     assert {run.config.seed for run in runs} == {8, 9}
 
 
 def test_the_same_config_is_confirmed_once() -> None:
-    twice = [*RECORDS, record(9, 0.97, 0.6, 0.2)]
+    twice = [*RECORDS, record(9, 0.97, 0.6, weighted(0.2))]
     runs = planned(Confirmation(seeds=1, configurations=9), twice, twice[2])
     assert sorted(run.trial for run in runs) == [0, 1, 2, 3]
 
 
 def test_nothing_is_confirmed_without_seeds() -> None:
     assert planned(Confirmation(seeds=0), RECORDS, RECORDS[2]) == []
-
-
-@pytest.fixture
-def pretend(monkeypatch: pytest.MonkeyPatch) -> Callable[[Any], None]:
-    """Replace the work of a trial."""
-
-    def use(result: Any) -> None:
-        monkeypatch.setattr(runs_module, "run_trial", lambda config, run_stage: result(config))
-
-    return use
-
-
-def complete(config: TrialConfig) -> TrialResult:
-    return TrialResult("complete", "", {"test/clean_accuracy": 0.9}, 1.0, 0.0, (), {})
 
 
 def do(folder: StudyFolder, runs: list[Run]) -> list[Record]:
@@ -91,7 +73,7 @@ def do(folder: StudyFolder, runs: list[Run]) -> list[Record]:
 
 
 def test_runs_are_recorded_and_not_run_again(tmp_path: Path, pretend: Any) -> None:
-    pretend(complete)
+    pretend(lambda config: ended())
     folder = StudyFolder(tmp_path, "s")
     runs = planned(Confirmation(seeds=2), RECORDS, RECORDS[2])
     told = do(folder, runs)
@@ -105,7 +87,7 @@ def test_runs_are_recorded_and_not_run_again(tmp_path: Path, pretend: Any) -> No
 
 
 def test_other_attacks_are_another_confirmation(tmp_path: Path, pretend: Any) -> None:
-    pretend(complete)
+    pretend(lambda config: ended())
     folder = StudyFolder(tmp_path, "s")
     do(folder, planned(Confirmation(seeds=1), RECORDS, None))
     other = planned(Confirmation(seeds=1, attacks=("pgd20",)), RECORDS, None)
@@ -126,7 +108,7 @@ def test_a_run_that_fails_is_recorded_and_stays_unconfirmed(tmp_path: Path, pret
 
 
 def test_an_interrupt_keeps_what_is_done(tmp_path: Path, pretend: Any) -> None:
-    pretend(complete)
+    pretend(lambda config: ended())
     folder = StudyFolder(tmp_path, "s")
     runs = planned(Confirmation(seeds=3), RECORDS, RECORDS[2])
 
@@ -139,7 +121,7 @@ def test_an_interrupt_keeps_what_is_done(tmp_path: Path, pretend: Any) -> None:
 
 
 def test_results_hold_both_phases_by_name(tmp_path: Path, pretend: Any) -> None:
-    pretend(complete)
+    pretend(lambda config: ended())
     folder = StudyFolder(tmp_path, "s")
     do(folder, planned(Confirmation(seeds=1), RECORDS, None))
     folder.write_tables(RECORDS, None)

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from builders import configured, ended, planned, record
 from guard.errors import StudyError
 from guard.pipeline import TrialResult
 from guard.trial import TrialConfig
@@ -20,31 +21,13 @@ from tune.runs import Run, run_all, unfinished
 Pretend = Callable[[Callable[[TrialConfig], TrialResult]], None]
 
 
-def run(trial: int, **changes: Any) -> Run:
-    config = TrialConfig().override({"seed": trial, **changes})
-    return Run(trial, config, {"seed": trial}, False)
+RUNS = [
+    planned(number, configured({"seed": number}), params={"seed": number}) for number in range(4)
+]
 
 
-RUNS = [run(number) for number in range(4)]
-
-
-def record(of: Run, status: str) -> Record:
-    failed = Record.failed(of.trial, of.config, of.params, of.control, "why", of.phase)
-    return replace(failed, status=status)
-
-
-@pytest.fixture
-def pretend(monkeypatch: pytest.MonkeyPatch) -> Pretend:
-    """Replace the work of a trial."""
-
-    def use(result: Callable[[TrialConfig], TrialResult]) -> None:
-        monkeypatch.setattr(runs_module, "run_trial", lambda config, run_stage: result(config))
-
-    return use
-
-
-def ended(status: str, reason: str = "") -> TrialResult:
-    return TrialResult(status, reason, {"test/clean_accuracy": 0.9}, 1.0, 0.0, (), {})
+def of(run: Run, status: str) -> Record:
+    return record(run.trial, config=run.config, status=status)
 
 
 def no_runner(stop: threading.Event) -> Any:
@@ -61,18 +44,18 @@ def do(
 
 def test_complete_and_diverged_runs_are_finished_and_failed_ones_are_not() -> None:
     statuses = ("complete", "diverged", "failed")
-    records = [record(own, status) for own, status in zip(RUNS, statuses, strict=False)]
+    records = [of(own, status) for own, status in zip(RUNS, statuses, strict=False)]
     assert unfinished(RUNS, records) == RUNS[2:]
 
 
 def test_an_interrupt_stops_what_runs_and_leaves_no_thread(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ended = threading.Event()
+    stopped = threading.Event()
 
     def until_stopped(config: TrialConfig, stop: threading.Event) -> TrialResult:
         assert stop.wait(60)
-        ended.set()
+        stopped.set()
         raise StudyError("stopped")
 
     def interrupt() -> None:
@@ -82,27 +65,28 @@ def test_an_interrupt_stops_what_runs_and_leaves_no_thread(
     folder = StudyFolder(tmp_path, "s")
     with pytest.raises(KeyboardInterrupt):
         run_all(folder, RUNS[:1], lambda stop: stop, 1, print, interrupt)  # type: ignore[arg-type, return-value]
-    assert ended.is_set()
+    assert stopped.is_set()
     assert folder.records() == []
 
 
 def test_a_run_that_failed_and_then_finished_is_finished() -> None:
-    records = [record(RUNS[0], "failed"), record(RUNS[0], "complete")]
+    records = [of(RUNS[0], "failed"), of(RUNS[0], "complete")]
     assert unfinished(RUNS[:1], records) == []
 
 
 def test_a_finished_run_is_known_by_its_config_and_not_by_its_number() -> None:
     moved = replace(RUNS[0], trial=9, params={}, phase=CONFIRMATION)
-    assert unfinished([moved], [record(RUNS[0], "complete")]) == []
+    assert unfinished([moved], [of(RUNS[0], "complete")]) == []
     changed = replace(RUNS[0], config=RUNS[0].config.override({"ipc": 3}))
-    assert unfinished([changed], [record(RUNS[0], "complete")]) == [changed]
+    assert unfinished([changed], [of(RUNS[0], "complete")]) == [changed]
 
 
 def test_the_same_data_elsewhere_is_no_other_run() -> None:
     here, there = (
-        run(0, **{"data.path": place, "data.sha256": "a" * 64}) for place in ("/here", "/there")
+        planned(0, configured({"data.path": place, "data.sha256": "a" * 64}))
+        for place in ("/here", "/there")
     )
-    assert unfinished([there], [record(here, "complete")]) == []
+    assert unfinished([there], [of(here, "complete")]) == []
 
 
 def test_a_diverged_run_is_recorded_with_its_reason(tmp_path: Path, pretend: Pretend) -> None:

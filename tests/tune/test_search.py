@@ -7,10 +7,10 @@ import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.trial import TrialState
 
+from builders import record
 from guard.errors import StudyError
 from guard.trial import TrialConfig
 from tune.results.folder import StudyFolder
-from tune.results.records import Record
 from tune.search import SAMPLERS, Plan, Sample, finished, locked, num_planned, open_study
 from tune.space import CONTROL, SearchSpace
 from tune.trainable import IS_CONTROL, NUMBER
@@ -37,12 +37,6 @@ def opened(wanted: Plan) -> optuna.Study:
 def ask(study: optuna.Study) -> tuple[optuna.Trial, dict[str, object]]:
     trial = study.ask()
     return trial, Sample(SPACE)(trial)
-
-
-def record(number: int, status: str = "complete") -> Record:
-    config = TrialConfig()
-    metrics = {"validation/clean_accuracy": 0.9, "validation/robust_accuracy": 0.4}
-    return Record(number, status, "", False, {}, config.to_dict(), config.fingerprint(), metrics)
 
 
 def test_every_study_begins_with_its_controls_then_the_presets_own_values(tmp_path: Path) -> None:

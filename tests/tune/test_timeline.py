@@ -10,9 +10,9 @@ import ray
 from tune.timeline import FILE, Span, Timeline, append, read
 
 SPANS = [
-    Span("squeeze", "a1", "node/1", 1000.25, 1002.5),
-    Span("recover", "b2", "node/2", 1002.5, 1003.0),
-    Span("squeeze", "c3", "node/1", 1002.75, 1004.0),
+    Span(stage="squeeze", key="a1", worker="node/1", start=1000.25, end=1002.5),
+    Span(stage="recover", key="b2", worker="node/2", start=1002.5, end=1003.0),
+    Span(stage="squeeze", key="c3", worker="node/1", start=1002.75, end=1004.0),
 ]
 
 
@@ -65,7 +65,7 @@ def test_a_busy_desk_is_asked_again_later(
 
 
 def test_a_line_that_is_being_written_is_left_out(tmp_path: Path) -> None:
-    span = Span("student", "k", "w", 0.0, 1.0)
+    span = Span(stage="student", key="k", worker="w", start=0.0, end=1.0)
     append(tmp_path / FILE, [span])
     with (tmp_path / FILE).open("a") as file:
         file.write('{"stage": "stu')

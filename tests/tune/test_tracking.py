@@ -3,24 +3,17 @@ from __future__ import annotations
 import json
 import socket
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 
+from builders import configured, record
 from guard.errors import StudyError
 from guard.trial import TrialConfig
 from tune.results.folder import StudyFolder
-from tune.results.records import Record
-from tune.tracking import EXPERIMENT, TRIAL, Tracker, check_tracking, run_name
-
-METRICS = {
-    "validation/clean_accuracy": 0.9,
-    "validation/robust_accuracy": 0.4,
-    "test/robust_accuracy/pgd20": 0.3,
-}
+from tune.tracking import EXPERIMENT, TRIAL, Tracker, check_tracking
 
 
 def artifact_folders(root: Path) -> dict[str, str]:
@@ -34,20 +27,13 @@ def artifact_folders(root: Path) -> dict[str, str]:
     return {part: str(root / part) for part in ("teacher", "student", "distilled")}
 
 
-def record(number: int, config: TrialConfig, **changes: object) -> Record:
-    plain = Record(
-        number, "complete", "", False, {}, config.to_dict(), config.fingerprint(), METRICS, 5.0
-    )
-    return replace(plain, **changes)  # type: ignore[arg-type]
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> StudyFolder:
     """A study tracked in two sittings: trial 1 was interrupted and came back as trial 2."""
     root = tmp_path_factory.mktemp("tracking")
     folder = StudyFolder(root, "s")
     first, second = TrialConfig(), TrialConfig().override({"seed": 1})
-    done = record(0, first, paths=artifact_folders(root))
+    done = record(0, config=first, paths=artifact_folders(root))
     (folder.path).mkdir()
     (folder.path / "results.csv").write_text("trial\n0\n")
 
@@ -59,10 +45,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> StudyFolder:
     assert tracker.errors == []
 
     again = Tracker(folder, folder.tracking_uri, note="a note")
-    failed = record(3, TrialConfig().override({"seed": 2}), status="failed", metrics={})
-    again.finish(record(2, second))
+    failed = record(3, config=configured({"seed": 2}), status="failed")
+    again.finish(record(2, config=second))
     again.finish(failed)
-    again.close([done, record(2, second), failed])
+    again.close([done, record(2, config=second), failed])
     assert again.errors == []
     return folder
 
@@ -100,7 +86,19 @@ def test_statuses_are_true(runs: dict[str, Run]) -> None:
 def test_parameters_are_the_flat_config_and_metrics_numbers(runs: dict[str, Run]) -> None:
     params = runs["0"].data.params
     assert params == {path: str(value) for path, value in TrialConfig().flat().items()}
-    assert METRICS.items() <= runs["0"].data.metrics.items()
+    assert record().metrics.items() <= runs["0"].data.metrics.items()
+
+
+def test_a_run_is_named_by_its_configuration(runs: dict[str, Run]) -> None:
+    assert runs["0"].info.run_name == "sre2l, IPC 10, curvature (λ = 0.1, h = 0.1)"
+
+
+def test_the_parent_has_the_best_of_the_search(runs: dict[str, Run]) -> None:
+    assert runs["parent"].data.metrics == {
+        "best/validation/clean_accuracy": 0.9,
+        "best/validation/robust_accuracy": 0.4,
+        "num_trials": 3,
+    }
 
 
 def test_curves_are_logged_by_epoch(folder: StudyFolder, runs: dict[str, Run]) -> None:
@@ -131,7 +129,7 @@ def test_a_tracker_that_cannot_write_raises_nothing(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     tracker = Tracker(StudyFolder(tmp_path, "s"), f"sqlite:///{tmp_path}/file/mlflow.db")
     tracker.stage(0, TrialConfig(), {}, {"a": 1.0})
-    tracker.finish(record(0, TrialConfig()))
+    tracker.finish(record(0))
     tracker.close([])
     assert tracker.errors
 
@@ -142,7 +140,7 @@ def test_closing_adds_what_was_not_finished_and_leaves_the_rest(
     late = TrialConfig().override({"seed": 9})
     tracker = Tracker(folder, folder.tracking_uri)
     tracker.stage(7, late, {}, {"teacher/clean_accuracy": 0.6})
-    tracker.close([record(0, TrialConfig(), metrics={"new": 1.0}), record(7, late)])
+    tracker.close([record(0, metrics={"new": 1.0}), record(7, config=late)])
     assert tracker.errors == []
     client = MlflowClient(folder.tracking_uri)
     found = client.search_runs([runs["0"].info.experiment_id])
@@ -173,15 +171,3 @@ def test_a_uri_that_is_none_is_refused(tmp_path: Path) -> None:
     with pytest.raises(StudyError, match="cannot write"):
         check_tracking(f"sqlite:///{tmp_path}/none/mlflow.db")
     check_tracking(f"sqlite:///{tmp_path}/mlflow.db")
-
-
-@pytest.mark.parametrize(
-    ("changes", "name"),
-    [
-        ({}, "sre2l ipc 10 curvature λ=0.1 h=0.1"),
-        ({"ipc": 1, "regularizer.weight": 0}, "sre2l ipc 1 unregularized"),
-        ({"regularizer.kind": "gradient-norm"}, "sre2l ipc 10 gradient-norm λ=0.1"),
-    ],
-)
-def test_a_run_is_named_by_its_configuration(changes: dict[str, object], name: str) -> None:
-    assert run_name(TrialConfig().override(changes)) == name

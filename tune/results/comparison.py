@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -12,115 +10,102 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from guard.config import EvaluationConfig, RegularizerConfig
+from guard.robustness.measures import CLEAN, ROBUST, Measure, singled_out, worst_cases
 from guard.trial import TrialConfig
+from tune.results import wording
 from tune.results.folder import StudyFolder
 from tune.results.records import Record
-from tune.results.statistics import Estimate, Run, difference, estimate
+from tune.results.statistics import Estimate, SeedPair, difference, estimate
 
-Values = Mapping[Run, NDArray[np.float64]]
+Values = Mapping[SeedPair, NDArray[np.float64]]
 SEEDS = ("seed", "student.seed")
 """Fields of a trial that only repeat it."""
-TITLED = ("method", "ipc", "regularizer.kind", "regularizer.weight", "regularizer.h")
-"""Fields that an arm's title says in words of their own."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Arm:
     """One configuration on several seeds."""
 
     config: TrialConfig
     """With all seeds 0."""
-    records: Mapping[Run, Record] = field(default_factory=dict)
-    """By (distillation seed, student seed)."""
+    records: Mapping[SeedPair, Record] = field(default_factory=dict)
     settings: str = ""
-    """Fields in which the arms of a study differ, other than method, IPC, penalty, λ and h, where
-    they are not as usual in that study."""
+    """What else sets it apart from the other arms of a study (`wording.told_apart`)."""
 
     @property
     def penalty(self) -> str:
-        """The regularizer in words, e.g. "curvature (λ = 0.3, h = 0.1)"."""
-        return penalty_text(self.config.regularizer)
+        return wording.penalty(self.config.regularizer)
 
     @property
     def place(self) -> str:
-        """Where the penalty acts, e.g. "sre2l, IPC 10"."""
-        config = self.config
-        return f"{config.method}, IPC {config.ipc}" if config.distils else config.method
+        return wording.place(self.config)
 
     @property
     def title(self) -> str:
-        return ", ".join(filter(None, (self.place, self.penalty, self.settings)))
+        return wording.joined(wording.title(self.config), self.settings)
 
-    def accuracies(self, name: str, split: str = "test") -> list[float]:
-        """Of "clean" or "robust", a value a run."""
-        return [record.metrics[f"{split}/{name}_accuracy"] for record in self.records.values()]
+    def accuracies(self, measure: Measure, split: str = "test") -> list[float]:
+        """In [0, 1], one a run. Raises KeyError for what was not measured on the split."""
+        return [record.metrics[measure.on(split)] for record in self.records.values()]
 
-    def values(self, split: str) -> Mapping[str, Values]:
-        """0 or 1 of each sample, by what was measured: "clean" (right without an attack), "robust"
-        (right under every attack at the search's radius), "robust/eps_<r>" at another radius, and
-        "robust/<attack>" where each attack saw every sample."""
-        from guard.robustness.evaluate import Verdicts, figures, radius_name
+    def values(self, split: str) -> Mapping[Measure, Values]:
+        """0 or 1 of each sample, (N,): clean, the worst case at each radius, and at the search's
+        radius each attack alone where every attack saw every sample."""
+        from guard.robustness.evaluate import Verdicts, right  # they load torch
 
-        own: EvaluationConfig = self.config.evaluation
-        found: dict[str, dict[Run, NDArray[np.float64]]] = {}
-        for run, record in self.records.items():
+        own = self.config.evaluation
+        alone = () if own.cascade else singled_out(own, ROBUST)
+        wanted = (CLEAN, *worst_cases(own), *alone)
+        found: dict[Measure, dict[SeedPair, NDArray[np.float64]]] = {m: {} for m in wanted}
+        for seeds, record in self.records.items():
             path = Path(record.paths[f"{split} verdicts"]) / "verdicts.safetensors"
             verdicts = Verdicts.load(path)
-            measured = {"clean": verdicts.clean, "robust": verdicts.robust(own.eps)}
-            for eps in own.radii:
-                if eps != own.eps:
-                    measured[f"robust/{radius_name(eps)}"] = verdicts.robust(eps)
-            for name in () if own.cascade else figures(own, own.eps):
-                measured[f"robust/{name}"] = verdicts.under(own.eps, name)
-            for name, verdict in measured.items():
-                found.setdefault(name, {})[run] = verdict.numpy().astype(np.float64)
+            for measure in wanted:
+                samples = right(verdicts, measure, own).numpy()
+                found[measure][seeds] = samples.astype(np.float64)
         return found
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Comparison:
     """An arm's accuracies, and what it has more than its control."""
 
     arm: Arm
-    found: Mapping[str, Estimate]
-    """By what was measured (`Arm.values`)."""
-    gains: Mapping[str, Estimate]
+    found: Mapping[Measure, Estimate]
+    gains: Mapping[Measure, Estimate]
     """Paired differences to the control; empty for a control, and without one."""
 
     @property
     def clean(self) -> Estimate:
-        return self.found["clean"]
+        return self.found[CLEAN]
 
     @property
     def robust(self) -> Estimate:
-        return self.found["robust"]
+        return self.found[ROBUST]
 
     @property
-    def measured(self) -> list[str]:
+    def worst_cases(self) -> list[Measure]:
         """Clean, and the worst case at each radius."""
-        return [n for n in self.found if "/" not in n or n.startswith("robust/eps_")]
+        return [measure for measure in self.found if measure.attack is None]
 
     @property
-    def attacks(self) -> list[str]:
+    def attacks(self) -> list[Measure]:
         """Each attack alone, between clean and the worst case; empty for a cascade."""
-        alone = [n for n in self.found if "/" in n and not n.startswith("robust/eps_")]
-        return ["clean", *alone, "robust"] if alone else []
+        alone = [measure for measure in self.found if measure.attack is not None]
+        return [CLEAN, *alone, ROBUST] if alone else []
 
     def at(self, eps: float) -> Estimate:
-        """Robust accuracy at one of the radii."""
-        from guard.robustness.evaluate import radius_name
-
+        """Robust accuracy at one of the radii, in pixels."""
         is_search = eps == self.arm.config.evaluation.eps
-        return self.robust if is_search else self.found[f"robust/{radius_name(eps)}"]
+        return self.found[ROBUST if is_search else Measure(kind="robust", eps=eps)]
 
     @property
     def clean_gain(self) -> Estimate | None:
-        return self.gains.get("clean")
+        return self.gains.get(CLEAN)
 
     @property
     def robust_gain(self) -> Estimate | None:
-        return self.gains.get("robust")
+        return self.gains.get(ROBUST)
 
     @property
     def is_control(self) -> bool:
@@ -129,7 +114,7 @@ class Comparison:
     def row(self) -> dict[str, Any]:
         """A row of a table, accuracies in [0, 1]."""
         config = self.arm.config
-        penalty: RegularizerConfig = config.regularizer
+        penalty = config.regularizer
         used = penalty.fields_used() if penalty.active else frozenset()
         facts: dict[str, Any] = {
             "method": config.method,
@@ -142,10 +127,10 @@ class Comparison:
             "students": self.clean.num_students,
             "samples": self.clean.num_samples,
         }
-        for name, found in self.found.items():
-            facts |= columns(name, found)
-            gain = self.gains.get(name)
-            facts |= {k: v for k, v in columns(f"{name}_gain", gain).items() if "std" not in k}
+        for measure, found in self.found.items():
+            facts |= columns(measure.name, found)
+            gained = columns(f"{measure.name}_gain", self.gains.get(measure))
+            facts |= {name: value for name, value in gained.items() if "std" not in name}
         return facts
 
 
@@ -161,97 +146,34 @@ def short_titles(comparisons: Sequence[Comparison]) -> list[str]:
     return [comparison.arm.title.removeprefix(f"{place}, ") for comparison in comparisons]
 
 
+def elsewhere(comparisons: Sequence[Comparison]) -> str:
+    """What holds where an arm's title does not say otherwise, as a sentence; "" for nothing."""
+    return wording.elsewhere([comparison.arm.config for comparison in comparisons])
+
+
 def columns(name: str, found: Estimate | None) -> dict[str, float | None]:
+    """An estimate's mean under the name, and its deviations and ends beside it; None for none."""
     ends = ("distillation_std", "student_std", "low", "high")
     named = {name: found.mean if found else None}
     return named | {f"{name}_{end}": getattr(found, end) if found else None for end in ends}
 
 
-def penalty_text(penalty: RegularizerConfig) -> str:
-    used = penalty.fields_used() if penalty.active else frozenset()
-    signs = {"weight": f"λ = {penalty.weight:.3g}", "h": f"h = {penalty.h:.3g}"}
-    numbers = ", ".join(text for name, text in signs.items() if name in used)
-    return penalty.title + (f" ({numbers})" if numbers else "")
-
-
 def arms(records: Iterable[Record]) -> list[Arm]:
     """Complete trials that differ in their seeds alone, together; in the order of the first."""
-    found: dict[str, tuple[TrialConfig, dict[Run, Record]]] = {}
+    found: dict[str, tuple[TrialConfig, dict[SeedPair, Record]]] = {}
     for record in records:
         if record.status == "complete":
             config = TrialConfig.from_dict(record.config)
-            run = (config.seed, config.student.seed)
+            seeds = (config.seed, config.student.seed)
             seedless = config.override(dict.fromkeys(SEEDS, 0))
-            found.setdefault(seedless.fingerprint(), (seedless, {}))[1].setdefault(run, record)
-    return named([Arm(config, runs) for config, runs in found.values()])
-
-
-Field = tuple[str, str]
-"""The kind of regularizer that a field is of, "" for any other field, and its path."""
+            found.setdefault(seedless.fingerprint(), (seedless, {}))[1].setdefault(seeds, record)
+    return named([Arm(config=config, records=own) for config, own in found.values()])
 
 
 def named(arms: Sequence[Arm]) -> list[Arm]:
     """The arms with their `settings`."""
-    fields = varied(arms)
-    expected = usual(fields)
-    settings = [
-        {
-            path: value
-            for (kind, path), value in read_fields(arm.config).items()
-            if (kind, path) in fields and json.dumps(value) != expected.get((kind, path))
-        }
-        for arm in arms
-    ]
-    return [replace(arm, settings=in_words(own)) for arm, own in zip(arms, settings, strict=True)]
-
-
-def usual(fields: Mapping[Field, Counter[str]]) -> dict[Field, str]:
-    """The value that more than two thirds of the arms that read a varied field have."""
-    found = {}
-    for name, counts in fields.items():
-        text, count = counts.most_common(1)[0]
-        if 3 * count > 2 * counts.total():
-            found[name] = text
-    return found
-
-
-def elsewhere(arms: Sequence[Arm]) -> str:
-    """What holds where an arm's title does not say otherwise, as a sentence; "" for nothing."""
-    values = {path: json.loads(text) for (_, path), text in usual(varied(arms)).items()}
-    return f"Where nothing else is said: {in_words(values)}." if values else ""
-
-
-def varied(arms: Sequence[Arm]) -> dict[Field, Counter[str]]:
-    """Fields without a place in the title in which arms that read them differ, and how many have
-    which value (as JSON)."""
-    counts: dict[Field, Counter[str]] = {}
-    for arm in arms:
-        for name, value in read_fields(arm.config).items():
-            counts.setdefault(name, Counter())[json.dumps(value)] += 1
-    return {k: found for k, found in counts.items() if len(found) > 1 and k[1] not in TITLED}
-
-
-def in_words(fields: Mapping[str, Any]) -> str:
-    return ", ".join(f"{path} = {plain_number(value)}" for path, value in fields.items())
-
-
-def read_fields(config: TrialConfig) -> dict[Field, Any]:
-    """What a trial of this config reads, as far as its regularizer decides it, and the
-    regularizer's name does not say it."""
-    penalty, prefix = config.regularizer, "regularizer."
-    is_plain = penalty.active and penalty.title == penalty.kind
-    used = penalty.fields_used() if is_plain else frozenset()
-    found: dict[Field, Any] = {}
-    for path, value in config.flat().items():
-        if not path.startswith(prefix):
-            found["", path] = value
-        elif path.removeprefix(prefix) in used:
-            found[penalty.kind, path] = value
-    return found
-
-
-def plain_number(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    texts = wording.told_apart([arm.config for arm in arms])
+    return [replace(arm, settings=text) for arm, text in zip(arms, texts, strict=True)]
 
 
 def compare(records: Iterable[Record], split: str = "test") -> list[Comparison]:
@@ -263,10 +185,14 @@ def compare(records: Iterable[Record], split: str = "test") -> list[Comparison]:
         own = values[arm.config.fingerprint()]
         control = arm.config.unregularized().fingerprint()
         other = values.get(control, {}) if arm.config.regularizer.active else {}
-        gains = {name: gain(own[name], other[name]) for name in own if name in other}
-        known = {name: found for name, found in gains.items() if found is not None}
-        found = {name: estimate(runs) for name, runs in own.items()}
-        comparisons.append(Comparison(arm, found, known))
+        gains = {measure: gain(own[measure], other[measure]) for measure in own if measure in other}
+        comparisons.append(
+            Comparison(
+                arm=arm,
+                found={measure: estimate(runs) for measure, runs in own.items()},
+                gains={measure: found for measure, found in gains.items() if found is not None},
+            )
+        )
     return comparisons
 
 
@@ -291,6 +217,7 @@ def gain(ours: Values, theirs: Values) -> Estimate | None:
     return difference({run: ours[run] for run in shared}, {run: theirs[run] for run in shared})
 
 
-def versus(ours: Comparison, theirs: Comparison, measured: str = "robust") -> Estimate | None:
-    """The paired difference of two arms on the runs that both have; None if there is none."""
-    return gain(ours.arm.values("test")[measured], theirs.arm.values("test")[measured])
+def versus(ours: Comparison, theirs: Comparison, measure: Measure = ROBUST) -> Estimate | None:
+    """The paired difference of two arms on the runs that both have, of test images; None if there
+    is none. Raises KeyError for what one of them was not measured under."""
+    return gain(ours.arm.values("test")[measure], theirs.arm.values("test")[measure])

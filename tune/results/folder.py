@@ -55,6 +55,8 @@ class StudyFolder:
         return f"sqlite:///{self.output / 'mlflow.db'}"
 
     def write(self, record: Record) -> None:
+        """A file of its own for each trial of the search and each run of the confirmation; an
+        earlier one of the same run is replaced."""
         name = f"{record.trial:05d}"
         if record.phase == CONFIRMATION:
             name = f"{name}-{record.config['seed']}"
@@ -96,6 +98,8 @@ class StudyFolder:
 
 
 def read_record(path: Path) -> Record | None:
+    """The record in a file; None before it is there. Raises ValueError for what is no JSON, and
+    TypeError for other fields than a record's."""
     try:
         values = json.loads(path.read_text())
     except FileNotFoundError:

@@ -19,6 +19,7 @@ def pareto_front(records: Iterable[Record]) -> list[Record]:
 
 
 def dominates(a: tuple[float, float], b: tuple[float, float]) -> bool:
+    """Whether a is nowhere below b, and not the same."""
     return a[0] >= b[0] and a[1] >= b[1] and a != b
 
 

@@ -9,9 +9,11 @@ from typing import Any
 from guard.config import RegularizerConfig
 from guard.pipeline import TrialResult
 from guard.robustness.flags import flags_of
+from guard.robustness.measures import CLEAN, ROBUST
 from guard.trial import TrialConfig
+from tune.results import wording
 
-OBJECTIVES = ("validation/clean_accuracy", "validation/robust_accuracy")
+OBJECTIVES = (CLEAN.on("validation"), ROBUST.on("validation"))
 FIXED_COLUMNS = (
     "trial",
     "phase",
@@ -28,7 +30,7 @@ SEARCH, CONFIRMATION = "search", "confirmation"
 FOLDERS = {SEARCH: "trials", CONFIRMATION: "confirmation"}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Record:
     """One finished trial. Metrics are named "<split or part>/<metric>", accuracies in [0, 1]."""
 
@@ -39,54 +41,78 @@ class Record:
     control: bool
     """Whether it is the unregularized baseline of its method and IPC."""
     params: Mapping[str, Any]
+    """What sets it apart in its study, by path."""
     config: Mapping[str, Any]
+    """All of it (`TrialConfig.to_dict`)."""
     fingerprint: str
+    """Of the config."""
     metrics: Mapping[str, float] = field(default_factory=dict)
     seconds: float = 0.0
+    """Wall-clock time, waiting included."""
     waiting_seconds: float = 0.0
+    """Of `seconds`, the part in which nothing was computed for it."""
     stages: tuple[Mapping[str, Any], ...] = ()
+    """Name, key, seconds and whether this trial built it (`guard.pipeline.StageRecord`)."""
     paths: Mapping[str, str] = field(default_factory=dict)
+    """Folders by part: teacher, distilled, student, "test verdicts"."""
     phase: str = SEARCH
     """search, or confirmation: a trial of the search run again with another seed."""
 
     @classmethod
     def of(
         cls,
+        result: TrialResult,
+        *,
         trial: int,
         config: TrialConfig,
         params: Mapping[str, Any],
         control: bool,
-        result: TrialResult,
         phase: str = SEARCH,
     ) -> Record:
+        """What a trial has come to."""
         return cls(
-            trial,
-            result.status,
-            result.reason,
-            control,
-            params,
-            config.to_dict(),
-            config.fingerprint(),
-            dict(result.metrics),
-            result.seconds,
-            result.waiting_seconds,
-            tuple(asdict(stage) for stage in result.stages),
-            {name: str(path) for name, path in result.paths.items()},
-            phase,
+            trial=trial,
+            status=result.status,
+            reason=result.reason,
+            control=control,
+            params=params,
+            config=config.to_dict(),
+            fingerprint=config.fingerprint(),
+            metrics=dict(result.metrics),
+            seconds=result.seconds,
+            waiting_seconds=result.waiting_seconds,
+            stages=tuple(asdict(stage) for stage in result.stages),
+            paths={name: str(path) for name, path in result.paths.items()},
+            phase=phase,
         )
 
     @classmethod
     def failed(
         cls,
+        reason: str,
+        *,
         trial: int,
         config: TrialConfig,
         params: Mapping[str, Any],
         control: bool,
-        reason: str,
         phase: str = SEARCH,
     ) -> Record:
-        plain = (config.to_dict(), config.fingerprint())
-        return cls(trial, "failed", reason, control, params, *plain, phase=phase)
+        """A trial of which a stage raised; the reason in one line (`one_line`)."""
+        return cls(
+            trial=trial,
+            status="failed",
+            reason=reason,
+            control=control,
+            params=params,
+            config=config.to_dict(),
+            fingerprint=config.fingerprint(),
+            phase=phase,
+        )
+
+    @property
+    def title(self) -> str:
+        """Its configuration in words, with what sets it apart in its study."""
+        return wording.title(TrialConfig.from_dict(self.config), self.params)
 
     @property
     def label(self) -> str:
@@ -106,7 +132,7 @@ class Record:
     @property
     def accuracies(self) -> tuple[float | None, float | None]:
         """Clean and robust accuracy on its split."""
-        clean, robust = (f"{self.split}/{name}" for name in ("clean_accuracy", "robust_accuracy"))
+        clean, robust = (measure.on(self.split) for measure in (CLEAN, ROBUST))
         return self.metrics.get(clean), self.metrics.get(robust)
 
     @property

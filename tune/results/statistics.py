@@ -1,6 +1,6 @@
 """Accuracies over seeds and test samples, with intervals that say what is not known.
 
-A run is one (distillation seed, student seed); its verdicts are per test sample, so two
+A run has one (distillation seed, student seed); its verdicts are per test sample, so two
 configurations run on the same seeds and samples are compared pair by pair.
 """
 
@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtri, stdtrit
 
-Run = tuple[int, int]
+SeedPair = tuple[int, int]
 """(distillation seed, student seed)."""
 Floats = NDArray[np.float64]
 
@@ -23,7 +23,7 @@ RESAMPLES = 2000
 CONFIDENCE = 0.95
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Estimate:
     """A mean accuracy in [0, 1], or a difference of two in [-1, 1]."""
 
@@ -51,7 +51,7 @@ class Estimate:
         return f"{self.mean:.3f} {spread} [{self.low:.3f}, {self.high:.3f}]"
 
 
-def estimate(runs: Mapping[Run, Sequence[bool] | Floats], *, signed: bool = False) -> Estimate:
+def estimate(runs: Mapping[SeedPair, Sequence[bool] | Floats], *, signed: bool = False) -> Estimate:
     """The mean over runs and samples and its 95 % interval.
 
     runs: values of each run on the same samples, (N,). signed: they are differences.
@@ -63,10 +63,10 @@ def estimate(runs: Mapping[Run, Sequence[bool] | Floats], *, signed: bool = Fals
     "What Teachers Should Know about the Bootstrap"), and the noise of (seed, sample) pairs, which
     is in both parts, is counted once.
 
-    In simulations with 360 samples (as in tests/guard/test_statistics.py) it covered the truth in
-    86 to 92 % of the cases with two seeds, 89 to 95 % with three, 93 to 95 % with five, 94 to 96 %
-    with ten. With one seed it covers the test samples alone. It is empty where no value varies: an
-    accuracy of 1.000 on 50 images has [1, 1].
+    In simulations with 360 samples (as in tests/tune/results/test_statistics.py) it covered the
+    truth in 86 to 92 % of the cases with two seeds, 89 to 95 % with three, 93 to 95 % with five, 94
+    to 96 % with ten. With one seed it covers the test samples alone. It is empty where no value
+    varies: an accuracy of 1.000 on 50 images has [1, 1].
 
     Raises ValueError for no run, no sample, or runs on different numbers of samples.
     """
@@ -79,20 +79,22 @@ def estimate(runs: Mapping[Run, Sequence[bool] | Floats], *, signed: bool = Fals
     matrix = np.stack([np.mean(students, axis=0) for students in by_seed.values()])
     low, high = interval(matrix)
     floor = -1.0 if signed else 0.0
+    means = [[float(values.mean()) for values in students] for students in by_seed.values()]
     return Estimate(
-        float(matrix.mean()),
-        max(low, floor),
-        min(high, 1.0),
-        float(matrix.mean(axis=1).std(ddof=1)) if len(matrix) > 1 else math.nan,
-        pooled_std([[float(v.mean()) for v in students] for students in by_seed.values()]),
-        len(matrix),
-        len(runs),
-        matrix.shape[1],
+        mean=float(matrix.mean()),
+        low=max(low, floor),
+        high=min(high, 1.0),
+        distillation_std=float(matrix.mean(axis=1).std(ddof=1)) if len(matrix) > 1 else math.nan,
+        student_std=pooled_std(means),
+        num_distillations=len(matrix),
+        num_students=len(runs),
+        num_samples=matrix.shape[1],
     )
 
 
 def difference(
-    ours: Mapping[Run, Sequence[bool] | Floats], theirs: Mapping[Run, Sequence[bool] | Floats]
+    ours: Mapping[SeedPair, Sequence[bool] | Floats],
+    theirs: Mapping[SeedPair, Sequence[bool] | Floats],
 ) -> Estimate:
     """The mean of ours − theirs, paired over runs and samples. Raises ValueError if the runs are
     not the same seeds."""

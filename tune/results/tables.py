@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from guard.robustness.measures import Measure
+from tune.results import wording
 from tune.results.comparison import Comparison, elsewhere, short_titles
 from tune.results.folder import StudyFolder, to_csv, write_atomically
 from tune.results.statistics import Estimate
@@ -13,6 +15,7 @@ Grid = tuple[Sequence[str], Sequence[Sequence[str]]]
 
 
 def as_markdown(grid: Grid) -> str:
+    """The grid as a table of GitHub's Markdown, with a newline at its end."""
     columns, rows = grid
     lines = [f"| {' | '.join(cells)} |" for cells in (columns, *rows)]
     return "\n".join([lines[0], f"|{'---|' * len(columns)}", *lines[1:]]) + "\n"
@@ -22,7 +25,7 @@ def markdown(comparisons: Sequence[Comparison]) -> str:
     """The comparisons as a table for people, in percent; a gain is bold where its interval leaves
     zero out. What holds where settings are not named stands below it."""
     with_settings = any(comparison.arm.settings for comparison in comparisons)
-    measured = comparisons[0].measured if comparisons else []
+    measured = comparisons[0].worst_cases if comparisons else []
     columns = ["method", "IPC", "regularizer", *(["settings"] if with_settings else []), "seeds"]
     columns += headings(measured)
     rows = [
@@ -32,42 +35,38 @@ def markdown(comparisons: Sequence[Comparison]) -> str:
             comparison.arm.penalty,
             *([comparison.arm.settings] if with_settings else []),
             str(comparison.clean.num_distillations),
-            *(percent(comparison.found[name]) for name in measured),
-            *(emphasized(comparison.gains.get(name)) for name in measured),
+            *(percent(comparison.found[measure]) for measure in measured),
+            *(emphasized(comparison.gains.get(measure)) for measure in measured),
         ]
         for comparison in comparisons
     ]
-    rest = elsewhere([comparison.arm for comparison in comparisons])
+    rest = elsewhere(comparisons)
     return as_markdown((columns, rows)) + (f"\n{rest}\n" if rest else "")
 
 
-def headings(measured: Sequence[str]) -> list[str]:
-    """Titles of the columns of accuracies and of gains: "robust at 2/255" for robust/eps_2_255."""
-
-    def title(name: str) -> str:
-        kind, _, radius = name.partition("/eps_")
-        return f"{kind} at {radius.replace('_', '/')}" if radius else kind
-
-    titles = [title(name) for name in measured]
+def headings(measured: Sequence[Measure]) -> list[str]:
+    """Titles of the columns of accuracies and of gains."""
+    titles = [measure.heading for measure in measured]
     return [*titles, *(f"Δ {text}" for text in titles)]
 
 
-def shared_attacks(comparisons: Sequence[Comparison]) -> list[str]:
-    """What every arm has a figure of, attack by attack; empty where some ran them as a cascade."""
+def shared_attacks(comparisons: Sequence[Comparison]) -> list[Measure]:
+    """What every arm was measured under, attack by attack, between clean and the worst case; empty
+    where some ran them as a cascade."""
     if not all(comparison.attacks for comparison in comparisons):
         return []
-    every = (name for comparison in comparisons for name in comparison.attacks)
-    return [n for n in dict.fromkeys(every) if all(n in c.found for c in comparisons)]
+    every = (measure for comparison in comparisons for measure in comparison.attacks)
+    return [m for m in dict.fromkeys(every) if all(m in c.found for c in comparisons)]
 
 
 def attack_grid(comparisons: Sequence[Comparison]) -> Grid | None:
     """Accuracy under each attack alone, in percent; None where the attacks ran as a cascade."""
-    names = shared_attacks(comparisons)
-    if not names:
+    shared = shared_attacks(comparisons)
+    if not shared:
         return None
-    columns = ["configuration", *(name.removeprefix("robust/") for name in names)]
+    columns = ["configuration", *(measure.heading for measure in shared)]
     rows = [
-        [title, *(percent(comparison.found[name]) for name in names)]
+        [title, *(percent(comparison.found[measure]) for measure in shared)]
         for title, comparison in zip(short_titles(comparisons), comparisons, strict=True)
     ]
     return columns, rows
@@ -83,7 +82,7 @@ def penalty_grid(comparisons: Sequence[Comparison]) -> Grid | None:
         robust = percent(comparison.robust)
         if gain is not None and gain.is_clear and gain.mean > 0:
             robust = f"**{robust}**"
-        row = cells.setdefault(", ".join(filter(None, (arm.place, arm.settings))), {})
+        row = cells.setdefault(wording.joined(arm.place, arm.settings), {})
         row[arm.penalty] = f"{percent(comparison.clean)}, {robust}"
     penalties = list(dict.fromkeys(comparison.arm.penalty for comparison in comparisons))
     if len(cells) < 2 or len(penalties) < 3 or 2 * len(comparisons) < len(cells) * len(penalties):
@@ -93,8 +92,8 @@ def penalty_grid(comparisons: Sequence[Comparison]) -> Grid | None:
 
 
 def write_comparisons(folder: StudyFolder, comparisons: Sequence[Comparison]) -> None:
-    """comparison.csv and comparison.md; attacks.md with figures by attack, penalties.md for a grid
-    of methods and penalties. Nothing for none."""
+    """comparison.csv and comparison.md; attacks.md where each attack has a number of its own,
+    penalties.md for a grid of methods and penalties. Nothing for none."""
     if not comparisons:
         return
     rows = [comparison.row() for comparison in comparisons]

@@ -27,12 +27,11 @@ from guard.robustness.evaluate import (
     attack_part,
     chosen,
     evaluate,
-    figures,
     is_weaker,
     metrics,
-    radius_name,
     share,
 )
+from guard.robustness.measures import singled_out, worst_cases
 from guard.robustness.stages import chain
 from guard.seeding import generator
 from guard.stage import Stage
@@ -220,45 +219,6 @@ def test_the_drop_of_a_model_that_is_never_right_is_zero() -> None:
 
 
 @pytest.mark.parametrize(
-    ("eps", "name"),
-    [
-        (8 / 255, "eps_8_255"),
-        (1 / 255, "eps_1_255"),
-        (0.0, "eps_0"),
-        (0.1, "eps_0.1"),
-        (0.05, "eps_0.05"),
-        (0.5, "eps_0.5"),
-        (0.2, "eps_0.2"),
-        (1.0, "eps_1"),
-    ],
-)
-def test_a_radius_is_named_as_it_was_written(eps: float, name: str) -> None:
-    assert radius_name(eps) == name
-
-
-def test_every_radius_has_its_own_name() -> None:
-    radii = [k / 255 for k in range(17)] + [0.25, 0.5, 0.75, 1.5, 1e-4]
-    assert len({radius_name(eps) for eps in radii}) == len(radii)
-
-
-@pytest.mark.parametrize(
-    ("attacks", "at_eps", "elsewhere"),
-    [
-        (("pgd5", "cw"), ["pgd5", "cw"], ["pgd5"]),
-        (("standard",), ["autoattack", *AUTOATTACK], ["autoattack", *AUTOATTACK]),
-        (("square", "autoattack"), ["square", "autoattack", *AUTOATTACK[:3]], None),
-        (("paper",), ["pgd100", "square", "autoattack", "cw", "mim", *AUTOATTACK[:3]], None),
-    ],
-)
-def test_figures_are_of_what_is_named_and_of_autoattack_s_parts(
-    attacks: tuple[str, ...], at_eps: list[str], elsewhere: list[str] | None
-) -> None:
-    named = EvaluationConfig(eps=0.1, more_eps=(0.2,), attacks=attacks)
-    assert figures(named, 0.1) == at_eps
-    assert figures(named, 0.2) == (elsewhere or [name for name in at_eps if name != "cw"])
-
-
-@pytest.mark.parametrize(
     ("name", "than", "weaker"),
     [
         ("pgd5", "pgd20", True),
@@ -286,11 +246,10 @@ def test_nothing_is_below_autoattack_but_what_goes_further(seed: int) -> None:
     survived = {part: clean & (torch.rand(40, generator=draw) < 0.9) for part in parts_of(own)}
     made = Verdicts(clean, survived, {"cw": 2 * torch.rand(40, generator=draw)})
     found = metrics(made, own)
-    for eps in own.radii:
-        prefix = "robust_accuracy" + ("" if eps == own.eps else f"/{radius_name(eps)}")
-        others = [found[f"{prefix}/{name}"] for name in figures(own, eps) if name != "cw"]
-        assert found[f"{prefix}/autoattack"] == found[prefix] <= min(others)
-        assert found[prefix] < max(others) <= found["clean_accuracy"]
+    for worst in worst_cases(own):
+        alone = {m.attack: found[m.metric] for m in singled_out(own, worst) if m.attack != "cw"}
+        assert alone["autoattack"] == found[worst.metric] <= min(alone.values())
+        assert found[worst.metric] < max(alone.values()) <= found["clean_accuracy"]
 
 
 def test_verdicts_survive_a_file(made: Verdicts, tmp_path: Path) -> None:

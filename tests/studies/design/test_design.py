@@ -241,7 +241,7 @@ def test_a_study_on_digits_has_its_arms(name: str, arms: int) -> None:
     runs = runs_of(study, 2)
     assert len(runs) == 2 * arms
     different = {run.config.override({"seed": 0, "student.seed": 0}) for run in runs}
-    assert len({arm.title for arm in named([Arm(config) for config in different])}) == arms
+    assert len({arm.title for arm in named([Arm(config=config) for config in different])}) == arms
 
 
 @pytest.mark.parametrize("study", STUDIES, ids=lambda study: study.name)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -45,3 +46,11 @@ def test_a_folder_of_no_study_is_one_line(name: object, tmp_path: Path) -> None:
         report.main([str(folder.path)])
     assert str(caught.value) == f"{folder.path}: its about.json names no study, got {name!r}"
     assert not (folder.path / "report.html").exists()
+
+
+@pytest.mark.parametrize("name", sorted(KNOWN))
+def test_a_story_has_a_question_and_the_tables_that_its_source_names(name: str) -> None:
+    told = stories()[name]
+    assert told.question.endswith("?")
+    numbers = re.findall(r"\d+", told.source) if "Table" in told.source else []
+    assert list(told.after) == numbers

@@ -3,10 +3,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-import torch
 
+from builders import judged
 from guard.errors import UserError
-from guard.robustness.evaluate import Verdicts
 from studies import ablation, adversarial, compare, gallery
 from studies.design.stories import stories
 from studies.design.study import Study
@@ -14,10 +13,7 @@ from studies.driver import flags
 from studies.driver.request import settled
 from studies.driver.trials_job import TrialsJob, main, parser, prepared
 from tune.results.folder import StudyFolder
-from tune.results.records import Record
-from tune.runs import Run
 
-SAMPLES = 50
 STUDIES = [story for story in stories().values() if isinstance(story, Study)]
 
 
@@ -84,8 +80,8 @@ def test_a_dry_run_prints_every_trial_and_starts_nothing(
     assert "8 trials, 2 seeds:" in text
     for number in range(8):
         ipc, seed = (1, 1, 5, 5)[number % 4], number // 4
-        kind = "curvature λ=0.3 h=0.1" if number % 2 else "unregularized"
-        assert f"  {number:>3} sre2l ipc {ipc} {kind} seed={seed}\n" in text
+        penalty = "curvature (λ = 0.3, h = 0.1)" if number % 2 else "none"
+        assert f"  {number:>3} sre2l, IPC {ipc}, {penalty}, seed = {seed}\n" in text
     assert "ipc ~ 1, 5" in text and "squeeze.epochs = 20" in text
     assert 'evaluation.splits = ["test"]' in text
     assert "stages of all trials: " in text and "image passes" in text
@@ -101,7 +97,7 @@ def test_a_dry_run_of_arms_names_what_each_one_changes(
     assert main(ablation.STUDY, flags) == 0
     text = capsys.readouterr().out
     assert "15 trials, 1 seeds:" in text
-    assert "gradient-norm λ=0.0001" in text and "regularizer.bn=train" in text
+    assert "gradient-norm (λ = 0.0001)" in text and "regularizer.bn = train" in text
 
 
 def test_a_choice_of_a_user_s_is_an_axis_of_the_dry_run(
@@ -144,27 +140,13 @@ def test_a_lone_attack_is_a_list(tmp_path: Path) -> None:
     assert attacks == ("pgd5",)
 
 
-def finished(run: Run, folder: Path) -> Record:
-    """As if the run had been done: a penalty makes its student more robust."""
-    numbers = torch.arange(SAMPLES)
-    robust = numbers < (20 if run.control else 35)
-    place = folder / f"verdicts-{run.trial}"
-    place.mkdir(parents=True)
-    verdicts = Verdicts(numbers < 45, {(run.config.evaluation.eps, "pgd20"): robust})
-    verdicts.save(place / "verdicts.safetensors")
-    plain = (run.config.to_dict(), run.config.fingerprint())
-    metrics = {"test/clean_accuracy": 0.9, "test/robust_accuracy": float(robust.float().mean())}
-    paths = {"test verdicts": str(place)}
-    about = (run.trial, "complete", "", run.control, run.params, *plain)
-    return Record(*about, metrics, paths=paths)
-
-
 def finish(study: Study, argv: list[str]) -> StudyFolder:
     """The study's folder with a record of every trial."""
     job = job_of(study, argv)
     folder = job.request.folder
     for run in job.runs:
-        folder.write(finished(run, folder.artifacts))
+        robust = 0.4 if run.control else 0.7
+        folder.write(judged(folder.artifacts, run, 0.9, robust))
     return folder
 
 

@@ -3,10 +3,10 @@ from __future__ import annotations
 import pytest
 from matplotlib.figure import Figure
 
-from guard.trial import TrialConfig
+from builders import configured, estimated
+from guard.robustness.measures import CLEAN, ROBUST, Measure
 from studies.reporting.figures import entitle, eps_figure
 from tune.results.comparison import Arm, Comparison
-from tune.results.statistics import Estimate
 
 
 @pytest.mark.parametrize(
@@ -29,11 +29,11 @@ def test_a_title_is_broken_into_even_lines(title: str, lines: list[str]) -> None
 
 def test_robust_accuracy_stands_at_the_radii_that_were_measured_and_is_seen_in_full() -> None:
     radii = {"evaluation.eps": 1 / 255, "evaluation.more_eps": [2 / 255]}
-    found = {
-        name: Estimate(mean, mean - 0.05, mean + 0.05, 0.01, 0.0, 3, 3, 100)
-        for name, mean in (("clean", 0.4), ("robust", 0.3), ("robust/eps_2_255", 0.2))
-    }
-    drawn = eps_figure([Comparison(Arm(TrialConfig().override(radii)), found, {})], "title")
+    elsewhere = Measure(kind="robust", eps=2 / 255)
+    means = {CLEAN: 0.4, ROBUST: 0.3, elsewhere: 0.2}
+    found = {measure: estimated(mean) for measure, mean in means.items()}
+    arm = Arm(config=configured(radii))
+    drawn = eps_figure([Comparison(arm=arm, found=found, gains={})], "title")
     assert drawn is not None
     (axes,) = drawn.axes
     assert [label.get_text() for label in axes.get_xticklabels()] == ["0", "1/255", "2/255"]
@@ -42,5 +42,6 @@ def test_robust_accuracy_stands_at_the_radii_that_were_measured_and_is_seen_in_f
 
 
 def test_one_radius_makes_no_curve() -> None:
-    found = {name: Estimate(0.5, 0.4, 0.6, 0.01, 0.0, 3, 3, 100) for name in ("clean", "robust")}
-    assert eps_figure([Comparison(Arm(TrialConfig()), found, {})], "title") is None
+    found = dict.fromkeys((CLEAN, ROBUST), estimated(0.5))
+    arm = Arm(config=configured())
+    assert eps_figure([Comparison(arm=arm, found=found, gains={})], "title") is None

@@ -70,7 +70,14 @@ def test_what_is_needed_is_where_the_law_reaches_an_error() -> None:
 
 
 def law(exponent: float = 1.0, low: float = 0.5, constant: float = 1.0) -> PowerLaw:
-    return PowerLaw(exponent, low, 2 * exponent - low, constant, 1, 20)
+    return PowerLaw(
+        exponent=exponent,
+        low=low,
+        high=2 * exponent - low,
+        constant=constant,
+        smallest=1,
+        largest=20,
+    )
 
 
 @pytest.mark.parametrize(("exponent", "low"), [(0.3, -0.1), (0.3, 0.0), (-0.3, -0.5)])
@@ -104,4 +111,4 @@ def test_a_flat_line_needs_nothing_that_can_be_said() -> None:
 
 
 def test_a_tiny_exponent_does_not_overflow() -> None:
-    assert PowerLaw(1e-5, 1e-6, 2e-5, 0.5, 1, 10).needed(1e-3) is None
+    assert law(1e-5, 1e-6, 0.5).needed(1e-3) is None

@@ -1,16 +1,16 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
 from rich.console import Console
 
+from builders import record, scores
 from studies.reporting import progress
 from studies.reporting.progress import Progress, duration
 from tune.desk import DeskStatus
-from tune.results.records import CONFIRMATION, Record
+from tune.results.records import CONFIRMATION
 
 STATUS = DeskStatus({"squeeze": 2}, waiting=1, computed=7, shared=3, saved_seconds=65.0)
 
@@ -22,17 +22,15 @@ def test_durations_read_well(seconds: float, text: str) -> None:
     assert duration(seconds) == text
 
 
-def test_a_log_gets_a_line_a_trial_and_a_line_now_and_then(
-    make_record: Callable[..., Record], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_log_gets_a_line_a_trial_and_a_line_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(progress, "PLAIN_EVERY_S", -1.0)
     output = io.StringIO()
     with Progress(Console(file=output, width=200)) as shown:
         shown.begin("trials", 10, already=4)
-        best = make_record(5, 0.9, 0.4)
+        best = record(5, 0.9, 0.4)
         shown.finished(best, best)
-        shown.finished(make_record(6, 0, 0, status="failed"), best)
-        shown.finished(make_record(7, 0, 0, status="diverged"), best)
+        shown.finished(record(6, status="failed"), best)
+        shown.finished(record(7, status="diverged"), best)
         shown.tick(STATUS)
     first, failed, diverged, status = output.getvalue().splitlines()
     assert first.startswith("[ 5/10] trial 5") and first.endswith(
@@ -43,28 +41,25 @@ def test_a_log_gets_a_line_a_trial_and_a_line_now_and_then(
     assert status.startswith("6 of 10 trials, 1 failed")
     assert "squeeze x2 running, 1 waiting, 7 done, 3 shared (1 min 05 s saved)" in status
     assert "left" in status
-    assert status.endswith(
-        "best so far: sre2l ipc 10 curvature λ=0.1 h=0.1: validation clean 0.900, robust 0.400"
+    best_so_far = (
+        "sre2l, IPC 10, curvature (λ = 0.1, h = 0.1): validation clean 0.900, robust 0.400"
     )
+    assert status.endswith(f"best so far: {best_so_far}")
 
 
-def test_a_terminal_gets_one_live_block(make_record: Callable[..., Record]) -> None:
+def test_a_terminal_gets_one_live_block() -> None:
     output = io.StringIO()
     console = Console(file=output, width=120, force_terminal=True)
     with Progress(console) as shown:
         shown.begin("trials", 3)
         shown.tick(STATUS)
-        shown.finished(make_record(0, 0.9, 0.4), None)
+        shown.finished(record(0, 0.9, 0.4), None)
     assert "0 of 3 trials" in output.getvalue()
     assert "[1/3] trial 0" in output.getvalue()
 
 
-def test_a_confirmation_has_lines_and_a_count_of_its_own(
-    make_record: Callable[..., Record], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    record = make_record(5, 0.9, 0.4)
-    metrics = {k: v for k, v in record.metrics.items() if k.startswith("test/")}
-    on_test = replace(record, metrics=metrics, phase=CONFIRMATION)
+def test_a_confirmation_has_lines_and_a_count_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    on_test = record(5, metrics=scores(0.9, 0.4, "test"), phase=CONFIRMATION)
     monkeypatch.setattr(progress, "PLAIN_EVERY_S", -1.0)
     output = io.StringIO()
     with Progress(Console(file=output, width=200)) as shown:

@@ -7,57 +7,50 @@ from pathlib import Path
 
 import pytest
 
+from builders import configured, record
 from guard.trial import TrialConfig
 from tune.results.folder import StudyFolder, to_csv, write_atomically
 from tune.results.front import choose, control_of, pareto_front
-from tune.results.records import Record
 
-
-def record(
-    trial: int,
-    clean: float,
-    robust: float,
-    *,
-    status: str = "complete",
-    control: bool = False,
-    ipc: int = 10,
-) -> Record:
-    config = TrialConfig().override({"ipc": ipc})
-    config = config.unregularized() if control else config
-    metrics = {
-        "validation/clean_accuracy": clean,
-        "validation/robust_accuracy": robust,
-        "test/clean_accuracy": clean,
-    }
-    stages = (
-        {"name": "squeeze", "key": "a", "seconds": 2.0, "built": True},
-        {"name": "recover", "key": "b", "seconds": 5.0, "built": False},
-    )
-    return Record(
-        trial,
-        status,
-        "",
-        control,
-        {"ipc": ipc},
-        config.to_dict(),
-        config.fingerprint(),
-        metrics if status == "complete" else {},
-        9.0,
-        1.0,
-        stages,
-    )
+STAGES = (
+    {"name": "squeeze", "key": "a", "seconds": 2.0, "built": True},
+    {"name": "recover", "key": "b", "seconds": 5.0, "built": False},
+)
+PLAIN = configured(control=True)
 
 
 def test_a_record_reads_back_as_it_was_written(tmp_path: Path) -> None:
     folder = StudyFolder(tmp_path, "s")
-    folder.write(record(3, 0.9, 0.1 + 0.2))
-    assert folder.read(3) == record(3, 0.9, 0.1 + 0.2)
+    made = record(3, 0.9, 0.1 + 0.2, stages=STAGES, seconds=9.0, waiting_seconds=1.0)
+    folder.write(made)
+    assert folder.read(3) == made
     assert folder.read(4) is None
-    assert folder.records() == [record(3, 0.9, 0.1 + 0.2)]
+    assert folder.records() == [made]
+
+
+def test_a_record_s_file_has_its_fields_by_name(tmp_path: Path) -> None:
+    folder = StudyFolder(tmp_path, "s")
+    folder.write(record(3))
+    written = json.loads((folder.path / "trials" / "00003.json").read_text())
+    assert list(written) == [
+        "trial",
+        "status",
+        "reason",
+        "control",
+        "params",
+        "config",
+        "fingerprint",
+        "metrics",
+        "seconds",
+        "waiting_seconds",
+        "stages",
+        "paths",
+        "phase",
+    ]
 
 
 def test_a_row_names_what_is_validation_and_what_is_test() -> None:
-    row = record(3, 0.9, 0.5).row()
+    row = record(3, 0.9, 0.5, stages=STAGES).row()
     assert row["validation/clean_accuracy"] == 0.9
     assert row["test/clean_accuracy"] == 0.9
     assert "clean_accuracy" not in row
@@ -69,7 +62,7 @@ def test_a_row_names_what_is_validation_and_what_is_test() -> None:
         0.1,
     )
     assert row["stage_seconds"] == 2.0
-    assert record(0, 0.9, 0.5, control=True).row()["h"] is None
+    assert record(0, 0.9, 0.5, PLAIN).row()["h"] is None
 
 
 def test_a_table_has_the_columns_of_every_row_and_full_precision() -> None:
@@ -108,7 +101,7 @@ def test_the_front_holds_what_nothing_dominates() -> None:
 
 
 def test_the_choice_is_the_most_robust_that_stays_clean() -> None:
-    control = record(0, 0.90, 0.1, control=True)
+    control = record(0, 0.90, 0.1, PLAIN)
     records = [control, record(1, 0.88, 0.5), record(2, 0.80, 0.9), record(3, 0.89, 0.5)]
     chosen = choose(records, max_clean_drop=0.03)
     assert chosen is not None and chosen.trial == 3
@@ -118,18 +111,19 @@ def test_the_choice_is_the_most_robust_that_stays_clean() -> None:
 
 def test_each_ipc_is_held_against_its_own_control() -> None:
     one, ten = (
-        record(i, c, 0.1, control=True, ipc=ipc) for i, c, ipc in [(0, 0.5, 1), (1, 0.9, 10)]
+        record(i, c, 0.1, configured({"ipc": ipc}, control=True))
+        for i, c, ipc in [(0, 0.5, 1), (1, 0.9, 10)]
     )
-    small = record(2, 0.5, 0.4, ipc=1)
+    small = record(2, 0.5, 0.4, configured({"ipc": 1}))
     assert control_of(small, [ten, one, small]) == one
-    chosen = choose([one, ten, small, record(3, 0.6, 0.9, ipc=10)], 0.03)
+    chosen = choose([one, ten, small, record(3, 0.6, 0.9)], 0.03)
     assert chosen is not None and chosen.trial == 2
     assert choose([small], 0.03) is None
 
 
 def test_tables_and_best_are_written(tmp_path: Path) -> None:
     folder = StudyFolder(tmp_path, "s")
-    records = [record(0, 0.9, 0.1, control=True), record(1, 0.9, 0.4)]
+    records = [record(0, 0.9, 0.1, PLAIN), record(1, 0.9, 0.4)]
     folder.write_tables(records, records[1])
     best = TrialConfig.from_json((folder.path / "best.json").read_text())
     assert best == TrialConfig.from_dict(records[1].config)

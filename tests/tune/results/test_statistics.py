@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from tune.results import statistics
-from tune.results.statistics import Run, difference, estimate
+from tune.results.statistics import SeedPair, difference, estimate
 
-Runs = dict[Run, np.ndarray]
+Runs = dict[SeedPair, np.ndarray]
 
 
 def simulated(

@@ -1,4 +1,4 @@
-"""Comparisons as grids for people; tests/tune/test_comparison.py has the long table."""
+"""Comparisons as grids for people; tests/tune/results/test_comparison.py has the long table."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from guard.trial import TrialConfig
+from builders import configured, estimated
+from guard.robustness.measures import CLEAN, ROBUST, Measure
 from tune.results.comparison import Arm, Comparison, named
 from tune.results.statistics import Estimate, estimate
 from tune.results.tables import as_markdown, attack_grid, headings, penalty_grid
@@ -25,27 +26,24 @@ def found(mean: float) -> Estimate:
     return estimate({(seed, 0): right for seed in (0, 1)})
 
 
-def gained(low: float, high: float) -> Estimate:
-    return Estimate((low + high) / 2, low, high, 0.0, 0.0, 2, 2, 100)
-
-
 def comparisons(
     *settings: Mapping[str, Any], gains: Mapping[int, Estimate] | None = None
 ) -> list[Comparison]:
     """Arm number n is 90 % clean and n % robust."""
-    arms = named([Arm(TrialConfig().override(fields)) for fields in settings])
+    arms = named([Arm(config=configured(fields)) for fields in settings])
     return [
         Comparison(
-            arm,
-            {"clean": found(0.9), "robust": found(n / 100)},
-            {"robust": gains[n]} if gains and n in gains else {},
+            arm=arm,
+            found={CLEAN: found(0.9), ROBUST: found(n / 100)},
+            gains={ROBUST: gains[n]} if gains and n in gains else {},
         )
         for n, arm in enumerate(arms)
     ]
 
 
 def test_radii_stand_in_the_headings_as_people_write_them() -> None:
-    measured = ["clean", "robust", "robust/eps_2_255", "robust/eps_0.05"]
+    others = [Measure(kind="robust", eps=eps) for eps in (2 / 255, 0.05)]
+    measured = [CLEAN, ROBUST, *others]
     plain = ["clean", "robust", "robust at 2/255", "robust at 0.05"]
     assert headings(measured) == [*plain, *(f"Δ {text}" for text in plain)]
 
@@ -69,7 +67,7 @@ def test_methods_are_rows_and_penalties_columns() -> None:
     ("ends", "bold"), [((0.01, 0.3), True), ((-0.1, 0.3), False), ((-0.3, -0.1), False)]
 )
 def test_only_what_is_clearly_more_robust_is_bold(ends: tuple[float, float], bold: bool) -> None:
-    grid = penalty_grid(comparisons(*FULL, gains={1: gained(*ends)}))
+    grid = penalty_grid(comparisons(*FULL, gains={1: estimated(sum(ends) / 2, *ends)}))
     assert grid is not None
     cells = [cell for row in grid[1] for cell in row[1:]]
     assert ["**" in cell for cell in cells] == [False, bold, False, False, False, False]

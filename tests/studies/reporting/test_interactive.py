@@ -1,0 +1,145 @@
+"""The page of a sweep, whose figures can be moved."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import optuna
+import pytest
+from optuna.distributions import FloatDistribution
+from optuna.trial import create_trial
+
+from builders import judged, planned, record, scores
+from guard.trial import TrialConfig
+from pages import Page, told, write_about
+from studies.design.about import About
+from tune.results.folder import StudyFolder
+from tune.results.records import CONFIRMATION, Record
+from tune.space import CONTROL
+
+SPACE = {
+    "regularizer.weight": FloatDistribution(1e-3, 100, log=True),
+    "regularizer.h": FloatDistribution(1e-2, 3, log=True),
+}
+
+
+def searched(trial: int, ipc: int, params: Mapping[str, float], clean: float) -> Record:
+    """A trial of a search; without parameters a control."""
+    config = TrialConfig().override({"ipc": ipc, **params})
+    config = config if params else config.unregularized()
+    robust = 0.4 + 0.2 * params["regularizer.h"] if params else 0.3
+    metrics = scores(clean, robust, "validation")
+    return record(trial, config=config, params={"ipc": ipc, **params}, metrics=metrics)
+
+
+def write_sweep(folder: StudyFolder, records: Iterable[Record]) -> None:
+    """A sweep's records and its storage."""
+    write_about(folder, About("sweep", "uv run python -m studies.sweep"))
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    study = optuna.create_study(
+        storage=folder.storage_uri, study_name=folder.name, directions=["maximize", "maximize"]
+    )
+    for made in records:
+        folder.write(made)
+        params = {name: value for name, value in made.params.items() if name in SPACE}
+        study.add_trial(
+            create_trial(
+                values=made.objectives,
+                params=params,
+                distributions={name: SPACE[name] for name in params},
+                user_attrs={CONTROL: True} if made.control else {},
+            )
+        )
+
+
+RECORDS = [
+    searched(0, 1, {}, 0.9),
+    searched(1, 10, {}, 0.95),
+    *(
+        searched(2 + n, 10, {"regularizer.weight": weight, "regularizer.h": h}, 0.94 - 0.01 * n)
+        for n, (weight, h) in enumerate([(0.1, 0.1), (0.1, 0.5), (1.0, 0.1), (1.0, 1.0), (9, 0.3)])
+    ),
+]
+
+
+@pytest.fixture(scope="module")
+def sweep(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
+    """folder and page of a sweep, and its page after the confirmation (confirmed)."""
+    folder = StudyFolder(tmp_path_factory.mktemp("report"), "swept")
+    write_sweep(folder, RECORDS)
+    folder.write_tables(RECORDS, RECORDS[5])
+    page = told(folder)
+    for seed in (1, 2):
+        for number in (1, 5):
+            chosen = RECORDS[number]
+            changes = {"seed": seed, "student.seed": seed, "evaluation.splits": ["test"]}
+            config = TrialConfig.from_dict(chosen.config).override(changes)
+            run = planned(number, config, params=chosen.params, phase=CONFIRMATION)
+            levels = (0.95, 0.3) if chosen.control else (0.94, 0.6)
+            folder.write(judged(folder.output / "verdicts", run, *levels))
+    return SimpleNamespace(folder=folder, page=page, confirmed=told(folder))
+
+
+PLOTS = [
+    "The search: clean against robust accuracy",
+    "Robust accuracy against images per class",
+    "The λ x h map",
+    "Parallel coordinates",
+    "Which hyper-parameters matter",
+]
+
+
+def test_a_sweep_is_shown_from_all_sides(sweep: SimpleNamespace) -> None:
+    page: Page = sweep.page
+    for title in PLOTS:
+        assert title in page.text
+    assert {f"plot-{number}" for number in range(1, len(PLOTS) + 1)} <= set(page.ids)
+    assert all(address.startswith(("#", "data:")) for address in page.addresses)
+    assert "7 students on 100 validation images, one seed each." in page.text
+    assert page.html.count("plotly.js v") == 1
+
+
+def test_controls_are_no_part_of_what_was_searched(sweep: SimpleNamespace) -> None:
+    assert "λ against h; 5 trials." in sweep.page.text
+    assert "One line a regularized trial (5)" in sweep.page.text
+    assert "(fANOVA, 5 trials)" in sweep.page.text
+
+
+def test_a_sweep_without_a_confirmation_says_so(sweep: SimpleNamespace) -> None:
+    answer = sweep.page.texts["answer"]
+    assert answer.startswith("Chosen by the search, not confirmed: sre2l, IPC 10, curvature")
+    assert answer.endswith("clean 0.910, robust 0.600 on validation images.")
+    assert "result" not in sweep.page.tables and "published" not in sweep.page.tables
+
+
+def test_a_confirmed_sweep_says_what_its_new_seeds_say(sweep: SimpleNamespace) -> None:
+    page: Page = sweep.confirmed
+    assert "(sre2l, IPC 10). More robust: curvature (λ = 1, h = 1): +30.0" in page.texts["answer"]
+    control, ours = page.rows("result")[1:]
+    assert control[1:4] == ["2", "95.0 ± 0.0", "30.0 ± 0.0"]
+    assert ours[1:4] == ["2", "94.0 ± 0.0", "60.0 ± 0.0"]
+    assert "the confirmation, 2 new seeds on 200 test images under a stronger suite" in page.text
+    labels = [row[0] for row in page.rows("trials")[1:]]
+    assert labels == ["0", "1", "2", "3", "4", "5", "6"] + [
+        f"{number} seed {seed}" for number in (1, 5) for seed in (1, 2)
+    ]
+
+
+def test_a_sweep_that_has_just_begun_has_a_page(tmp_path: Path) -> None:
+    folder = StudyFolder(tmp_path, "s")
+    write_sweep(folder, RECORDS[:1])
+    page = told(folder)
+    assert PLOTS[0] in page.text
+    assert not any(title in page.text for title in PLOTS[1:])
+
+
+def test_markup_in_names_is_text_in_plots_too(tmp_path: Path) -> None:
+    folder = StudyFolder(tmp_path, "s")
+    evil = "<marquee>&</script>"
+    write_sweep(folder, [replace(made, params={**made.params, "x": evil}) for made in RECORDS])
+    page = told(folder)
+    assert page.tags["marquee"] == 0 and "<marquee>" not in page.html
+    assert evil in page.text

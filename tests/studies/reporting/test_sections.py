@@ -1,0 +1,55 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+from builders import judged, planned
+from pages import runs_of, told, write_about
+from studies import compare
+from studies.design.about import About
+from studies.presets import PRESETS
+from studies.reporting import sections
+from tune.results.comparison import compare as compared
+from tune.results.folder import StudyFolder
+
+
+def test_figures_of_each_attack_have_a_table_of_their_own(tmp_path: Path) -> None:
+    folder = StudyFolder(tmp_path, "s")
+    write_about(folder, About("compare", "again"))
+    for run in runs_of(compare.STUDY, 1)[:3]:
+        folder.write(judged(tmp_path, run, 0.9, 0.3 if run.control else 0.5))
+    page = told(folder)
+    header, *rows = page.rows("attacks")
+    attacks = runs_of(compare.STUDY, 1)[0].config.evaluation.attacks
+    assert header == ["configuration", "clean", *attacks, "robust"]
+    assert [row[1:] for row in rows] == [
+        ["90.0", *["30.0"] * (len(attacks) + 1)],
+        ["90.0", *["50.0"] * (len(attacks) + 1)],
+        ["90.0", *["30.0"] * (len(attacks) + 1)],
+    ]
+    assert {"Table 2", "Table 1"} & {row[0][:7] for row in page.rows("published")} == {"Table 2"}
+
+
+def test_a_published_figure_stands_beside_ours(tmp_path: Path) -> None:
+    config = PRESETS["imagenette"]().config.override({"evaluation.splits": ["test"]})
+    runs = [
+        planned(0, config.unregularized()),
+        planned(1, config),
+        planned(2, config.override({"ipc": 7})),
+    ]
+    records = [judged(tmp_path, run, 0.9, 0.5) for run in runs]
+    columns, rows = sections.result_table(compared(records))
+    assert columns[-1] == "published (clean / AutoAttack)"
+    assert [row.cells[-1].text for row in rows] == ["42.42 / 4.99 (!)", "57.93 / 19.69", ""]
+
+
+def test_a_figure_has_the_same_bytes_each_time() -> None:
+    def drawn() -> str:
+        figure = Figure()
+        figure.subplots().plot([1, 2], [3, 4], "o-", label="x")
+        return sections.svg(figure)
+
+    first, second = drawn(), drawn()
+    assert first == second
+    assert first.startswith("<svg ") and first.rstrip().endswith("</svg>")

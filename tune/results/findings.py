@@ -1,0 +1,86 @@
+"""What a study has found so far, and what it says in words."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from guard.config import radius_text
+from guard.robustness.measures import CLEAN
+from tune.results.comparison import Comparison, compared, shared_place, short_titles, versus
+from tune.results.folder import StudyFolder
+from tune.results.records import Record
+from tune.results.tables import signed_percent, verdict
+from tune.results.wording import joined
+
+
+@dataclass(frozen=True, kw_only=True)
+class Results:
+    """What there is of a study now."""
+
+    folder: StudyFolder
+    records: Sequence[Record]
+    comparisons: Sequence[Comparison]
+
+    @classmethod
+    def read(cls, folder: StudyFolder) -> Results:
+        """Of the search by trial number, then of the confirmation."""
+        records = [*folder.records(), *folder.confirmations()]
+        return cls(folder=folder, records=records, comparisons=compared(folder))
+
+    @property
+    def measured(self) -> Path:
+        """The file of what a study measures after its trials, which may not be there yet."""
+        return self.folder.path / "measured.csv"
+
+    @property
+    def caption(self) -> str:
+        """Data, method and IPC if all arms share them, samples, seeds and attacks, for a figure's
+        title; "" before there are any."""
+        if not self.comparisons:
+            return ""
+        first = self.comparisons[0]
+        own = first.arm.config
+        attacks = ", ".join(own.evaluation.attacks)
+        seeds = max(comparison.clean.num_distillations for comparison in self.comparisons)
+        what = joined(own.data.name, shared_place(self.comparisons))
+        return (
+            f"{what}: {first.clean.num_samples} test images, {seeds} seeds; {attacks}, "
+            f"{own.evaluation.norm} eps {radius_text(own.evaluation.eps)}"
+        )
+
+    @property
+    def where(self) -> str:
+        """The method and IPC of all arms, in brackets; "" where they differ."""
+        place = shared_place(self.comparisons)
+        return f" ({place})" if place else ""
+
+
+def gains_in_words(results: Results) -> str:
+    """Which arms are more robust than their controls, which less, and which not clearly either."""
+    groups: dict[str, list[str]] = {}
+    titles = short_titles(results.comparisons)
+    for title, comparison in zip(titles, results.comparisons, strict=True):
+        gain = comparison.robust_gain
+        if gain is None:
+            continue
+        groups.setdefault(verdict(gain), []).append(f"{title}: {signed_percent(gain)}")
+    if not groups:
+        return "No arm has a control that is complete."
+    parts = [f"{outcome.capitalize()}: {'; '.join(arms)}." for outcome, arms in groups.items()]
+    measure = f"Robust accuracy against the unregularized control, in points{results.where}."
+    return " ".join([measure, *parts])
+
+
+def duel(ours: Comparison, theirs: Comparison) -> str:
+    """One arm's robust accuracy less another's, on the seeds of both, and what it costs or saves in
+    clean accuracy."""
+    found, clean = versus(ours, theirs), versus(ours, theirs, CLEAN)
+    if found is None:
+        return f"{ours.arm.title} and {theirs.arm.title} share no seed"
+    return (
+        f"{ours.arm.title} against {theirs.arm.title}: {verdict(found)}, "
+        f"{signed_percent(found)} points "
+        f"(clean {signed_percent(clean)})"
+    )

@@ -1,0 +1,123 @@
+"""A configuration in words: where a penalty acts, the penalty, and what else sets it apart.
+
+The one wording of run names, progress, reports and tables, such as
+"sre2l, IPC 10, curvature (λ = 0.3, h = 0.1), seed = 1".
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from guard.config import RegularizerConfig
+from guard.trial import TrialConfig
+
+IN_TITLE = (
+    "method",
+    "ipc",
+    "regularizer",
+    "regularizer.kind",
+    "regularizer.weight",
+    "regularizer.h",
+)
+"""Fields that a title says in words of their own."""
+
+Field = tuple[str, str]
+"""The kind of regularizer that a field is of, "" for any other field, and its path."""
+
+
+def title(config: TrialConfig, params: Mapping[str, Any] | None = None) -> str:
+    """The configuration in words.
+
+    params: what sets it apart in its study, by path; what the title says anyway is left out.
+    """
+    others = {path: value for path, value in (params or {}).items() if path not in IN_TITLE}
+    return joined(place(config), penalty(config.regularizer), settings(others))
+
+
+def joined(*parts: str) -> str:
+    """The parts that say something, with commas."""
+    return ", ".join(filter(None, parts))
+
+
+def place(config: TrialConfig) -> str:
+    """Where the penalty acts: "sre2l, IPC 10", or the method alone where nothing is distilled."""
+    return f"{config.method}, IPC {config.ipc}" if config.distils else config.method
+
+
+def penalty(regularizer: RegularizerConfig) -> str:
+    """The regularizer with the numbers that it reads: "curvature (λ = 0.3, h = 0.1)", "none"."""
+    used = regularizer.fields_used() if regularizer.active else frozenset()
+    signs = {"weight": f"λ = {regularizer.weight:.3g}", "h": f"h = {regularizer.h:.3g}"}
+    numbers = ", ".join(text for name, text in signs.items() if name in used)
+    return regularizer.title + (f" ({numbers})" if numbers else "")
+
+
+def settings(fields: Mapping[str, Any]) -> str:
+    """Fields by path: "sre2l.bn_weight = 0.1, seed = 1"."""
+    return ", ".join(f"{path} = {number(value)}" for path, value in fields.items())
+
+
+def number(value: Any) -> str:
+    """A float with four digits; anything else as it is."""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def told_apart(configs: Sequence[TrialConfig]) -> list[str]:
+    """Of each config, in words, the fields without words of their own in which the configs differ,
+    where they are not as usual (`usual`)."""
+    fields = varied(configs)
+    expected = usual(fields)
+    return [
+        settings(
+            {
+                path: value
+                for (kind, path), value in read_fields(config).items()
+                if (kind, path) in fields and json.dumps(value) != expected.get((kind, path))
+            }
+        )
+        for config in configs
+    ]
+
+
+def elsewhere(configs: Sequence[TrialConfig]) -> str:
+    """What holds where `told_apart` says nothing else, as a sentence; "" for nothing."""
+    values = {path: json.loads(text) for (_, path), text in usual(varied(configs)).items()}
+    return f"Where nothing else is said: {settings(values)}." if values else ""
+
+
+def usual(fields: Mapping[Field, Counter[str]]) -> dict[Field, str]:
+    """The value (as JSON) that more than two thirds of those who read a varied field have."""
+    found = {}
+    for name, counts in fields.items():
+        text, count = counts.most_common(1)[0]
+        if 3 * count > 2 * counts.total():
+            found[name] = text
+    return found
+
+
+def varied(configs: Sequence[TrialConfig]) -> dict[Field, Counter[str]]:
+    """Fields without words of their own in which configs that read them differ, and how many have
+    which value (as JSON)."""
+    counts: dict[Field, Counter[str]] = {}
+    for config in configs:
+        for name, value in read_fields(config).items():
+            counts.setdefault(name, Counter())[json.dumps(value)] += 1
+    return {k: found for k, found in counts.items() if len(found) > 1 and k[1] not in IN_TITLE}
+
+
+def read_fields(config: TrialConfig) -> dict[Field, Any]:
+    """What a trial of this config reads, as far as its regularizer decides it, and the
+    regularizer's name does not say it."""
+    regularizer, prefix = config.regularizer, "regularizer."
+    is_plain = regularizer.active and regularizer.title == regularizer.kind
+    used = regularizer.fields_used() if is_plain else frozenset()
+    found: dict[Field, Any] = {}
+    for path, value in config.flat().items():
+        if not path.startswith(prefix):
+            found["", path] = value
+        elif path.removeprefix(prefix) in used:
+            found[regularizer.kind, path] = value
+    return found
