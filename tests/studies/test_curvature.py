@@ -21,7 +21,7 @@ def test_curvature_measured_afterwards_is_in_the_page(tmp_path: Path) -> None:
     for facts, stage in itertools.chain.from_iterable(map(curvature.stages, arms)):
         value = {"teacher": 5.0, "student": 1.0}[str(facts["model"])] + int(facts["seed"])
         value -= 2.0 if facts == {**facts, "model": "teacher", "penalty": "none"} else 0.0
-        place = store.path(stage.address)
+        place = store.path(stage)
         place.mkdir(parents=True)
         save_file({"eigenvalues": np.full((4, 3), value)}, place / "landscape.safetensors")
         rows.append({**facts, "largest_eigenvalue": value, "bound/holds": 0.5})

@@ -1,16 +1,15 @@
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from builders import configured, record
 from studies import sweep
 from studies.driver.flags import parsed
 from studies.driver.request import settled
 from studies.driver.settings import search_space
 from studies.driver.sweep_job import SweepJob, planned_job
-from tune.results.records import Record
 from tune.search import Sample
 from tune.trainable import IS_CONTROL
 
@@ -23,15 +22,15 @@ def job_of(output: Path, *argv: str) -> SweepJob:
     return planned_job(sweep.STORY, request, space)
 
 
-def fill(job: SweepJob, make_record: Callable[..., Record], count: int) -> None:
+def fill(job: SweepJob, count: int) -> None:
     """Tell the study of so many finished trials, controls first."""
     for number in range(count):
         trial = job.study.ask()
         control = bool(Sample(job.plan.space)(trial)[IS_CONTROL])
         robust = 0.3 if control else 0.5 + 0.01 * number
-        record = make_record(trial.number, 0.9, robust, control=control)
-        job.request.folder.write(record)
-        job.study.tell(trial, record.objectives)
+        made = record(trial.number, 0.9, robust, configured(control=control))
+        job.request.folder.write(made)
+        job.study.tell(trial, made.objectives)
 
 
 @pytest.mark.parametrize(
@@ -62,14 +61,12 @@ def test_what_varies_is_said_in_words(tmp_path: Path) -> None:
     }
 
 
-def test_trials_are_missing_then_their_confirmation(
-    tmp_path: Path, make_record: Callable[..., Record]
-) -> None:
+def test_trials_are_missing_then_their_confirmation(tmp_path: Path) -> None:
     job = job_of(tmp_path, "--num-trials", "9")
     assert job.counted() == (0, 9) and job.unfinished() == "9 trials"
-    fill(job, make_record, 7)
+    fill(job, 7)
     assert job.counted() == (7, 9) and job.unfinished() == "2 trials"
-    fill(job, make_record, 2)
+    fill(job, 2)
     assert job.counted() == (9, 9)
     assert job.unfinished() == "6 runs of the confirmation"
     again = job_of(tmp_path, "--num-trials", "9", "--set", "confirm.seeds=5")
@@ -78,20 +75,18 @@ def test_trials_are_missing_then_their_confirmation(
     assert alone.unfinished() == ""
 
 
-def test_the_choice_depends_on_the_clean_accuracy_that_may_be_lost(
-    tmp_path: Path, make_record: Callable[..., Record]
-) -> None:
-    for record in (
-        make_record(0, 0.95, 0.3, control=True),
-        make_record(1, 0.94, 0.4),
-        make_record(2, 0.85, 0.6),
+def test_the_choice_depends_on_the_clean_accuracy_that_may_be_lost(tmp_path: Path) -> None:
+    for made in (
+        record(0, 0.95, 0.3, configured(control=True)),
+        record(1, 0.94, 0.4),
+        record(2, 0.85, 0.6),
     ):
-        job_of(tmp_path).request.folder.write(record)
+        job_of(tmp_path).request.folder.write(made)
     chosen = {
         share: job_of(tmp_path, "--set", f"search.max_clean_drop={share}").best()
         for share in ("0", "0.03", "0.2")
     }
-    assert {share: record and record.trial for share, record in chosen.items()} == {
+    assert {share: best and best.trial for share, best in chosen.items()} == {
         "0": 0,
         "0.03": 1,
         "0.2": 2,

@@ -9,13 +9,13 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from studies.catalogue import STORIES, STUDIES
 
 from builders import SAMPLES, failed, judged, planned
 from guard.errors import StudyError
 from pages import Page, begin, runs_of, told, write_about
 from studies import adversarial, report
 from studies.design.about import About
+from studies.design.stories import stories
 from studies.design.study import Study
 from studies.reporting.page import TRIAL_COLUMNS
 from studies.reporting.published import ATTACKS
@@ -24,6 +24,9 @@ from tune.results.folder import StudyFolder
 from tune.results.tables import write_comparisons
 from tune.runs import Run
 from tune.timeline import FILE, Span, append
+
+STORIES = stories()
+STUDIES = [story for story in STORIES.values() if isinstance(story, Study)]
 
 PIXEL = b"\x89PNG a picture"
 ABOUT = About("adversarial", "uv run python -m studies.adversarial --seeds 2")
