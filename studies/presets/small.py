@@ -1,17 +1,11 @@
-"""Starting points: a full config and a search space for each data set.
-
-The papers' hyper-parameters are those of SRe2L (arXiv 2306.13092), CDA, DC, DSA and MTT (named
-settings in `guard.config`) and of GUARD's experiments (arXiv 2403.10045); `digits` and the `-small`
-presets are tuned here for a small CPU.
-"""
+"""Settings that are tuned here for a small CPU."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
-from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
+from optuna.distributions import CategoricalDistribution
 
 from guard.config import (
     DataConfig,
@@ -26,29 +20,9 @@ from guard.methods.dc import DC, DSA
 from guard.methods.mtt import MAT, MTT, TESLA, ExpertConfig, expert_training
 from guard.methods.sre2l import CDA, SRe2L
 from guard.trial import TrialConfig
+from studies.presets.papers import cifar10
+from studies.presets.preset import Preset, condensed_on, penalty_space
 from tune.confirmation import Confirmation
-
-
-@dataclass(frozen=True)
-class Preset:
-    """What `--preset` stands for."""
-
-    config: TrialConfig
-    """Its IPC is that of the studies that do not vary it."""
-    space: Mapping[str, BaseDistribution]
-    num_trials: int
-    about: str
-    confirm: Confirmation = field(default_factory=Confirmation)
-
-
-def penalty_space(ipc: tuple[int, ...], h: tuple[float, float]) -> dict[str, BaseDistribution]:
-    """IPC, and λ and h on a log scale, wide enough to reach teachers that collapse."""
-    return {
-        "ipc": CategoricalDistribution(ipc),
-        "regularizer.weight": FloatDistribution(1e-3, 100, log=True),
-        "regularizer.h": FloatDistribution(*h, log=True),
-    }
-
 
 CPU_SUITE = ("pgd20", "margin20", "apgd-ce", "square200")
 """White-box attacks on two losses and a black box, some 500 passes: what a CPU can confirm with. On
@@ -128,42 +102,6 @@ def fashion_mnist() -> Preset:
     return Preset(config, small.space, 20, about, small.confirm)
 
 
-def condensed_on(model: ModelConfig) -> dict[str, Any]:
-    """DC, DSA and MTT on the papers' ConvNet, whatever the trial's model."""
-    sections = ("dc", "dsa", "mtt", "tesla", "mat")
-    return {f"{name}.model": model.to_dict() for name in sections}
-
-
-def cifar10() -> Preset:
-    config = TrialConfig(
-        data=DataConfig(name="cifar10"),
-        model=ModelConfig(name="resnet18"),
-        regularizer=RegularizerConfig(weight=1, h=0.25, fraction=0.25),
-        squeeze=TrainConfig(epochs=200, batch_size=128, lr=0.1, augment=("crop", "flip")),
-        evaluation=EvaluationConfig(eps=1 / 255),
-    ).override(
-        {
-            "sre2l": "cifar",
-            "cda": "cifar",
-            "mtt": "cifar10-10",
-            "student": "sre2l-cifar",
-            **condensed_on(ModelConfig(name="convnet", width=128, depth=3)),
-        }
-    )
-    return Preset(config, penalty_space((1, 10, 50), h=(0.03, 3)), 60, "the papers' CIFAR-10")
-
-
-def cifar100() -> Preset:
-    config = cifar10().config.override(
-        {
-            "data.name": "cifar100",
-            "mtt": "cifar100-10",
-            "mtt.model": cifar10().config.mtt.model,
-        }
-    )
-    return Preset(config, penalty_space((1, 10, 50), h=(0.03, 3)), 60, "the papers' CIFAR-100")
-
-
 def cifar10_small() -> Preset:
     experts = {
         "count": 5,
@@ -219,34 +157,6 @@ def cifar10_small() -> Preset:
     return Preset(config, space, 12, "CIFAR-10 cut down for a CPU: a 5-layer ConvNet", confirm)
 
 
-def imagenette() -> Preset:
-    """GUARD's settings: those of SRe2L on ImageNet with half of the iterations."""
-    config = TrialConfig(
-        data=DataConfig(name="imagenette"),
-        model=ModelConfig(name="resnet18"),
-        regularizer=RegularizerConfig(weight=1, h=1, units="eps", fraction=0.25),
-        squeeze=TrainConfig(
-            epochs=50,
-            batch_size=32,
-            lr=0.025,
-            weight_decay=1e-4,
-            augment=("resized-crop", "flip"),
-        ),
-        evaluation=EvaluationConfig(eps=1 / 255, batch_size=100),
-    ).override(
-        {
-            "sre2l": "imagenet",
-            "sre2l.iterations": 2000,
-            "cda": "imagenet",
-            "cda.iterations": 2000,
-            "student": "sre2l-imagenet",
-            "student.train.batch_size": 100,
-            **condensed_on(ModelConfig(name="convnet", width=128, depth=5)),
-        }
-    )
-    return Preset(config, penalty_space((1, 10, 50), h=(0.1, 10)), 40, "ImageNette at 224 px")
-
-
 def imagenette_small() -> Preset:
     small = cifar10_small()
     config = small.config.override(
@@ -261,44 +171,3 @@ def imagenette_small() -> Preset:
     )
     about = "ImageNette at 64 px with a small network, for a CPU"
     return Preset(config, small.space, 12, about, small.confirm)
-
-
-def imagenet() -> Preset:
-    config = imagenette().config.override({"data.name": "imagenet"})
-    return Preset(config, penalty_space((10, 50), h=(0.1, 10)), 20, "ImageNet-1K at 224 px")
-
-
-def tiny_imagenet() -> Preset:
-    config = imagenette().config.override(
-        {
-            "data.name": "tiny-imagenet",
-            "model.stem": "64",
-            "squeeze": {
-                "epochs": 50,
-                "batch_size": 256,
-                "lr": 0.2,
-                "weight_decay": 1e-4,
-                "warmup_epochs": 5,
-                "augment": ["resized-crop", "flip"],
-            },
-            "sre2l": "tiny-imagenet",
-            "cda": "tiny-imagenet",
-            "mtt": "tiny-imagenet-10",
-            "student": "sre2l-tiny-imagenet",
-            **condensed_on(ModelConfig(name="convnet", width=128, depth=4)),
-        }
-    )
-    return Preset(config, penalty_space((10, 50), h=(0.1, 10)), 40, "Tiny ImageNet at 64 px")
-
-
-PRESETS: Mapping[str, Callable[[], Preset]] = {
-    "digits": digits,
-    "fashion-mnist": fashion_mnist,
-    "cifar10": cifar10,
-    "cifar10-small": cifar10_small,
-    "cifar100": cifar100,
-    "imagenette": imagenette,
-    "imagenette-small": imagenette_small,
-    "tiny-imagenet": tiny_imagenet,
-    "imagenet": imagenet,
-}
