@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -15,7 +14,7 @@ from guard.pipeline import landscapes
 from guard.stage import Stage
 from guard.trial import TrialConfig
 from studies.design.design import Design
-from studies.design.study import Row, Study, Table, confirmed
+from studies.design.study import Machine, Row, Study, Table, confirmed
 from studies.driver.trials_job import run_command
 from studies.presets import Preset
 from studies.reporting.figures import MARKERS
@@ -24,9 +23,6 @@ from tune.results.findings import Results
 from tune.results.folder import read_csv
 from tune.results.statistics import interval
 from tune.results.wording import joined
-
-if TYPE_CHECKING:
-    from studies.driver.session import Session
 
 Spectra = Mapping[int, NDArray[np.float64]]
 """Eigenvalues (N, k) of the input Hessian at N samples, descending, by seed."""
@@ -55,10 +51,10 @@ def stages(arm: Arm) -> Iterator[tuple[Mapping[str, str | int], Stage]]:
             yield facts, stage
 
 
-def measure(results: Results, session: Session) -> Sequence[Row]:
+def measure(results: Results, machine: Machine) -> Sequence[Row]:
     """A row a model."""
     every = [pair for comparison in results.comparisons for pair in stages(comparison.arm)]
-    artifacts = session.run_stage()(*(stage for _, stage in every))
+    artifacts = machine.run_stage()(*(stage for _, stage in every))
     return [
         {**facts, **artifact.summary["metrics"]}
         for (facts, _), artifact in zip(every, artifacts, strict=True)

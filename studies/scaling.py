@@ -7,7 +7,6 @@ import shutil
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
@@ -15,7 +14,7 @@ from matplotlib.ticker import NullLocator
 from guard.robustness.measures import CLEAN, ROBUST, Measure
 from guard.trial import TrialConfig
 from studies.design.design import Design
-from studies.design.study import Row, Study, confirmed
+from studies.design.study import Machine, Row, Study, confirmed
 from studies.driver.trials_job import run_command
 from studies.presets import Preset
 from studies.reporting.figures import draw_line
@@ -26,9 +25,6 @@ from tune.results.folder import StudyFolder, read_csv
 from tune.results.statistics import Estimate
 from tune.results.wording import joined, penalty, told_apart
 from tune.runs import Run, run_all
-
-if TYPE_CHECKING:
-    from studies.driver.session import Session
 
 IPCS = (1, 2, 5, 10, 20)
 WIDTHS = (0.25, 0.5, 1.0)
@@ -100,19 +96,19 @@ def laws(results: Results) -> dict[tuple[str, str, Measure], PowerLaw]:
     return found
 
 
-def measure(results: Results, session: Session) -> Sequence[Row]:
+def measure(results: Results, machine: Machine) -> Sequence[Row]:
     """Trials per minute with 1, 2, 4, … workers: students on real images, none of them cached."""
     config = TrialConfig.from_dict(results.records[0].config).override(
         {"method": "random", "regularizer": "none", "evaluation.diagnose": False, "ipc": 10}
     )
-    slots = session.stages_at_a_time
+    slots = machine.stages_at_a_time
     counts = [2**power for power in range(slots.bit_length())]
-    scratch = StudyFolder(session.folder.path / f"throughput-{os.getpid()}", "trials")
+    scratch = StudyFolder(machine.folder.path / f"throughput-{os.getpid()}", "trials")
     done, rows = 0, []
     try:
-        with session.at(scratch) as runner:
+        with machine.at(scratch) as runner:
             for workers in counts:
-                session.progress.say(f"throughput with {workers} workers")
+                machine.say(f"throughput with {workers} workers")
                 for trials in (workers, workers * TRIALS_A_WORKER):  # the first warm them up
                     runs = [uncached(config, done + number) for number in range(trials)]
                     start = time.perf_counter()

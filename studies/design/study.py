@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
-from matplotlib.figure import Figure
-
+from guard.pipeline import RunStage
 from studies.design.design import Design
 from studies.presets import Preset
 from tune.results.findings import Results
+from tune.results.folder import StudyFolder
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+    import threading
+    from contextlib import AbstractContextManager
 
-    from studies.driver.session import Session
+    from matplotlib.figure import Figure
 
 Row = Mapping[str, Any]
 
@@ -50,12 +51,29 @@ class Story:
     """Further tables of the report."""
 
 
+class Machine(Protocol):
+    """The running Ray, for what a study measures."""
+
+    @property
+    def folder(self) -> StudyFolder: ...
+    @property
+    def stages_at_a_time(self) -> int: ...
+    def run_stage(self) -> RunStage: ...
+    def at(
+        self, folder: StudyFolder
+    ) -> AbstractContextManager[Callable[[threading.Event], RunStage]]:
+        """Another folder's stages on the same Ray, for as long as this lasts."""
+        ...
+
+    def say(self, line: str) -> None: ...
+
+
 @dataclass(frozen=True, kw_only=True)
 class Study(Story):
     """A study of trials that are known beforehand."""
 
     design: Callable[[Preset], Design]
-    measure: Callable[[Results, Session], Sequence[Row]] | None = None
+    measure: Callable[[Results, Machine], Sequence[Row]] | None = None
     """What else is done on Ray when all trials are finished; its rows are measured.csv."""
     seeds: int = 3
 

@@ -89,6 +89,9 @@ class Session:
         yield lambda stop: RayRunner(name, stop)
         del desk
 
+    def say(self, line: str) -> None:
+        self.progress.say(line)
+
     def run_stage(self, stop: threading.Event | None = None) -> RayRunner:
         return RayRunner(self.desk_name, stop)
 
