@@ -26,6 +26,10 @@ class Kind:
     """Whether the loss is of attacked images (`losses.ADVERSARIAL_LOSSES`); a penalty otherwise
     (`penalties.PENALTIES`)."""
 
+    @property
+    def is_penalty(self) -> bool:
+        return "weight" in self.reads and not self.attacks
+
 
 PENALTY = frozenset(
     {"kind", "weight", "power", "units", "scale", "bn", "fraction", "weight_warmup_epochs"}
@@ -90,9 +94,7 @@ class RegularizerConfig(Config):
 
     NAMED: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "none": {"kind": "none", "weight": 0},
-        "curvature": {},
-        "loss-difference": {"kind": "loss-difference"},
-        "gradient-norm": {"kind": "gradient-norm"},
+        **{name: {"kind": name} for name, kind in KINDS.items() if kind.is_penalty},
         "pgd-at": {"kind": "adversarial"},
         "fgsm-rs": {"kind": "adversarial", "steps": 1, "step_size": 1.25},
         "trades": {"kind": "trades", "weight": 6, "steps": 10},
