@@ -85,17 +85,17 @@ class Stage:
         return 0.0
 
 
-def _input_fields(kind: type) -> frozenset[str]:
-
+def _input_fields(kind: type) -> tuple[str, ...]:
     def is_input(hint: Any) -> bool:
         options = get_args(hint) or (hint,)
         return any(isinstance(option, type) and issubclass(option, Stage) for option in options)
 
-    return frozenset(name for name, hint in type_hints(kind).items() if is_input(hint))
+    hints = type_hints(kind)
+    return tuple(name for name in field_names(kind) if is_input(hints[name]))
 
 
-input_fields: Callable[[type], frozenset[str]] = functools.cache(_input_fields)
-"""Names of a class's fields that are stages, or tuples of them, or a stage or None."""
+input_fields: Callable[[type], tuple[str, ...]] = functools.cache(_input_fields)
+"""Names of a class's fields that are stages, or tuples of them, or a stage or None; in order."""
 
 
 def _plain(value: Any) -> Any:

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-LONG = ("test_sweep.py", "test_stages.py")
+LONG = ("test_sweep.py", "test_desk.py")
 """They start Ray; first, so that the other files fill the other processes meanwhile."""
 
 

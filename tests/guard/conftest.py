@@ -15,6 +15,7 @@ from guard.models.networks import Classifier
 from guard.pipeline import local_runner, run_trial
 from guard.seeding import fenced
 from guard.trial import TrialConfig
+from helpers import draws
 
 torch.set_num_threads(1)
 
@@ -59,10 +60,10 @@ def victim() -> SimpleNamespace:
     """A small classifier of five classes to attack: model, images (TensorImages), x, y, eps.
 
     Two of the 24 labels are wrong on purpose."""
-    draws = torch.Generator().manual_seed(0)
-    prototypes = torch.rand(5, 1, 6, 6, generator=draws)
+    generator = draws()
+    prototypes = torch.rand(5, 1, 6, 6, generator=generator)
     y = torch.arange(24) % 5
-    pixels = 0.3 + 0.2 * prototypes[y] + 0.2 * torch.rand(24, 1, 6, 6, generator=draws)
+    pixels = 0.3 + 0.2 * prototypes[y] + 0.2 * torch.rand(24, 1, 6, 6, generator=generator)
     pixels[..., :2, :] = pixels[..., :2, :].gt(0.5).float()
     images = TensorImages((pixels * 255).round().byte(), y.clone())
     x = images.x.float() / 255

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from PIL import Image
 from torchvision.datasets import ImageFolder
 
 from guard.artifacts import ArtifactStore
+from guard.config import ComputeConfig
 from guard.data.spec import ImageSpec
 from guard.distilled import (
     DistilledSet,
@@ -20,14 +22,10 @@ from guard.distilled import (
     save_part,
     to_picture,
 )
-from guard.stage import Stage
-from guard.trial import TrialConfig
+from guard.stages import Distilled, Part
+from helpers import draws
 
 NAMES = ("cat", "../../etc", "a b/c", "..")
-
-
-def draws(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 def distilled(channels: int = 3, ipc: int = 3, soft: bool = True, size: int = 6) -> DistilledSet:
@@ -174,13 +172,21 @@ def test_hard_labels_as_distributions() -> None:
     assert made.one_hot().dtype == torch.float32
 
 
-def parts(store: ArtifactStore, soft: bool) -> list[Stage]:
+@dataclass(frozen=True, kw_only=True)
+class Numbered(Part):
+    """Two images of each of three classes."""
+
+    name, version, work = "numbered", 1, "nowhere:nothing"
+    number: int
+
+
+def parts(store: ArtifactStore, soft: bool) -> tuple[Part, ...]:
     """Two stages that each made two images of each of three classes."""
     spec = ImageSpec(1, 4, 3, (0.5,), (0.25,), tuple("abc"))
-    stages = [Stage("subset", 1, {"number": number}) for number in range(2)]
+    stages = tuple(Numbered(number=number) for number in range(2))
 
-    def build(stage: Stage, store: ArtifactStore, folder: Path) -> dict[str, Any]:
-        number = stage.config["number"]
+    def build(stage: Any, store: ArtifactStore, folder: Path) -> dict[str, Any]:
+        number = stage.number
         images = torch.rand(2, 3, 1, 4, 4, generator=draws(number))
         facts = {"soft_labels": torch.rand(2, 3, 3, generator=draws(9 + number))}
         save_part(folder, images, spec, learned_lr=0.5, **(facts if soft else {}))
@@ -195,8 +201,9 @@ def parts(store: ArtifactStore, soft: bool) -> list[Stage]:
 @pytest.mark.parametrize("ipc", [1, 3, 4])
 def test_a_set_is_put_together_from_its_parts(ipc: int, soft: bool, tmp_path: Path) -> None:
     store = ArtifactStore(tmp_path)
-    config = TrialConfig().override({"method": "mtt", "ipc": ipc})
-    stage = distilled_stage(config, parts(store, soft), None)
+    stage = Distilled(
+        teacher=None, parts=parts(store, soft), method="mtt", ipc=ipc, compute=ComputeConfig()
+    )
     made = DistilledSet.load(store.get_or_build(stage, assemble).path)
     assert made.labels.tolist() == [0, 1, 2] * ipc
     for number in range(ipc):
@@ -212,5 +219,6 @@ def test_a_set_is_put_together_from_its_parts(ipc: int, soft: bool, tmp_path: Pa
     assert made.spec.class_names == ("a", "b", "c")
     kept = {name: made.card[name] for name in ("format", "method", "ipc", "learned_lr")}
     assert kept == {"format": 2, "method": "mtt", "ipc": ipc, "learned_lr": 0.5}
-    assert made.card["inputs"] == stage.inputs
+    assert made.card["inputs"] == {role: part.address for role, part in stage.inputs.items()}
+    assert list(stage.inputs) == ["part-0000", "part-0001"]
     assert made.card["made_by"]["part-0000"]["config"] == {"number": 0}

@@ -11,6 +11,10 @@ import guard
 ROOT = Path(guard.__file__).parent
 FILES = sorted(ROOT.rglob("*.py"))
 CONFIG = sorted(str(path.relative_to(ROOT).with_suffix("")) for path in ROOT.glob("config/*.py"))
+METHODS = sorted(
+    str(path.relative_to(ROOT).with_suffix("")) for path in ROOT.glob("methods/**/__init__.py")
+)
+"""Where the methods plan; their work is in the files beside."""
 NO_TORCH = (
     "__init__",
     "artifacts",
@@ -18,13 +22,17 @@ NO_TORCH = (
     "data/spec",
     "errors",
     "pipeline",
-    "steps",
-    "methods/__init__",
+    "stage",
+    "stages",
+    "trial",
+    "methods/method",
     "robustness/__init__",
     "robustness/beard",
     "robustness/flags",
     "robustness/measures",
+    "robustness/stages",
     *CONFIG,
+    *METHODS,
 )
 
 
@@ -51,10 +59,11 @@ def packages(path: Path) -> set[str]:
 
 def test_the_walk_finds_imports() -> None:
     assert "torchattacks" in packages(ROOT / "robustness/attacks/__init__.py")
-    assert "guard.stages" in imported(ROOT / "pipeline.py")
-    assert "guard.stages" not in imported(ROOT / "pipeline.py", when_loaded=True)
-    assert "guard.methods.sre2l.recover" in imported(ROOT / "stages.py")
+    assert "torchvision.datasets" in imported(ROOT / "data/datasets.py")
+    assert "torchvision.datasets" not in imported(ROOT / "data/datasets.py", when_loaded=True)
+    assert "guard.methods.sre2l.SRe2L" in imported(ROOT / "trial.py")
     assert len(FILES) > 15
+    assert len(METHODS) > 4
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
@@ -79,7 +88,7 @@ def test_planning_files_load_no_torch(name: str) -> None:
 
 def test_the_config_package_is_walked() -> None:
     assert len(CONFIG) > 3
-    assert "guard.config.trial" in imported(ROOT / "config/__init__.py", when_loaded=True)
+    assert "guard.config.shared" in imported(ROOT / "config/__init__.py", when_loaded=True)
 
 
 @pytest.mark.parametrize("name", CONFIG)
@@ -111,5 +120,5 @@ KNOWS_NO_STAGES = (
 
 @pytest.mark.parametrize("name", KNOWS_NO_STAGES)
 def test_work_on_tensors_knows_no_stages(name: str) -> None:
-    stages = {"guard.artifacts", "guard.pipeline", "guard.stages", "guard.methods"}
-    assert not imported(ROOT / f"{name}.py") & stages
+    plans = ("artifacts", "stage", "stages", "trial", "pipeline", "methods")
+    assert not imported(ROOT / f"{name}.py") & {f"guard.{part}" for part in plans}

@@ -113,7 +113,7 @@ def distance(kind: str, ours: Gradients, target: Gradients) -> Tensor:
 
 
 def cosine(a: Tensor, b: Tensor) -> Tensor:
-    """Over the last dimension of (…, n), with COSINE_EPS added to the product of the norms: (…,)."""
+    """Over the last dimension of (…, n), with COSINE_EPS added to the norms' product: (…,)."""
     similarity: Tensor = (a * b).sum(dim=-1) / (a.norm(dim=-1) * b.norm(dim=-1) + COSINE_EPS)
     return similarity
 

@@ -22,13 +22,10 @@ from guard.data.augment import (
 )
 from guard.data.dsa import DsaDraw, draw_dsa
 from guard.data.spec import ImageSpec
+from helpers import draws
 
 SPEC = ImageSpec(3, 8, 2, (0.3, 0.4, 0.5), (0.2, 0.25, 0.3), ("a", "b"))
 WHOLE = torch.tensor([[0.0, 0.0, 1.0, 1.0]])
-
-
-def draws(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 def images(count: int = 6, channels: int = 3, size: int = 8) -> Tensor:

@@ -8,13 +8,10 @@ import torch
 from torch import Tensor
 
 from guard.data.dsa import DSA_OPS, DsaDraw, apply_dsa, draw_dsa
+from helpers import draws
 
 ATOMIC_ON_CUDA = ("GridSampler", "Gather", "Scatter", "IndexSelect", "IndexAdd", "Take")
 EDGES = [[0.0, 0.0, 0.0], [1 - 2**-24] * 3, [0.0, 1 - 2**-24, 0.5]]
-
-
-def draws(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 def images(count: int = 6, channels: int = 3, size: int = 8) -> Tensor:

@@ -21,12 +21,7 @@ from guard.data.images import (
     to_square,
 )
 from guard.errors import DataError
-
-CPU = torch.device("cpu")
-
-
-def draws(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
+from helpers import CPU, draws
 
 
 def noise(count: int, channels: int = 3, size: int = 6) -> torch.Tensor:

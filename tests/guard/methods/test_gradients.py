@@ -12,16 +12,12 @@ from torch.nn import functional as F
 
 from guard.config import ModelConfig, RegularizerConfig
 from guard.data.spec import ImageSpec
-from guard.methods.dc.gradients import (
-    ClassGradients,
-    Gradients,
-    cosine,
-    distance,
-    relative_change,
-)
-from guard.models.networks import Classifier, batchnorms, build_model
+from guard.methods.dc.gradients import ClassGradients, Gradients, cosine, distance, relative_change
+from guard.models.batchnorm import batchnorms
+from guard.models.networks import Classifier, build_model
 from guard.training.losses import TrainingLoss
 from guard.training.penalties import Regularizer
+from helpers import draws
 
 SPEC = ImageSpec(3, 8, 4, (0.3, 0.4, 0.5), (0.2, 0.25, 0.3), tuple("abcd"))
 GROUP = torch.tensor([2, 0, 3])
@@ -29,24 +25,8 @@ EPS = 0.03
 PLAIN = TrainingLoss(RegularizerConfig.named("none"))
 SHAPES = ((5, 3, 2, 2), (5,), (4, 6), (4,), (2, 3, 4))
 KINDS = ("layerwise", "cosine", "squared")
-SETTINGS = (
-    "none",
-    "curvature",
-    "loss-difference",
-    "gradient-norm",
-    "pgd-at",
-    "fgsm-rs",
-    "trades",
-    "mart",
-    "guard-dc",
-    "cure",
-    "paper-eq15",
-    "released-cifar",
-)
-
-
-def draws(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
+SETTINGS = tuple(name for name in RegularizerConfig.NAMED if name != "released-imagenet")
+"""But the one whose weight is too small to be seen."""
 
 
 def convnet(norm: str = "instance") -> Classifier:

@@ -1,3 +1,5 @@
+"""Trajectory matching, on random experts."""
+
 from __future__ import annotations
 
 import copy
@@ -5,27 +7,23 @@ import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
+from trajectory_matching import SNAPSHOTS, SPEC, convnet, matching_of
 
-from guard.artifacts import ArtifactStore, build
-from guard.config import DSA_OPS, ModelConfig, RegularizerConfig
+import guard.methods.mtt.matching as mtt
+from guard.config import DSA_OPS
 from guard.data.augment import in_deviations
-from guard.data.datasets import load_data
 from guard.data.dsa import DsaDraw
 from guard.data.spec import ImageSpec
-from guard.distilled import DistilledSet
 from guard.errors import Diverged
-from guard.methods import mtt
-from guard.methods.dc.matching import initial_images
 from guard.methods.mtt import MTT
-from guard.methods.mtt.matching import Expert, LearnedRate, Snapshots, TrajectoryMatching, by_class
+from guard.methods.mtt.matching import LearnedRate, Matching, Trajectory, by_class
 from guard.methods.mtt.trajectory import (
     TrajectoryGradient,
     adjoint,
@@ -35,175 +33,9 @@ from guard.methods.mtt.trajectory import (
     unroll,
 )
 from guard.models.input_layer import Normalize
-from guard.models.networks import Classifier, build_model
-from guard.models.saving import load_model
-from guard.seeding import derive
-from guard.training.losses import TrainingLoss
-from guard.trial import TrialConfig
+from helpers import draws
 
-SPEC = ImageSpec(3, 8, 4, (0.3, 0.4, 0.5), (0.2, 0.25, 0.3), tuple("abcd"))
-CPU = torch.device("cpu")
-EPOCHS, IPC = 4, 3
-SNAPSHOTS = "snapshots.safetensors"
 LABELS = torch.arange(4).repeat_interleave(3)
-
-
-def draws(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
-
-def visits(count: int, seed: int = 0) -> list[Tensor]:
-    """Where a model with five parameters is at first and after each step."""
-    return list(torch.randn(count + 1, 5, generator=draws(seed), dtype=torch.float64))
-
-
-def kept_of(ema: float, path: list[Tensor], steps_per_epoch: int) -> Snapshots:
-    model = nn.Linear(5, 1, bias=False).double()
-
-    def go(theta: Tensor) -> nn.Module:
-        nn.utils.vector_to_parameters(theta, model.parameters())
-        return model
-
-    snapshots = Snapshots(go(path[0]), ema)
-    for step, theta in enumerate(path[1:], 1):
-        snapshots.after_step(go(theta))
-        if step % steps_per_epoch == 0:
-            snapshots.after_epoch(model)
-    return snapshots
-
-
-@pytest.mark.parametrize("a", [0.3, 0.9, 0.999])
-def test_the_moving_average_is_its_closed_form(a: float) -> None:
-    path = visits(12)
-    kept = kept_of(a, path, 4).kept
-    assert len(kept) == 4
-    for snapshot, n in zip(kept, (0, 4, 8, 12), strict=True):
-        expected = a**n * path[0]
-        for i in range(1, n + 1):
-            expected = expected + (1 - a) * a ** (n - i) * path[i]
-        torch.testing.assert_close(snapshot, expected, rtol=1e-10, atol=1e-12)
-
-
-def test_without_a_moving_average_the_parameters_themselves_are_kept() -> None:
-    path = visits(12)
-    for snapshot, theta in zip(kept_of(0, path, 4).kept, path[::4], strict=True):
-        assert torch.equal(snapshot, theta)
-
-
-@pytest.mark.parametrize("a", [0.0, 0.8])
-def test_distances_are_means_over_the_epochs(a: float) -> None:
-    path = visits(6)
-    snapshots = kept_of(a, path, 2)
-    raw = [math.dist(path[n], path[n + 2]) for n in (0, 2, 4)]
-    kept = [math.dist(*snapshots.kept[n : n + 2]) for n in range(3)]
-    expected = {"epoch_distance": sum(kept) / 3, "raw_epoch_distance": sum(raw) / 3}
-    assert snapshots.metrics() == pytest.approx(expected, rel=1e-9)
-    assert (expected["epoch_distance"] == pytest.approx(sum(raw) / 3)) is (a == 0)
-
-
-def trial(method: str = "mtt", **overrides: Any) -> TrialConfig:
-    config = TrialConfig(method=method, ipc=IPC, regularizer=RegularizerConfig.named("none"))
-    section = {
-        "model": {"name": "convnet", "width": 8, "depth": 2},
-        "experts": {
-            "count": 2,
-            "train": {"epochs": EPOCHS, "batch_size": 128, "lr": 0.1, "momentum": 0},
-        },
-        "iterations": 2,
-        "student_steps": 6,
-        "expert_epochs": 2,
-        "max_start": 2,
-        "rate": 0.05,
-        "lr_images": 1.0,
-    }
-    return config.override({method: section, **overrides})
-
-
-@pytest.fixture(scope="module")
-def digits(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
-    """store, two experts (stages and artifacts) on digits, the model they start from."""
-    store, config = ArtifactStore(tmp_path_factory.mktemp("mtt")), trial()
-    stages = METHODS["mtt"].teachers(config)
-    artifacts = [store.get_or_build(stage, build) for stage in stages]
-    experts = [Expert(artifact.path) for artifact in artifacts]
-    model = load_model(artifacts[0].path).train()
-    splits = load_data(config.data)
-    return SimpleNamespace(
-        config=config,
-        store=store,
-        stages=stages,
-        artifacts=artifacts,
-        experts=experts,
-        model=model,
-        splits=splits,
-    )
-
-
-def test_experts_keep_their_parameters_at_first_and_after_every_epoch(
-    digits: SimpleNamespace,
-) -> None:
-    for number, artifact in enumerate(digits.artifacts):
-        theta = load_file(artifact.path / SNAPSHOTS)["theta"]
-        config, spec = digits.config.mtt.model, digits.splits.spec
-        initial = build_model(config, spec, derive(derive(0, "expert", number), "teacher"))
-        assert theta.shape == (EPOCHS + 1, len(flat_parameters(initial)))
-        assert torch.equal(theta[0], flat_parameters(initial))
-        assert torch.equal(theta[-1], flat_parameters(load_model(artifact.path)))
-        assert len({float(row.sum()) for row in theta}) == EPOCHS + 1
-        assert len(artifact.summary["history"]) == EPOCHS
-        distances = (theta[1:] - theta[:-1]).norm(dim=1)
-        metrics = artifact.summary["metrics"]
-        assert metrics["epoch_distance"] == pytest.approx(float(distances.mean()), rel=1e-5)
-        assert metrics["raw_epoch_distance"] == pytest.approx(metrics["epoch_distance"])
-        for epoch in range(EPOCHS + 1):
-            assert torch.equal(Expert(artifact.path).snapshot(epoch, CPU), theta[epoch])
-
-
-def test_experts_differ_and_repeat(digits: SimpleNamespace, tmp_path: Path) -> None:
-    first, second = (artifact.path / SNAPSHOTS for artifact in digits.artifacts)
-    assert first.read_bytes() != second.read_bytes()
-    again = ArtifactStore(tmp_path).get_or_build(digits.stages[1], build)
-    assert (again.path / SNAPSHOTS).read_bytes() == second.read_bytes()
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"regularizer": "gradient-norm"},
-        {"mtt.experts.adversary": "fgsm-rs", "evaluation.eps": 0.1},
-        {"mtt.experts.adversary": "fgsm-rs", "evaluation.eps": 0.1, "regularizer": "gradient-norm"},
-        {"mtt.experts.ema": 0.9},
-    ],
-)
-def test_experts_are_trained_and_kept_as_the_config_says(
-    change: dict[str, Any],
-    digits: SimpleNamespace,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """The same seed, so what differs is the loss, or the average alone."""
-    losses: list[TrainingLoss] = []
-    original = TrainingLoss.__call__
-
-    def noted(self: TrainingLoss, *args: Any) -> Any:
-        losses.append(self)
-        return original(self, *args)
-
-    monkeypatch.setattr(TrainingLoss, "__call__", noted)
-    config = trial(**{"mtt.experts.train.epochs": 3, **change})
-    stage = METHODS["mtt"].teachers(config)[0]
-    artifact = ArtifactStore(tmp_path).get_or_build(stage, build)
-    theta = load_file(artifact.path / SNAPSHOTS)["theta"]
-    plain = load_file(digits.artifacts[0].path / SNAPSHOTS)["theta"]
-    assert torch.equal(theta[0], plain[0])
-    assert torch.equal(theta[-1], flat_parameters(load_model(artifact.path)))
-    assert not torch.allclose(theta[1], plain[1], rtol=1e-3)
-    (loss,) = set(losses)
-    assert loss.regularizer.kind == config.regularizer.kind
-    assert loss.adversary == config.mtt.experts.adversary
-    assert loss.eps == (0.1 if loss.adversary.active else 0)
-    if "mtt.experts.ema" in change:
-        assert float((theta[1] - plain[0]).norm()) < float((plain[1] - plain[0]).norm())
 
 
 @pytest.mark.parametrize("lr", [1e-4, 1e-6])
@@ -237,23 +69,19 @@ def test_a_learned_rate_can_stay() -> None:
     assert rate.value == 0.05
 
 
-def experts_at(folder: Path, *theta: Tensor) -> list[Expert]:
+def experts_at(folder: Path, *theta: Tensor) -> list[Trajectory]:
     """Experts with snapshots (epochs + 1, P)."""
     experts = []
     for number, rows in enumerate(theta):
         (folder / str(number)).mkdir()
         save_file({"theta": rows}, folder / str(number) / SNAPSHOTS)
-        experts.append(Expert(folder / str(number)))
+        experts.append(Trajectory(folder / str(number)))
     return experts
 
 
-def convnet() -> Classifier:
-    return build_model(ModelConfig(name="convnet", width=4, depth=2), SPEC).train()
-
-
-def matching(ipc: int = 3, experts: list[Expert] | None = None, **config: Any) -> Any:
+def matching(ipc: int = 3, experts: list[Trajectory] | None = None, **config: Any) -> Any:
     settings = MTT(**{"student_steps": 5, "rate": 0.1, **config})
-    return TrajectoryMatching(settings, convnet(), experts or [], SPEC, ipc, 0, CPU)
+    return matching_of(settings, convnet(), experts or [], SPEC, ipc)
 
 
 def synthetic(count: int = 12, seed: int = 3) -> Tensor:
@@ -422,7 +250,7 @@ def test_the_published_half_is_exactly_half() -> None:
     assert torch.equal(other.rate, one.rate) and torch.equal(other.loss, one.loss)
 
 
-def trajectory(folder: Path, epochs: int = 6) -> list[Expert]:
+def trajectory(folder: Path, epochs: int = 6) -> list[Trajectory]:
     return experts_at(folder, *theta_at(count=2 * epochs + 2).view(2, epochs + 1, -1))
 
 
@@ -432,13 +260,13 @@ def test_a_run_starts_anywhere_that_it_may_and_aims_some_epochs_later(
     experts = trajectory(tmp_path)
     run = matching(experts=experts, iterations=30, max_start=3, expert_epochs=2, student_steps=1)
     seen: list[tuple[int, int]] = []
-    original = Expert.snapshot
+    original = Trajectory.snapshot
 
-    def noted(self: Expert, epoch: int, device: torch.device) -> Tensor:
+    def noted(self: Trajectory, epoch: int, device: torch.device) -> Tensor:
         seen.append((experts.index(self), epoch))
         return original(self, epoch, device)
 
-    monkeypatch.setattr(Expert, "snapshot", noted)
+    monkeypatch.setattr(Trajectory, "snapshot", noted)
     run.run(synthetic())
     starts, targets = seen[::2], seen[1::2]
     assert set(starts) == {(expert, epoch) for expert in (0, 1) for epoch in (0, 1, 2)}
@@ -460,7 +288,7 @@ def test_a_run_moves_images_and_rate_by_sgd_with_momentum(
         of_rate = torch.tensor(rates[number])
         return TrajectoryGradient(torch.tensor(float(number)), images[number], of_rate)
 
-    monkeypatch.setattr(TrajectoryMatching, "gradient", property(lambda self: gradient))
+    monkeypatch.setattr(Matching, "gradient", property(lambda self: gradient))
     options = {"iterations": 3, "lr_images": 0.01, "lr_rate": 1e-6, "rate": 0.1}
     run = matching(experts=trajectory(tmp_path), max_start=2, **options)
     begin = synthetic() * 0.5
@@ -513,74 +341,3 @@ def test_a_loss_that_is_not_finite_ends_the_run(tmp_path: Path, rate: float) -> 
 
 def test_rows_of_a_class_become_columns_of_a_set() -> None:
     assert by_class(torch.arange(6), 2).tolist() == [[0, 2, 4], [1, 3, 5]]
-
-
-def matching_loss(run: TrajectoryMatching, u: Tensor, rate: float) -> float:
-    """Mean over experts and starts, with augmentations that no iteration drew."""
-    values = []
-    for seed, expert in enumerate(run.experts):
-        for start in range(run.config.max_start):
-            theta, target = (expert.snapshot(epoch, CPU) for epoch in (start, start + 2))
-            loss = run.step_loss(run.targets(u, target), draws(1000 + seed))
-            steps = run.config.student_steps
-            found = run.gradient(loss, theta, target, u, torch.tensor(rate), steps)
-            values.append(float(found.loss))
-    return sum(values) / len(values)
-
-
-@pytest.mark.parametrize(
-    ("config", "share"),
-    [
-        ({}, 0.6),
-        ({"gradient": "unroll", "batch_size": 10}, 0.6),
-        ({"gradient": "tesla", "soft_labels": True}, 0.95),
-    ],
-)
-def test_matching_brings_students_closer_to_the_experts(
-    config: dict[str, Any], share: float, digits: SimpleNamespace
-) -> None:
-    options = {"iterations": 15, "student_steps": 4, "lr_images": 300.0, "lr_rate": 1e-3}
-    section = replace(digits.config.mtt, rate=0.2, **options, **config)
-    spec = digits.splits.spec
-    run = TrajectoryMatching(section, digits.model, digits.experts, spec, IPC, 0, CPU)
-    begin = initial_images("noise", digits.splits, IPC, digits.model.normalize, 0, CPU)
-    u, rate, metrics = run.run(begin.flatten(0, 1))
-    before = matching_loss(run, begin.flatten(0, 1), section.rate)
-    by_images, by_both = matching_loss(run, u, section.rate), matching_loss(run, u, rate)
-    assert by_both < by_images < share * before
-    assert 0 < rate != section.rate
-    assert math.isfinite(metrics["matching_loss"])
-
-
-@pytest.mark.parametrize("method", ["mtt", "tesla"])
-def test_a_stage_writes_pixels_the_rate_and_soft_labels(
-    method: str, digits: SimpleNamespace
-) -> None:
-    config = trial(method, **{f"{method}.init": "real", f"{method}.lr_rate": 1e-3})
-    stages = METHODS[method].teachers(config)
-    assert stages == digits.stages, "mtt and tesla share their experts"
-    (stage,) = METHODS[method].parts(config, stages)
-    part = digits.store.get_or_build(stage, build)
-    metrics = part.summary["metrics"]
-    assert set(metrics) == {"matching_loss", "learned_lr"}
-    whole = digits.store.get_or_build(distilled_stage(config, [stage], None), build)
-    found = DistilledSet.load(whole.path)
-    assert found.images.shape == (10 * IPC, 1, 8, 8)
-    assert found.images.min() >= 0 and found.images.max() <= 1
-    assert found.card["learned_lr"] == metrics["learned_lr"] != 0.05
-    layer = digits.model.normalize
-    begin = initial_images("real", digits.splits, IPC, layer, config.seed, CPU)
-    real = layer.inverse(begin.flatten(0, 1)).view_as(begin).transpose(0, 1).flatten(0, 1)
-    assert not torch.equal(found.images, real)
-    closest = (found.images[:, None] - real[None]).flatten(2).norm(dim=2).argmin(dim=1)
-    assert closest.tolist() == list(range(10 * IPC))
-    if method == "mtt":
-        assert found.soft_labels is None
-        return
-    run = TrajectoryMatching(
-        config.tesla, digits.model, digits.experts, digits.splits.spec, IPC, 0, CPU
-    )
-    assert found.soft_labels is not None
-    torch.testing.assert_close(
-        found.soft_labels, run.mean_labels(layer(found.images)), rtol=1e-4, atol=1e-6
-    )

@@ -13,14 +13,10 @@ from guard.methods.subset.choice import class_members, herd, herding, random_cho
 from guard.models.input_layer import Normalize
 from guard.models.networks import Classifier, build_model, penultimate
 from guard.seeding import fenced
+from helpers import CPU, draws
 
-CPU = torch.device("cpu")
 SPEC = ImageSpec(1, 8, 3, (0.4,), (0.3,), tuple("abc"))
 COUNTS = (9, 14, 30)
-
-
-def draws(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 def image_set(counts: tuple[int, ...] = COUNTS, seed: int = 0) -> TensorImages:

@@ -23,16 +23,14 @@ from guard.methods.mtt.trajectory import (
     tesla,
     unroll,
 )
-from guard.models.networks import batchnorms, build_model
+from guard.models.batchnorm import batchnorms
+from guard.models.networks import build_model
+from helpers import draws, relative_error
 
 SPEC = ImageSpec(3, 8, 4, (0.3, 0.4, 0.5), (0.2, 0.25, 0.3), tuple("abcd"))
 LABELS = torch.arange(8) % 4
 UNUSED = 7
 """The image that is in no batch."""
-
-
-def draws(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 @dataclass(frozen=True)
@@ -85,15 +83,9 @@ def smooth_net() -> nn.Module:
     return layers
 
 
-def error(value: Tensor, wanted: Tensor) -> float:
-    """Relative, of the whole tensor."""
-    assert value.shape == wanted.shape and value.dtype == wanted.dtype
-    return float((value - wanted).norm() / wanted.norm())
-
-
 def assert_same(got: TrajectoryGradient, wanted: TrajectoryGradient, tolerance: float) -> None:
     for name in ("loss", "images", "rate"):
-        assert error(getattr(got, name), getattr(wanted, name)) < tolerance, name
+        assert relative_error(getattr(got, name), getattr(wanted, name)) < tolerance, name
 
 
 def loss_of_a_student(given: Problem) -> float:
@@ -202,8 +194,8 @@ def test_tesla_is_its_formula_and_not_the_exact_gradient() -> None:
     given = problem(convnet())
     found, exact = given.solve(tesla), given.solve(unroll)
     assert_same(found, tesla_by_hand(given), 1e-10)
-    assert error(found.images, exact.images) > 1e-3
-    assert error(found.rate, exact.rate) > 1e-3
+    assert relative_error(found.images, exact.images) > 1e-3
+    assert relative_error(found.rate, exact.rate) > 1e-3
 
 
 def test_tesla_is_exact_for_one_step() -> None:

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from guard.artifacts import ArtifactStore, build
+from guard.artifacts import ArtifactStore
 from guard.config import ComputeConfig, ModelConfig, RegularizerConfig
 from guard.data.datasets import load_data
 from guard.data.images import TensorImages
@@ -19,16 +19,13 @@ from guard.models.networks import build_model
 from guard.models.saving import load_model, save_model
 from guard.pipeline import local_runner, plan, run_trial
 from guard.robustness.attacks import ThreatModel, attack_images
+from guard.stages import Whitening
 from guard.training.losses import attack_batch
 from guard.trial import TrialConfig
+from helpers import CPU, draws
 
-CPU = torch.device("cpu")
 SPEC = ImageSpec(2, 4, 3, (0.3, 0.6), (0.2, 0.4), tuple("abc"))
 LAYERS = ("normalize", "zca")
-
-
-def draws(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 def image_set(count: int = 1500) -> TensorImages:
@@ -147,15 +144,17 @@ def test_a_saved_model_keeps_its_whitening(tmp_path: Path) -> None:
 
 
 def zca_config(tiny_config: TrialConfig) -> TrialConfig:
-    return tiny_config.override({"method": "whole", "regularizer": "none", "model.input": "zca"})
+    changes = {"method": "whole", "regularizer": "none", "model.input": "zca"}
+    return tiny_config.override({**changes, "evaluation.diagnose": False})
 
 
 def test_whitening_is_fitted_on_the_training_images_alone(
     tiny_config: TrialConfig, tmp_path: Path
 ) -> None:
     config = zca_config(tiny_config)
-    (stage,) = whitening(config, config.model).values()
-    artifact = ArtifactStore(tmp_path).get_or_build(stage, build)
+    stage = Whitening.of(config.shared, config.model)
+    assert stage is not None
+    artifact = ArtifactStore(tmp_path).get_or_build(stage)
     splits = load_data(config.data)
     expected = fit_zca(splits.train, splits.spec, CPU)
     found = load_file(artifact.path / "whitening.safetensors")
@@ -165,9 +164,11 @@ def test_whitening_is_fitted_on_the_training_images_alone(
 def test_whitening_is_one_stage_and_only_where_a_model_needs_it(tiny_config: TrialConfig) -> None:
     config = zca_config(tiny_config)
     plain, zca = ModelConfig(), ModelConfig(input="zca", width=9)
-    assert whitening(config, plain) == {}
-    assert whitening(config, plain, zca) == whitening(config, config.model)
-    (stage,) = whitening(config, zca).values()
+    assert Whitening.of(config.shared, plain) is None
+    stage = Whitening.of(config.shared, zca)
+    assert stage is not None and stage == Whitening.of(config.shared, config.model)
+    whitenings = [found for found in plan(config) if found.name == "whitening"]
+    assert whitenings == [stage]
     assert stage.config == {
         "data": config.data.to_dict(),
         "compute": ComputeConfig().to_dict(),

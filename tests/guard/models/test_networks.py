@@ -10,9 +10,11 @@ from guard.config import ModelConfig
 from guard.config.schema import type_hints
 from guard.data.spec import ImageSpec
 from guard.errors import ConfigError
+from guard.models.batchnorm import batchnorms
 from guard.models.input_layer import Normalize
-from guard.models.networks import MODELS, Classifier, batchnorms, build_model, folded, frozen
+from guard.models.networks import MODELS, Classifier, build_model, folded, frozen
 from guard.trial import TrialConfig
+from helpers import draws
 
 
 def spec(channels: int = 1, size: int = 8, classes: int = 4) -> ImageSpec:
@@ -22,7 +24,7 @@ def spec(channels: int = 1, size: int = 8, classes: int = 4) -> ImageSpec:
 
 def images(spec: ImageSpec, count: int = 2) -> torch.Tensor:
     shape = (count, spec.channels, spec.image_size, spec.image_size)
-    return torch.rand(shape, generator=torch.Generator().manual_seed(0))
+    return torch.rand(shape, generator=draws())
 
 
 GREY_8, GREY_28, RGB_32 = spec(), spec(size=28), spec(channels=3, size=32)

@@ -12,13 +12,7 @@ from guard.artifacts import Artifact
 from guard.config import EvaluationConfig
 from guard.config.evaluation import parts_of
 from guard.pipeline import local_runner, run_trial
-from guard.robustness.beard import (
-    attack_efficiency,
-    costs,
-    crei,
-    peer_metrics,
-    relative_robustness,
-)
+from guard.robustness.beard import attack_efficiency, costs, crei, peer_metrics, relative_robustness
 
 
 @pytest.mark.parametrize(

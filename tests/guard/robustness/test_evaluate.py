@@ -1,63 +1,33 @@
+"""Evaluations of a small classifier."""
+
 from __future__ import annotations
 
-import copy
 import dataclasses
 import math
-from collections.abc import Iterator
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from evaluating import assert_same, config
 from torch import Tensor, nn
 
 import guard.robustness.attacks
 import guard.robustness.evaluate
-from guard.artifacts import Artifact
 from guard.config import EvaluationConfig
-from guard.config.evaluation import AUTOATTACK, Part, parts_of
-from guard.data.datasets import load_data
-from guard.data.images import Splits
-from guard.models.saving import load_model
-from guard.pipeline import local_runner
+from guard.config.evaluation import parts_of
 from guard.robustness.attacks import attack_images
-from guard.robustness.evaluate import (
-    Verdicts,
-    attack_part,
-    chosen,
-    evaluate,
-    is_weaker,
-    metrics,
-    share,
-)
-from guard.robustness.measures import singled_out, worst_cases
-from guard.robustness.stages import chain
+from guard.robustness.evaluate import Verdicts, attack_part, chosen, evaluate, metrics, share
 from guard.seeding import generator
-from guard.stage import Stage
-from guard.trial import TrialConfig
+from helpers import CPU
 
-CPU = torch.device("cpu")
+pytestmark = pytest.mark.usefixtures("cheap_attacks")
+
 SUITE = ("pgd5", "mim", "cw", "square", "autoattack")
 ORDER = ["pgd5", "mim", "apgd-ce", "apgd-t", "fab-t", "square"]
 """The bounded ones of the suite, from cheap to strong."""
 RADII = (0.03, 0.09, 0.2)
 NORMS = pytest.mark.parametrize("norm", ["Linf", "L2"])
-
-
-@pytest.fixture(scope="module", autouse=True)
-def cheap() -> Iterator[None]:
-    """Small budgets, and a cw that breaks the victim."""
-    values = {"SQUARE_QUERIES": 40, "AUTOATTACK_STEPS": 5}
-    values |= {"CW_C": 5, "CW_LR": 0.05, "CW_STEPS": 40}
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in values.items():
-            patch.setattr(guard.robustness.attacks, name, value)
-        yield
-
-
-def config(victim: Any, **changes: Any) -> EvaluationConfig:
-    return EvaluationConfig(**{"eps": victim.eps, "attacks": ("pgd5",), **changes})
 
 
 def run(victim: Any, **changes: Any) -> Verdicts:
@@ -75,194 +45,6 @@ def verdicts(victim: Any) -> dict[bool, Verdicts]:
         cascade: evaluate(victim.model, victim.images, whole(victim, cascade=cascade), 5, CPU)
         for cascade in (True, False)
     }
-
-
-def without(count: int, *indices: int) -> Tensor:
-    """bool, (count,): all but these."""
-    mask = torch.ones(count, dtype=torch.bool)
-    mask[list(indices)] = False
-    return mask
-
-
-NEAR, FAR = 2 / 255, 8 / 255
-BROKEN: dict[Part, tuple[int, ...]] = {
-    (math.inf, "cw"): (0, 1, 2),
-    (NEAR, "pgd2"): (),
-    (NEAR, "pgd5"): (3,),
-    (NEAR, "apgd-ce"): (4,),
-    (NEAR, "apgd-t"): (),
-    (NEAR, "fab-t"): (),
-    (NEAR, "square"): (),
-    (FAR, "pgd2"): (5,),
-    (FAR, "pgd5"): (),
-    (FAR, "apgd-ce"): (),
-    (FAR, "apgd-t"): (6,),
-    (FAR, "fab-t"): (),
-    (FAR, "square"): (),
-}
-HAND_MADE = EvaluationConfig(
-    eps=FAR, more_eps=(NEAR,), attacks=("pgd5", "pgd2", "cw", "autoattack"), cascade=False
-)
-
-
-@pytest.fixture
-def made() -> Verdicts:
-    """Ten samples, the last one wrong without an attack; cw goes 0.01, 0.02 and 0.5 far."""
-    far = torch.full((10,), math.inf)
-    far[[0, 1, 2, 9]] = torch.tensor([0.01, 0.02, 0.5, 0])
-    survived = {part: without(10, 9, *indices) for part, indices in BROKEN.items()}
-    return Verdicts(without(10, 9), survived, {"cw": far})
-
-
-@pytest.mark.parametrize(
-    ("eps", "broken"),
-    [
-        (0.0, ()),
-        (NEAR, (3, 4)),
-        (0.015, (0, 3, 4)),
-        (FAR, (0, 1, 3, 4, 5, 6)),
-        (0.5, (0, 1, 2, 3, 4, 5, 6)),
-    ],
-)
-def test_robust_is_right_under_all_that_ran_within_the_radius(
-    eps: float, broken: tuple[int, ...], made: Verdicts
-) -> None:
-    assert torch.equal(made.robust(eps), without(10, 9, *broken))
-
-
-@pytest.mark.parametrize(
-    ("eps", "name", "broken"),
-    [
-        (NEAR, "pgd2", ()),
-        (NEAR, "pgd5", (3,)),
-        (NEAR, "autoattack", (3, 4)),
-        (FAR, "pgd2", (5,)),
-        (FAR, "pgd5", (3, 5)),
-        (FAR, "apgd-ce", (4,)),
-        (FAR, "apgd-t", (6,)),
-        (FAR, "square", ()),
-        (FAR, "autoattack", (0, 1, 3, 4, 5, 6)),
-        (FAR, "cw", (0, 1, 2)),
-        (NEAR, "cw", (0, 1, 2)),
-    ],
-)
-def test_an_attack_counts_what_it_broke_itself_or_could_have(
-    eps: float, name: str, broken: tuple[int, ...], made: Verdicts
-) -> None:
-    assert torch.equal(made.under(eps, name), without(10, 9, *broken))
-
-
-def test_verdicts_are_left_as_they_are_by_reading_them(made: Verdicts) -> None:
-    before = copy.deepcopy(made)
-    made.robust(1.0)
-    for name in ("pgd5", "cw", "autoattack"):
-        made.under(1.0, name)
-    assert_same(made, before)
-
-
-def assert_same(found: Verdicts, expected: Verdicts) -> None:
-    assert torch.equal(found.clean, expected.clean)
-    for mine, other in (
-        (found.survived, expected.survived),
-        (found.distances, expected.distances),
-    ):
-        assert set(mine) == set(other)
-        for key in mine:
-            assert mine[key].dtype == other[key].dtype and torch.equal(mine[key], other[key])
-
-
-def test_metrics_are_shares_of_all_samples(made: Verdicts) -> None:
-    near = "robust_accuracy/eps_2_255"
-    assert metrics(made, HAND_MADE) == pytest.approx(
-        {
-            "clean_accuracy": 0.9,
-            "num_samples": 10,
-            "drop_rate": 0.6 / 0.9,
-            "distance/cw": 0.02,
-            "robust_accuracy": 0.3,
-            "robust_accuracy/pgd5": 0.7,
-            "robust_accuracy/pgd2": 0.8,
-            "robust_accuracy/cw": 0.6,
-            "robust_accuracy/autoattack": 0.3,
-            "robust_accuracy/apgd-ce": 0.8,
-            "robust_accuracy/apgd-t": 0.8,
-            "robust_accuracy/fab-t": 0.9,
-            "robust_accuracy/square": 0.9,
-            near: 0.7,
-            f"{near}/pgd5": 0.8,
-            f"{near}/pgd2": 0.9,
-            f"{near}/autoattack": 0.7,
-            f"{near}/apgd-ce": 0.8,
-            f"{near}/apgd-t": 0.9,
-            f"{near}/fab-t": 0.9,
-            f"{near}/square": 0.9,
-        }
-    )
-
-
-def test_metrics_start_with_the_search_s_own(made: Verdicts) -> None:
-    names = ["clean_accuracy", "robust_accuracy", "drop_rate", "num_samples"]
-    assert list(metrics(made, HAND_MADE))[:4] == names
-
-
-def test_the_drop_of_a_model_that_is_never_right_is_zero() -> None:
-    nothing = torch.zeros(3, dtype=torch.bool)
-    made = Verdicts(nothing, {(0.1, "pgd5"): nothing}, {"cw": torch.zeros(3)})
-    found = metrics(made, EvaluationConfig(eps=0.1, attacks=("pgd5",)))
-    assert found == {
-        "clean_accuracy": 0,
-        "robust_accuracy": 0,
-        "robust_accuracy/pgd5": 0,
-        "drop_rate": 0,
-        "num_samples": 3,
-    }
-
-
-@pytest.mark.parametrize(
-    ("name", "than", "weaker"),
-    [
-        ("pgd5", "pgd20", True),
-        ("margin5", "margin100", True),
-        ("pgd2", "pgd20", True),
-        ("pgd20", "pgd5", False),
-        ("pgd20", "pgd20", False),
-        ("square300", "square500", True),
-        ("square300", "square", False),
-        ("pgd5", "margin20", False),
-        ("mim", "pgd20", False),
-        ("pgd5", "autoattack", False),
-        ("cw", "cw", False),
-    ],
-)
-def test_fewer_steps_of_the_same_attack_are_weaker(name: str, than: str, weaker: bool) -> None:
-    assert is_weaker(name, than) is weaker
-
-
-@pytest.mark.parametrize("seed", range(5))
-def test_nothing_is_below_autoattack_but_what_goes_further(seed: int) -> None:
-    draw = torch.Generator().manual_seed(seed)
-    own = EvaluationConfig(eps=0.1, more_eps=(0.05, 0.3), attacks=("pgd5", "mim", "paper"))
-    clean = torch.rand(40, generator=draw) < 0.9
-    survived = {part: clean & (torch.rand(40, generator=draw) < 0.9) for part in parts_of(own)}
-    made = Verdicts(clean, survived, {"cw": 2 * torch.rand(40, generator=draw)})
-    found = metrics(made, own)
-    for worst in worst_cases(own):
-        alone = {m.attack: found[m.metric] for m in singled_out(own, worst) if m.attack != "cw"}
-        assert alone["autoattack"] == found[worst.metric] <= min(alone.values())
-        assert found[worst.metric] < max(alone.values()) <= found["clean_accuracy"]
-
-
-def test_verdicts_survive_a_file(made: Verdicts, tmp_path: Path) -> None:
-    made.save(tmp_path / "verdicts.safetensors")
-    read = Verdicts.load(tmp_path / "verdicts.safetensors")
-    assert_same(read, made)
-    assert metrics(read, HAND_MADE) == metrics(made, HAND_MADE)
-
-
-def test_verdicts_without_an_attack_survive_a_file(tmp_path: Path) -> None:
-    made = Verdicts(torch.tensor([True, False]))
-    made.save(tmp_path / "verdicts.safetensors")
-    assert_same(Verdicts.load(tmp_path / "verdicts.safetensors"), made)
 
 
 def test_clean_verdicts_are_the_models_own(victim: Any, verdicts: dict[bool, Verdicts]) -> None:
@@ -546,134 +328,3 @@ def test_a_cascade_spares_what_an_unbounded_attack_broke_within_the_ball(victim:
     within = links[0].clean & (links[0].distances["deepfool"] <= 0.12)
     assert within.any()
     assert not (links[1].survived[0.12, "pgd5"] & within).any()
-
-
-@pytest.fixture
-def chained(trial: SimpleNamespace) -> SimpleNamespace:
-    """config, stages, store, student and splits of a chain of five attacks on the tiny student."""
-    changes = {"attacks": ["pgd2", "margin2", "cw"], "more_eps": [0.02], "max_samples": 30}
-    tried = trial.config.override({f"evaluation.{name}": v for name, v in changes.items()})
-    student = Steps.of(tried).student
-    return SimpleNamespace(
-        config=tried,
-        student=student,
-        store=trial.store,
-        stages=evaluation_chain(tried, student, "validation"),
-        model=load_model(trial.store.path(student.address)),
-        splits=load_data(tried.data),
-    )
-
-
-def verdicts_of(artifact: Artifact) -> Verdicts:
-    return Verdicts.load(artifact.path / "verdicts.safetensors")
-
-
-def at_once(chained: Any, own: EvaluationConfig) -> Verdicts:
-    splits: Splits = chained.splits
-    return evaluate(chained.model, chosen(splits.validation, own), own, 10, CPU)
-
-
-def test_a_chain_of_stages_gives_the_verdicts_of_one_evaluation(chained: Any) -> None:
-    own = chained.config.evaluation
-    made = local_runner(chained.store)(*chained.stages)
-    expected = at_once(chained, own)
-    assert len(made) == 5
-    assert_same(verdicts_of(made[-1]), expected)
-    for number, artifact in enumerate(made[:-1]):
-        so_far = verdicts_of(artifact)
-        assert list(artifact.summary["passes"]) == [
-            "clean",
-            *(f"{eps!r} {name}" for eps, name in parts_of(own)[: number + 1]),
-        ]
-        assert set(so_far.survived) == set(parts_of(own)[: number + 1])
-        assert artifact.summary["metrics"] == {"clean_accuracy": share(expected.clean)}
-    found = dict(made[-1].summary["metrics"])
-    passes = made[-1].summary["passes"].values()
-    assert found.pop("forward_passes") == sum(forward for forward, _ in passes)
-    assert found.pop("backward_passes") == sum(backward for _, backward in passes)
-    assert found == metrics(expected, own)
-    assert share(expected.robust(own.eps)) < share(expected.clean)
-
-
-def test_an_interrupted_chain_goes_on_where_it_was(
-    chained: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    tried = chained.config.override({"evaluation.seed": 7})
-    stages = evaluation_chain(tried, chained.student, "validation")
-    run_stage, parts = local_runner(chained.store), parts_of(tried.evaluation)
-    called: list[Part] = []
-    stop: set[Part] = {parts[2]}
-
-    def counting(model: Any, images: Any, part: Part, *rest: Any) -> Any:
-        called.append(part)
-        if part in stop:
-            raise KeyboardInterrupt
-        return attack_part(model, images, part, *rest)
-
-    monkeypatch.setattr(guard.robustness.evaluate, "attack_part", counting)
-    with pytest.raises(KeyboardInterrupt):
-        run_stage(*stages)
-    assert called == parts[:3]
-    stop.clear()
-    made = run_stage(*stages)
-    assert called[3:] == parts[2:]
-    assert [artifact.built for artifact in made] == [False, False, True, True, True]
-    assert_same(verdicts_of(made[-1]), at_once(chained, tried.evaluation))
-
-
-def keys(base: TrialConfig, **changes: Any) -> list[str]:
-    tried = base.override({f"evaluation.{name}": value for name, value in changes.items()})
-    return [stage.key for stage in evaluation_chain(tried, Steps.of(tried).student, "validation")]
-
-
-def test_only_the_last_stage_depends_on_what_is_reported(tiny_config: TrialConfig) -> None:
-    named, single = keys(tiny_config, attacks=["autoattack"]), keys(tiny_config, attacks=AUTOATTACK)
-    assert named[:-1] == single[:-1] and len(named) == 4
-    assert named[-1] != single[-1]
-
-
-def test_suites_with_the_same_beginning_share_it(tiny_config: TrialConfig) -> None:
-    one, other = (keys(tiny_config, attacks=["pgd2", "mim", last]) for last in ("vmi", "square"))
-    assert one[:2] == other[:2] and one[2] != other[2]
-    small = keys(tiny_config, attacks=["pgd2", "mim"], eps=0.05)
-    large = keys(tiny_config, attacks=["pgd2", "mim"], eps=0.05, more_eps=[0.1])
-    assert small[0] == large[0] and small[1] != large[1] and len(large) == 4
-
-
-@pytest.mark.parametrize(
-    ("change", "is_shared"),
-    [
-        ({"diagnose": False}, True),
-        ({"splits": ["test"]}, True),
-        ({"seed": 1}, False),
-        ({"batch_size": 9}, False),
-        ({"max_samples": 9}, False),
-        ({"cascade": False}, False),
-        ({"norm": "L2"}, False),
-        ({"eps": 0.07}, False),
-    ],
-)
-def test_every_stage_depends_on_how_it_attacks(
-    change: dict[str, Any], is_shared: bool, tiny_config: TrialConfig
-) -> None:
-    base = tiny_config.override({"evaluation.attacks": ["pgd2", "margin2", "square"]})
-    pairs = zip(keys(base), keys(base, **change), strict=True)
-    assert {one == other for one, other in pairs} == {is_shared}
-
-
-def test_a_stage_says_which_attack_it_is(tiny_config: TrialConfig) -> None:
-    tried = tiny_config.override({"evaluation.attacks": ["pgd2", "cw"]})
-    student: Stage = Steps.of(tried).student
-    first, last = evaluation_chain(tried, student, "test")
-    assert (first.config["attack"], first.config["eps"], first.config["is_last"]) == (
-        "cw",
-        None,
-        False,
-    )
-    assert (last.config["attack"], last.config["eps"], last.config["is_last"]) == (
-        "pgd2",
-        0.05,
-        True,
-    )
-    assert first.inputs == {"model": student.address}
-    assert last.inputs == {"model": student.address, "before": first.address}

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from guard.artifacts import Artifact
 from guard.data.datasets import load_data
-from guard.pipeline import local_runner, plan
+from guard.pipeline import TrialStages, landscapes, local_runner, plan
 from guard.robustness import landscape
 from guard.robustness.evaluate import drawn
 from guard.robustness.hessian import BoundTerms
@@ -43,7 +43,7 @@ def few() -> Iterator[None]:
 def around(trial: SimpleNamespace, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Artifact]:
     """What is measured around few samples of the tiny trial's models."""
     made = {}
-    for part, stage in landscape_stages(trial.config).items():
+    for part, stage in landscapes(trial.config).items():
         folder = tmp_path_factory.mktemp(part)
         with few():
             made[part] = Artifact(folder, look_around(stage, trial.store, folder), 0.0)
@@ -77,19 +77,19 @@ def test_the_models_of_a_trial_are_looked_around(
     changes: dict[str, Any], parts: set[str], has_set: bool, tiny_config: TrialConfig
 ) -> None:
     config = tiny_config.override(changes)
-    stages, steps = landscape_stages(config), Steps.of(config)
+    stages, steps = landscapes(config), TrialStages.of(config)
     assert set(stages) == parts
-    assert stages["student"].inputs["model"] == steps.student.address
+    assert stages["student"].inputs["model"] == steps.student
     if "teacher" in parts:
-        assert stages["teacher"].inputs["model"] == steps.teachers[0].address
+        assert stages["teacher"].inputs["model"] == steps.teachers[0]
     for stage in stages.values():
         assert ("distilled" in stage.inputs) == has_set
 
 
 def test_what_is_looked_at_is_made_by_the_trial(tiny_config: TrialConfig) -> None:
     planned = {stage.address for stage in plan(tiny_config)}
-    for stage in landscape_stages(tiny_config).values():
-        assert set(stage.inputs.values()) <= planned
+    for stage in landscapes(tiny_config).values():
+        assert {needed.address for needed in stage.inputs.values()} <= planned
 
 
 @pytest.mark.parametrize(
@@ -106,8 +106,7 @@ def test_only_what_matters_makes_another_landscape(
     changes: dict[str, Any], is_another: bool, tiny_config: TrialConfig
 ) -> None:
     before, after = (
-        landscape_stages(config)["student"].key
-        for config in (tiny_config, tiny_config.override(changes))
+        landscapes(config)["student"].key for config in (tiny_config, tiny_config.override(changes))
     )
     assert (before != after) == is_another
 
@@ -198,14 +197,15 @@ def test_the_radius_holds_the_threat_model_s_ball(
     norm: str, factor: float, radii: list[float], trial: SimpleNamespace, tmp_path: Path
 ) -> None:
     config = trial.config.override({"evaluation.norm": norm})
-    look_around(landscape_stages(config)["student"], trial.store, tmp_path)
+    with few():
+        look_around(landscapes(config)["student"], trial.store, tmp_path)
     assert radii == [pytest.approx(config.evaluation.eps * factor)]
 
 
 def test_a_hundred_samples_have_ten_eigenvalues_each(
     radii: list[float], trial: SimpleNamespace, tmp_path: Path
 ) -> None:
-    summary = look_around(landscape_stages(trial.config)["student"], trial.store, tmp_path)
+    summary = look_around(landscapes(trial.config)["student"], trial.store, tmp_path)
     assert (SAMPLES, EIGENVALUES) == (100, 10)
     assert load_file(tmp_path / FILE)["eigenvalues"].shape == (SAMPLES, EIGENVALUES)
     assert summary["samples"] == SAMPLES
@@ -214,8 +214,9 @@ def test_a_hundred_samples_have_ten_eigenvalues_each(
 def test_without_a_distilled_set_there_is_no_bound(trial: SimpleNamespace) -> None:
     config = trial.config.override({"method": "whole"})
     runner = local_runner(trial.store)
-    runner(Steps.of(config).student)
-    (made,) = runner(landscape_stages(config)["student"])
+    runner(TrialStages.of(config).student)
+    with few():
+        (made,) = runner(landscapes(config)["student"])
     assert not any(name.startswith("bound/") for name in metrics(made))
     assert "largest_eigenvalue" in metrics(made)
 
@@ -230,6 +231,6 @@ def test_looking_twice_gives_the_same_bytes(
 ) -> None:
     torch.manual_seed(12345)
     with few():
-        summary = look_around(landscape_stages(trial.config)["student"], trial.store, tmp_path)
+        summary = look_around(landscapes(trial.config)["student"], trial.store, tmp_path)
     assert summary == around["student"].summary
     assert (tmp_path / FILE).read_bytes() == (around["student"].path / FILE).read_bytes()

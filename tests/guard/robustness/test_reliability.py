@@ -10,8 +10,7 @@ from torch import Tensor, nn
 from guard.config import EvaluationConfig
 from guard.robustness.flags import FLAGS, flags_of
 from guard.robustness.reliability import diagnose
-
-CPU = torch.device("cpu")
+from helpers import CPU
 
 
 class Around(nn.Module):

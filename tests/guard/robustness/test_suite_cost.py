@@ -18,12 +18,12 @@ from guard.models.networks import Classifier
 from guard.models.saving import load_model
 from guard.robustness.evaluate import Verdicts, attack_part, parts_of
 from guard.trial import TrialConfig
+from helpers import CPU
 from studies.presets import PRESETS
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3000)]
 
 SAMPLES = 200
-CPU = torch.device("cpu")
 FOLDER = Path(os.environ.get("GUARD_TEST_DATA", "data"))
 
 

@@ -24,13 +24,9 @@ from guard.training.loop import (
     learning_rate,
     train,
 )
+from helpers import CPU, draws
 
-CPU = torch.device("cpu")
 SPEC = ImageSpec(1, 8, 3, (0.3,), (0.25,), tuple("abc"))
-
-
-def draws(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 def toy() -> tuple[Tensor, Tensor]:

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 import guard.training.student
-from guard.artifacts import ArtifactStore, build
+from guard.artifacts import ArtifactStore
 from guard.config import StudentConfig, TrainConfig
 from guard.data.augment import Augmenter
 from guard.data.spec import ImageSpec
@@ -23,9 +23,11 @@ from guard.models.saving import load_model
 from guard.pipeline import plan
 from guard.seeding import derive
 from guard.stage import Stage
+from guard.stages import Relabel, Student
 from guard.training.loop import Epoch
 from guard.training.student import Recipe, SoftLabels, distillation_loss
 from guard.trial import TrialConfig
+from helpers import draws
 
 SPEC = ImageSpec(1, 8, 5, (0.3,), (0.25,), tuple("abcde"))
 
@@ -35,8 +37,7 @@ def stage_named(config: TrialConfig, name: str) -> Stage:
 
 
 def logits(seed: int, count: int = 6, classes: int = 5) -> Tensor:
-    draws = torch.Generator().manual_seed(seed)
-    return 4 * torch.randn(count, classes, generator=draws, dtype=torch.float64)
+    return 4 * torch.randn(count, classes, generator=draws(seed), dtype=torch.float64)
 
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 20.0])
@@ -83,7 +84,7 @@ def inputs(batches: Iterator[tuple[Tensor, Tensor]]) -> list[Tensor]:
 
 
 def test_batches_are_a_function_of_recipe_and_epoch() -> None:
-    images = torch.rand(10, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    images = torch.rand(10, 1, 8, 8, generator=draws())
     before = torch.get_rng_state()
     first, again = (list(recipe().batches(images, targets(), 1)) for _ in range(2))
     assert torch.equal(torch.get_rng_state(), before)
@@ -143,7 +144,7 @@ def test_a_recipe_holds_what_the_config_says() -> None:
 
 
 def test_soft_labels_are_the_teachers_logits_in_half_precision(trial: SimpleNamespace) -> None:
-    labels = SoftLabels.open(trial.store.path(stage_named(trial.config, "relabel").address))
+    labels = SoftLabels.open(trial.store.path(stage_named(trial.config, "relabel")))
     made = DistilledSet.load(trial.result.paths["distilled"])
     teacher = load_model(trial.result.paths["teacher"])
     replayed = Recipe.of(trial.config.student, made.spec)
@@ -168,12 +169,12 @@ def test_soft_labels_are_written_in_pieces_and_read_alike(
     """An epoch of 20 images and 10 classes takes 400 bytes."""
     monkeypatch.setattr(guard.training.student, "FILE_BYTES", file_bytes)
     stage, store = stage_named(trial.config, "relabel"), ArtifactStore(tmp_path)
-    for address in stage.inputs.values():
-        shutil.copytree(trial.store.path(address), store.path(address))
-    artifact = store.get_or_build(stage, build)
+    for needed in stage.inputs.values():
+        shutil.copytree(trial.store.path(needed), store.path(needed))
+    artifact = store.get_or_build(stage)
     written = sorted(path.name for path in artifact.path.glob("*.safetensors"))
     assert written == [f"logits-{first:05d}.safetensors" for first in files]
-    pieces, whole = SoftLabels.open(artifact.path), SoftLabels.open(trial.store.path(stage.address))
+    pieces, whole = SoftLabels.open(artifact.path), SoftLabels.open(trial.store.path(stage))
     for epoch in range(3):
         assert torch.equal(pieces.epoch(epoch), whole.epoch(epoch))
     held = [load_file(artifact.path / name) for name in written]
@@ -239,10 +240,10 @@ def planted(
     )
     store, (stage,) = ArtifactStore(root), [s for s in plan(config) if s.name == "distilled"]
     spec = ImageSpec(1, 8, 10, (0.3,), (0.25,), tuple("0123456789"))
-    images = torch.rand(20, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    images = torch.rand(20, 1, 8, 8, generator=draws())
     made = DistilledSet(images, torch.arange(10).repeat(2), soft, spec, {"learned_lr": 0.037})
-    store.path(stage.address).mkdir(parents=True)
-    made.save(store.path(stage.address))
+    store.path(stage).mkdir(parents=True)
+    made.save(store.path(stage))
     return config, SimpleNamespace(store=store, made=made)
 
 
@@ -329,12 +330,22 @@ def test_labels_are_made_anew_only_for_other_batches(
 
 
 def test_the_relabel_stage_replays_the_students_recipe(tiny_config: TrialConfig) -> None:
-    teacher, distilled = (stage_named(tiny_config, name) for name in ("squeeze", "distilled"))
-    relabel = relabel_stage(tiny_config, teacher, distilled)
-    student = student_stage(tiny_config, distilled, relabel)
-    assert relabel.inputs == {"teacher": teacher.address, "distilled": distilled.address}
-    assert student.inputs == {"distilled": distilled.address, "labels": relabel.address}
-    replayed = Recipe.of(StudentConfig.from_dict(relabel.config["student"]), SPEC)
+    teacher, distilled, planned = (
+        stage_named(tiny_config, name) for name in ("squeeze", "distilled", "student")
+    )
+    relabel = Relabel.of(teacher, distilled, tiny_config.student)
+    student = Student(
+        distilled=distilled,
+        whitening=None,
+        labels=relabel,
+        model=tiny_config.student_model,
+        student=tiny_config.student,
+        compute=tiny_config.compute,
+    )
+    assert student == planned
+    assert relabel.inputs == {"teacher": teacher, "distilled": distilled}
+    assert student.inputs == {"distilled": distilled, "labels": relabel}
+    replayed = Recipe.of(relabel.student, SPEC)
     assert replayed == Recipe.of(tiny_config.student, SPEC)
     run = relabel.config["student"]["train"]
     assert run["epochs"] == tiny_config.student.train.epochs
@@ -342,13 +353,13 @@ def test_the_relabel_stage_replays_the_students_recipe(tiny_config: TrialConfig)
 
 @pytest.mark.parametrize("names", [(), ("crop",), ("resized-crop", "flip"), ("dsa",)])
 def test_batches_are_augmented_as_named(names: tuple[str, ...]) -> None:
-    images = torch.rand(5, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    images = torch.rand(5, 1, 8, 8, generator=draws())
     made = recipe(**{"train.augment": list(names), "train.batch_size": 5, "mix": "none"})
     ((batch, _),) = made.batches(images, targets(5), 0)
-    draws = torch.Generator().manual_seed(derive(0, "student-batches", 0))
-    order = torch.randperm(5, generator=draws)
+    generator = draws(derive(0, "student-batches", 0))
+    order = torch.randperm(5, generator=generator)
     augment = Augmenter.of(TrainConfig(augment=names), SPEC)
-    assert torch.equal(batch, augment(images[order], draws))
+    assert torch.equal(batch, augment(images[order], generator))
 
 
 def test_a_student_learns_the_teachers_answers(trial: SimpleNamespace, tmp_path: Path) -> None:

@@ -1,0 +1,343 @@
+"""What every stage keeps to: a frozen dataclass that says all that its result depends on."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import importlib
+import inspect
+import json
+import math
+import pickle
+import pkgutil
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any, get_type_hints
+
+import pytest
+
+import guard
+from guard.config import ComputeConfig, DataConfig
+from guard.config.schema import Config, field_names
+from guard.pipeline import STAGES, TrialStages, landscapes, plan
+from guard.stage import Sizes, Stage, closure, input_fields, waves
+from guard.trial import TrialConfig, methods
+from helpers import run_python
+
+for module in pkgutil.walk_packages(guard.__path__, "guard."):
+    importlib.import_module(module.name)
+
+
+def kinds(base: type[Stage] = Stage) -> Iterator[type[Stage]]:
+    """Every class of stages in the package that can be made."""
+    for kind in base.__subclasses__():
+        if dataclasses.is_dataclass(kind) and kind.__module__.startswith("guard."):
+            yield kind
+        yield from kinds(kind)
+
+
+KINDS = sorted(set(kinds()), key=lambda kind: kind.__name__)
+each_kind = pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
+
+
+def configs() -> list[TrialConfig]:
+    """A trial of every method, with and without whitening and soft labels."""
+    base = TrialConfig().override({"regularizer": "none", "ipc": 2, "sre2l.chunk": 1})
+    base = base.override({"evaluation.attacks": ["pgd2", "cw", "mim"]})
+    few = {
+        f"{name}.experts.count": 3
+        for name, method in methods().items()
+        if "experts" in field_names(method)
+    }
+    variants = [{}, {"model.input": "zca"}, {"student.labels": "soft"}]
+    return [
+        base.override({"method": name, **few, **variant})
+        for name in methods()
+        for variant in variants
+    ]
+
+
+PLANNED = {
+    stage.address: stage
+    for config in configs()
+    for stage in (*plan(config), *landscapes(config).values())
+}
+ONE_EACH = {type(stage): stage for stage in PLANNED.values()}
+
+
+def planned(kind: type[Stage]) -> list[Stage]:
+    return [stage for stage in PLANNED.values() if type(stage) is kind]
+
+
+def test_every_kind_of_stage_is_in_the_table_by_its_name() -> None:
+    assert set(STAGES.values()) == set(KINDS) == set(ONE_EACH)
+    assert all(kind.name == name for name, kind in STAGES.items())
+    assert len(KINDS) == len(STAGES) > 8
+
+
+@each_kind
+def test_a_kind_has_a_name_and_a_version_and_no_fields_of_these_names(kind: type[Stage]) -> None:
+    assert isinstance(kind.name, str) and kind.version >= 1
+    assert not {"name", "version", "work"} & set(field_names(kind))
+    assert "compute" in field_names(kind)
+
+
+@each_kind
+def test_the_work_of_a_stage_is_a_function_of_it(kind: type[Stage]) -> None:
+    module, _, function = kind.work.partition(":")
+    work = getattr(importlib.import_module(module), function)
+    assert inspect.isfunction(work) and work.__module__ == module
+    hints = get_type_hints(work)
+    first, store, folder = inspect.signature(work).parameters
+    assert hints[first] is kind
+    assert (hints[store].__name__, hints[folder].__name__) == ("ArtifactStore", "Path")
+
+
+@each_kind
+def test_a_stage_is_frozen_and_made_by_keywords(kind: type[Stage]) -> None:
+    stage = ONE_EACH[kind]
+    parameters: Any = kind.__dict__["__dataclass_params__"]
+    assert parameters.frozen
+    assert all(field.kw_only for field in dataclasses.fields(stage))  # type: ignore[arg-type]
+    for name in field_names(kind):
+        with pytest.raises(dataclasses.FrozenInstanceError):
+            setattr(stage, name, None)
+
+
+@each_kind
+def test_equal_stages_are_one_in_a_set(kind: type[Stage]) -> None:
+    stage = ONE_EACH[kind]
+    again = pickle.loads(pickle.dumps(stage))
+    copied = copy.deepcopy(stage)
+    assert again is not stage and stage == again == copied
+    assert {stage, again, copied} == {stage}
+    assert again.key == stage.key and type(again) is kind
+    other = replace(stage, compute=ComputeConfig(num_threads=99))  # type: ignore[type-var]
+    assert other != stage and other.key != stage.key
+    assert len({stage, other}) == 2
+
+
+@each_kind
+def test_config_and_inputs_are_the_fields_each_once(kind: type[Stage]) -> None:
+    inputs = set(input_fields(kind))
+    for stage in planned(kind):
+        assert set(stage.config) | inputs == set(field_names(kind))
+        assert not set(stage.config) & inputs
+        given: list[Stage] = []
+        for name in field_names(kind):
+            value = getattr(stage, name)
+            if name in inputs and value is not None:
+                given += value if isinstance(value, tuple) else [value]
+        assert all(isinstance(needed, Stage) for needed in given)
+        addresses = sorted(needed.address for needed in given)
+        assert sorted(needed.address for needed in stage.inputs.values()) == addresses
+        for name, plain in stage.config.items():
+            value = getattr(stage, name)
+            assert plain == (value.to_dict() if isinstance(value, Config) else value)
+
+
+@each_kind
+def test_a_description_is_plain_and_an_address_is_name_and_key(kind: type[Stage]) -> None:
+    for stage in planned(kind):
+        described = stage.description
+        assert json.loads(json.dumps(described)) == described
+        assert list(described) == ["name", "version", "config", "inputs"]
+        assert described["inputs"] == {role: made.address for role, made in stage.inputs.items()}
+        assert stage.address == f"{stage.name}/{stage.key}" and len(stage.key) == 32
+
+
+def test_a_stage_says_the_same_in_every_process() -> None:
+    """Word for word: its description is a part of the files that are kept."""
+    code = """
+import json
+from guard.pipeline import landscapes, plan
+from guard.trial import TrialConfig
+config = TrialConfig().override({"model.input": "zca", "sre2l.chunk": 10})
+stages = [*plan(config), *landscapes(config).values()]
+print(json.dumps([[stage.key, stage.description] for stage in stages]))
+"""
+    runs = [run_python(code, PYTHONHASHSEED=str(seed)) for seed in range(4)]
+    assert all(done.returncode == 0 for done in runs), runs[0].stderr
+    rows = [json.loads(done.stdout) for done in runs]
+    assert all(row == rows[0] for row in rows), "but for the order of fields"
+    assert len({done.stdout for done in runs}) == 1
+
+
+@pytest.mark.parametrize("stage", ONE_EACH.values(), ids=lambda stage: stage.name)
+def test_what_a_stage_costs_grows_with_the_data(stage: Stage) -> None:
+    small, large = (
+        stage.passes(
+            Sizes(train=1000 * n, splits={"validation": 100 * n, "test": 200 * n}, num_classes=10)
+        )
+        for n in (1, 2)
+    )
+    assert 0 <= small <= large < math.inf
+    assert (small > 0) is (type(stage).passes is not Stage.passes)
+
+
+@pytest.mark.parametrize("config", configs(), ids=lambda config: config.fingerprint())
+def test_a_closure_has_inputs_first_and_each_once(config: TrialConfig) -> None:
+    student = TrialStages.of(config).student
+    found = list(closure(student))
+    seen: set[str] = set()
+    for stage in found:
+        assert {needed.address for needed in stage.inputs.values()} <= seen
+        assert stage.address not in seen
+        seen.add(stage.address)
+    assert found[-1] == student
+    everything = list(closure(*plan(config), student))
+    assert {s.address for s in everything} == {s.address for s in plan(config)}
+    assert len(everything) == len(plan(config))
+    needed = {made.address for stage in found for made in stage.inputs.values()}
+    assert needed == seen - {student.address}, "nothing that nobody asked for"
+
+
+@pytest.mark.parametrize("config", configs(), ids=lambda config: config.fingerprint())
+def test_a_stage_is_in_the_wave_right_after_its_last_input(config: TrialConfig) -> None:
+    found = waves(*plan(config))
+    level = {stage.address: n for n, wave in enumerate(found) for stage in wave}
+    assert all(found) and sum(map(len, found)) == len(level) == len(plan(config))
+    for stage in plan(config):
+        after = [level[needed.address] for needed in stage.inputs.values()]
+        assert level[stage.address] == max(after, default=-1) + 1
+    assert TrialStages.of(config).waves == found
+
+
+def test_a_trial_is_planned_and_pickled_without_torch() -> None:
+    code = """
+import pickle, sys
+from guard.pipeline import landscapes, plan
+from guard.trial import TrialConfig, methods
+for name in methods():
+    config = TrialConfig().override({"method": name, "regularizer": "none"})
+    stages = [*plan(config), *landscapes(config).values()]
+    again, same = pickle.loads(pickle.dumps((stages, config)))
+    assert again == stages and same == config
+    assert [stage.key for stage in again] == [stage.key for stage in stages]
+assert not {"torch", "numpy", "torchvision", "torchattacks"} & set(sys.modules)
+"""
+    done = run_python(code)
+    assert done.returncode == 0, done.stderr
+
+
+@dataclass(frozen=True, kw_only=True)
+class Model(Stage):
+    """An input."""
+
+    name, version, work = "model", 1, "nowhere:nothing"
+    number: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Count(Stage):
+    """Of no kind that there is."""
+
+    name, version, work = "count", 1, "nowhere:nothing"
+    model: Model | None
+    a: int = 1
+    b: tuple[int, ...] = (1, 2)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wider(Count):
+    """With one field more."""
+
+    c: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Taught(Stage):
+    """The same input in another role."""
+
+    name, version, work = "count", 1, "nowhere:nothing"
+    teacher: Model
+    a: int = 1
+    b: tuple[int, ...] = (1, 2)
+
+
+class Renamed(Count):
+    """The same fields under another name."""
+
+    name = "other"
+
+
+class Raised(Count):
+    """The same fields in another version."""
+
+    version = 2
+
+
+class Elsewhere(Count):
+    """The same stage, whose work has moved."""
+
+    work = "somewhere:else"
+
+
+MODEL = Model(number=0)
+STAGE = Count(model=MODEL)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        Renamed(model=MODEL),
+        Raised(model=MODEL),
+        Count(model=MODEL, a=2),
+        Count(model=MODEL, b=(2, 1)),
+        Wider(model=MODEL),
+        Count(model=Model(number=1)),
+        Taught(teacher=MODEL),
+        Count(model=None),
+    ],
+)
+def test_a_key_depends_on_name_version_config_and_inputs(other: Stage) -> None:
+    assert other.key != STAGE.key
+
+
+def test_a_key_does_not_depend_on_where_the_work_is_or_on_the_order_of_fields() -> None:
+    assert Elsewhere(model=MODEL).key == STAGE.key
+    assert Count(b=(1, 2), a=1, model=MODEL).key == STAGE.key
+    assert STAGE.address == f"count/{STAGE.key}"
+
+
+def test_no_input_has_no_role() -> None:
+    assert STAGE.inputs == {"model": MODEL}
+    assert Count(model=None).inputs == {}
+    assert STAGE.config == Count(model=None).config == {"a": 1, "b": (1, 2)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Several(Stage):
+    """With inputs in a tuple."""
+
+    name, version, work = "several", 1, "nowhere:nothing"
+    models: tuple[Model, ...]
+    data: DataConfig = dataclasses.field(default_factory=DataConfig)
+
+
+def test_inputs_in_a_tuple_are_numbered_in_order() -> None:
+    first, second = Model(number=3), Model(number=1)
+    stage = Several(models=(first, second))
+    assert list(stage.inputs.items()) == [("model-0000", first), ("model-0001", second)]
+    assert stage.key != Several(models=(second, first)).key
+    assert list(closure(stage, first)) == [first, second, stage]
+    assert waves(stage) == [[first, second], [stage]]
+
+
+def reading(path: str, sha256: str = "", **config: Any) -> Several:
+    return Several(models=(), data=DataConfig(path=path, sha256=sha256, **config))
+
+
+def test_data_of_known_content_is_named_by_it_wherever_it_lies() -> None:
+    here, there = reading("/here", "ab"), reading("/there", "ab")
+    assert here.key == there.key
+    assert here.config["data"]["path"] == ""
+    assert (here.data.path, there.data.path) == ("/here", "/there")
+    assert reading("/here", "cd").key != here.key
+    assert reading("/here", "ab", split_seed=1).key != here.key
+
+
+def test_data_of_unknown_content_is_named_by_its_path() -> None:
+    here, there = reading("/here"), reading("/there")
+    assert here.key != there.key
+    assert here.config["data"]["path"] == here.data.path == "/here"

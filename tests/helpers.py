@@ -1,0 +1,65 @@
+"""What tests of several files share."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+CPU = torch.device("cpu")
+
+
+def draws(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def number(value: Tensor) -> float:
+    return float(value.detach())
+
+
+def relative_error(value: Tensor | None, wanted: Tensor) -> float:
+    """Of the whole tensor."""
+    assert value is not None
+    assert value.shape == wanted.shape and value.dtype == wanted.dtype
+    return float((value - wanted).norm() / wanted.norm())
+
+
+def same(ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> bool:
+    assert set(ours) == set(theirs)
+    return all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def randomised(network: nn.Module, seed: int = 0, weights: float = 1.0) -> Any:
+    """In double precision, weights and biases (0.3) drawn from a generator."""
+    generator = draws(seed)
+    for parameter in network.parameters():
+        values = torch.empty(parameter.shape, dtype=torch.float64).normal_(generator=generator)
+        parameter.data = values * (weights if parameter.ndim > 1 else 0.3)
+    return network.double()
+
+
+def files(root: Path) -> dict[str, Any]:
+    """Every file of a store; of stage.json all but the time."""
+    found: dict[str, Any] = {}
+    for path in root.rglob("*"):
+        if path.is_file():
+            found[str(path.relative_to(root))] = path.read_bytes()
+        if path.name == "stage.json":
+            record = json.loads(path.read_text())
+            del record["seconds"]
+            found[str(path.relative_to(root))] = record
+    return found
+
+
+def run_python(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", code]
+    return subprocess.run(
+        command, capture_output=True, text=True, env={**os.environ, **environment}
+    )
