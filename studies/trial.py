@@ -56,8 +56,8 @@ def main(argv: Sequence[str]) -> int:
     config = checked(config, [config])
     console.print(f"{title(config)}, fingerprint {config.fingerprint()}")
 
-    def report(part: str, metrics: object) -> None:
-        console.print(f"  {part} done")
+    def report(heading: str, metrics: object) -> None:
+        console.print(f"  {heading} done")
 
     def execute(root: Path) -> TrialResult:
         return run_trial(config, local_runner(ArtifactStore(root)), report)

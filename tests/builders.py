@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from guard.config.evaluation import parts_of
+from guard.config.evaluation import attacks_at
 from guard.pipeline import TrialResult
 from guard.robustness.evaluate import Verdicts
 from guard.robustness.measures import CLEAN, ROBUST
@@ -85,7 +85,7 @@ def judged(
     an attack and under every one."""
     numbers = torch.arange(SAMPLES)
     right, left = numbers < round(clean * SAMPLES), numbers < round(robust * SAMPLES)
-    parts = parts_of(run.config.evaluation)
+    parts = attacks_at(run.config.evaluation)
     survived = {part: left.clone() for part in parts}
     distances = {name: torch.full((SAMPLES,), math.inf) for eps, name in parts if eps == math.inf}
     place = root / f"verdicts-{run.trial}-{run.config.fingerprint()}"

@@ -57,7 +57,7 @@ class StudyCallback(ray_tune.Callback):
         number = result.get(NUMBER)
         if number is None:
             return
-        if result["part"] != "done":
+        if result["heading"] != "done":
             params, control = split_sample(trial.config)
             config = self._context.config(params, control)
             self._tracker.stage(number, config, params, result["metrics"])

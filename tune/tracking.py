@@ -102,7 +102,7 @@ class Tracker:
         params: Mapping[str, Any],
         metrics: Mapping[str, float],
     ) -> None:
-        """Metrics of one part of a running trial."""
+        """Metrics of one heading of a running trial."""
         self._queue.put(lambda: self._log_metrics(self._run(str(number), config, params), metrics))
 
     def finish(self, record: Record) -> None:

@@ -43,7 +43,7 @@ class StudyContext:
 
 
 def coordinate(sampled: Mapping[str, Any], context: StudyContext) -> None:
-    """Run one trial, write its record, and report after every part.
+    """Run one trial, write its record, and report after every heading.
 
     A trial whose stage raises is recorded as failed, with the reason, and raises.
     """
@@ -53,8 +53,8 @@ def coordinate(sampled: Mapping[str, Any], context: StudyContext) -> None:
     about: dict[str, Any] = {"trial": number, "config": config}
     about |= {"params": params, "control": control}
 
-    def report(part: str, metrics: Mapping[str, float]) -> None:
-        ray_tune.report({NUMBER: number, "part": part, "metrics": dict(metrics)})
+    def report(heading: str, metrics: Mapping[str, float]) -> None:
+        ray_tune.report({NUMBER: number, "heading": heading, "metrics": dict(metrics)})
 
     try:
         result = run_trial(config, RayRunner(context.desk), report)
@@ -64,7 +64,7 @@ def coordinate(sampled: Mapping[str, Any], context: StudyContext) -> None:
     record = Record.of(result, **about)
     context.folder.write(record)
     clean, robust = record.objectives
-    ray_tune.report({NUMBER: number, "part": "done", "clean": clean, "robust": robust})
+    ray_tune.report({NUMBER: number, "heading": "done", "clean": clean, "robust": robust})
 
 
 def split_sample(sampled: Mapping[str, Any]) -> tuple[dict[str, Any], bool]:

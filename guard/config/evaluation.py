@@ -190,11 +190,11 @@ class EvaluationConfig(Config):
                 raise ConfigError("eps", f"must be at most 1 in L_inf, got {radius}")
 
 
-Part = tuple[float, str]
+AttackAt = tuple[float, str]
 """(radius in pixels, attack); the radius of an unbounded attack is infinite."""
 
 
-def parts_of(config: EvaluationConfig) -> list[Part]:
+def attacks_at(config: EvaluationConfig) -> list[AttackAt]:
     """The single attacks of an evaluation: from small radii to large, from cheap to strong."""
     names = expanded(config.attacks)
     free = [(math.inf, name) for name in names if name in UNBOUNDED]

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 
 from guard.artifacts import Artifact
 from guard.config import EvaluationConfig
-from guard.config.evaluation import AUTOATTACK, Part, parts_of, reported
+from guard.config.evaluation import AUTOATTACK, AttackAt, attacks_at, reported
 from guard.robustness.measures import CLEAN, Measure
 
 CREI_WEIGHT = 0.5
@@ -42,7 +42,7 @@ def peer_metrics(config: EvaluationConfig, chain: Sequence[Artifact]) -> dict[st
     evaluation's are taken as 0). Empty where they are not defined."""
     if config.cascade or not chain:
         return {}
-    found, parts = chain[-1].summary["metrics"], parts_of(config)
+    found, every = chain[-1].summary["metrics"], attacks_at(config)
     alone = {n: Measure(kind="robust", attack=n).metric for n in reported(config.attacks)}
     names = [name for name, metric in alone.items() if metric in found]
     if len(names) < 2:
@@ -50,8 +50,8 @@ def peer_metrics(config: EvaluationConfig, chain: Sequence[Artifact]) -> dict[st
     clean, attacked = found[CLEAN.metric], [found[alone[name]] for name in names]
     right = clean * found["num_samples"] or 1.0
     counts = [sum(own) for name, own in chain[-1].summary["passes"].items() if name != "clean"]
-    passes = dict(zip(parts, counts, strict=True))
-    seconds = {part: stage.seconds for part, stage in zip(parts, chain, strict=True)}
+    passes = dict(zip(every, counts, strict=True))
+    seconds = {at: stage.seconds for at, stage in zip(every, chain, strict=True)}
     robustness = relative_robustness(clean, attacked)
     by_passes = attack_efficiency(1.0, costs(names, passes, config, right))
     by_seconds = attack_efficiency(0.0, costs(names, seconds, config, right))
@@ -65,9 +65,14 @@ def peer_metrics(config: EvaluationConfig, chain: Sequence[Artifact]) -> dict[st
 
 
 def costs(
-    names: Sequence[str], by_part: Mapping[Part, float], config: EvaluationConfig, samples: float
+    names: Sequence[str],
+    by_attack: Mapping[AttackAt, float],
+    config: EvaluationConfig,
+    samples: float,
 ) -> list[float]:
     """Cost of each named attack at the search's radius, for each attacked sample."""
-    own = {name: cost for (eps, name), cost in by_part.items() if eps in (config.eps, float("inf"))}
+    own = {
+        name: cost for (eps, name), cost in by_attack.items() if eps in (config.eps, float("inf"))
+    }
     members = [AUTOATTACK if name == "autoattack" else (name,) for name in names]
     return [sum(own[member] for member in group) / samples for group in members]

@@ -27,8 +27,8 @@ from guard.artifacts import ArtifactStore
 from guard.config import EvaluationConfig
 from guard.config.evaluation import (
     UNBOUNDED,
-    Part,
-    parts_of,
+    AttackAt,
+    attacks_at,
     steps_of,
 )
 from guard.data.datasets import load_data
@@ -48,7 +48,7 @@ class Verdicts:
 
     clean: Tensor
     """bool: right without an attack."""
-    survived: Mapping[Part, Tensor] = field(default_factory=dict)
+    survived: Mapping[AttackAt, Tensor] = field(default_factory=dict)
     """bool: right without and under the attack; in a cascade, also under those before it."""
     distances: Mapping[str, Tensor] = field(default_factory=dict)
     """Length of the perturbation that an unbounded attack broke the sample with, in the threat
@@ -82,7 +82,7 @@ class Verdicts:
         return verdict
 
     def save(self, path: Path) -> None:
-        columns = {title(part): verdict for part, verdict in self.survived.items()}
+        columns = {column(at): verdict for at, verdict in self.survived.items()}
         distances = {f"distance {name}": v for name, v in self.distances.items()}
         save_file({"clean": self.clean, **columns, **distances}, path)
 
@@ -147,10 +147,10 @@ def right(verdicts: Verdicts, measure: Measure, config: EvaluationConfig) -> Ten
     return verdicts.under(eps, measure.attack)
 
 
-def attack_part(
+def attack_once(
     model: nn.Module,
     images: ImageSet,
-    part: Part,
+    at: AttackAt,
     before: Verdicts | None,
     config: EvaluationConfig,
     num_classes: int,
@@ -159,7 +159,7 @@ def attack_part(
     """Run one attack of the chain after the verdicts `before` it; None: the first one, which also
     looks at the clean images. Returns all verdicts so far and the passes of the attack."""
     counted = Counted(model).eval()
-    eps, name = part
+    eps, name = at
     if before is None:
         before = Verdicts(clean_verdicts(counted.model, images, config, device))
     bounded = name not in UNBOUNDED
@@ -182,7 +182,7 @@ def attack_part(
         if wrong:
             length[attacked] = torch.where(torch.cat(wrong), torch.cat(distances), torch.inf)
         lengths[name] = length
-    return Verdicts(before.clean, {**before.survived, part: survived}, lengths), counted
+    return Verdicts(before.clean, {**before.survived, at: survived}, lengths), counted
 
 
 @torch.no_grad()
@@ -204,8 +204,8 @@ def evaluate(
     """The whole chain at once."""
     verdicts: Verdicts | None = None
     chosen_images = chosen(images, config)
-    for part in parts_of(config):
-        verdicts, _ = attack_part(model, chosen_images, part, verdicts, config, num_classes, device)
+    for at in attacks_at(config):
+        verdicts, _ = attack_once(model, chosen_images, at, verdicts, config, num_classes, device)
     assert verdicts is not None
     return verdicts
 
@@ -233,7 +233,7 @@ def evaluate_stage(stage: Evaluate, store: ArtifactStore, folder: Path) -> Mappi
     """
     device = setup(stage.compute)
     splits = load_data(stage.data)
-    config, part = stage.evaluation, stage.part
+    config, at = stage.evaluation, stage.attack_at
     model = folded(load_model(store.path(stage.model), device))
     images = chosen(splits.named(stage.split), config)
     before, passes = None, {}
@@ -244,9 +244,9 @@ def evaluate_stage(stage: Evaluate, store: ArtifactStore, folder: Path) -> Mappi
         before = Verdicts.load(earlier / "verdicts.safetensors")
         passes = json.loads((earlier / "stage.json").read_text())["summary"]["passes"]
     classes = splits.spec.num_classes
-    verdicts, counted = attack_part(model, images, part, before, config, classes, device)
+    verdicts, counted = attack_once(model, images, at, before, config, classes, device)
     verdicts.save(folder / "verdicts.safetensors")
-    passes[title(part)] = [counted.forward_passes, counted.backward_passes]
+    passes[column(at)] = [counted.forward_passes, counted.backward_passes]
     found = {CLEAN.metric: share(verdicts.clean)}
     if stage.is_last:
         forward, backward = (sum(counts) for counts in zip(*passes.values(), strict=True))
@@ -255,5 +255,5 @@ def evaluate_stage(stage: Evaluate, store: ArtifactStore, folder: Path) -> Mappi
     return {"metrics": found, "passes": passes}
 
 
-def title(part: Part) -> str:
-    return f"{part[0]!r} {part[1]}"
+def column(at: AttackAt) -> str:
+    return f"{at[0]!r} {at[1]}"

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 from guard.config.common import ComputeConfig
 from guard.config.data import DataConfig
-from guard.config.evaluation import EvaluationConfig, Norm, Part, Split, parts_of, passes_of
+from guard.config.evaluation import AttackAt, EvaluationConfig, Norm, Split, attacks_at, passes_of
 from guard.stage import Sizes, Stage
 from guard.stages import Distilled, Trained
 
@@ -33,7 +33,7 @@ class Evaluate(Stage):
     compute: ComputeConfig
 
     @property
-    def part(self) -> Part:
+    def attack_at(self) -> AttackAt:
         """(radius, attack) as `Verdicts` has it."""
         return (math.inf if self.eps is None else self.eps), self.attack
 
@@ -48,10 +48,10 @@ def chain(
 ) -> list[Evaluate]:
     """An evaluation as stages, each after the one before it. Only the last says what is reported,
     so evaluations with the same beginning share it."""
-    parts = parts_of(evaluation)
+    every = attacks_at(evaluation)
     found: list[Evaluate] = []
-    for eps, name in parts:
-        is_last = len(found) == len(parts) - 1
+    for eps, name in every:
+        is_last = len(found) == len(every) - 1
         found.append(
             Evaluate(
                 model=model,

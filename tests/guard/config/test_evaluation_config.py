@@ -12,8 +12,8 @@ from guard.config.evaluation import (
     AUTOATTACK,
     SUITES,
     UNBOUNDED,
+    attacks_at,
     expanded,
-    parts_of,
     passes_of,
     reported,
     steps_of,
@@ -166,12 +166,12 @@ def test_a_suite_reports_its_members_but_autoattack_is_one(
 
 def test_an_evaluation_goes_from_small_radii_to_large_and_from_cheap_to_strong() -> None:
     config = EvaluationConfig(eps=0.1, more_eps=(0.2, 0.05), attacks=("cw", "square", "pgd20"))
-    assert parts_of(config) == [
+    assert attacks_at(config) == [
         (math.inf, "cw"),
         *((eps, name) for eps in (0.05, 0.1, 0.2) for name in ("pgd20", "square")),
     ]
     free = EvaluationConfig(more_eps=(0.2,), attacks=("deepfool", "cw"))
-    assert parts_of(free) == [(math.inf, "cw"), (math.inf, "deepfool")]
+    assert attacks_at(free) == [(math.inf, "cw"), (math.inf, "deepfool")]
 
 
 def test_the_groups_of_attacks_are_of_attacks() -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from guard.artifacts import Artifact
 from guard.config import EvaluationConfig
-from guard.config.evaluation import parts_of
+from guard.config.evaluation import attacks_at
 from guard.pipeline import local_runner, run_trial
 from guard.robustness.beard import attack_efficiency, costs, crei, peer_metrics, relative_robustness
 
@@ -70,7 +70,7 @@ def pretended(
     samples: int = 10,
 ) -> list[Artifact]:
     """The artifacts of a finished chain with these figures."""
-    parts = parts_of(config)
+    parts = attacks_at(config)
     counted = {f"{eps!r} {name}": list(own) for (eps, name), own in zip(parts, passes, strict=True)}
     clean = {"clean_accuracy": accuracies["clean_accuracy"]}
     last = {"num_samples": float(samples), **accuracies}
@@ -121,7 +121,7 @@ def test_the_search_s_radius_counts_and_unbounded_attacks_count_anywhere() -> No
         "robust_accuracy/cw": 0.75,
         "robust_accuracy/eps_0.05/pgd5": 0.0,
     }
-    parts = parts_of(own)
+    parts = attacks_at(own)
     by_attack = {"pgd5": 10, "cw": 30, "apgd-ce": 10, "apgd-t": 20, "fab-t": 30, "square": 40}
     passes = [(by_attack[name], 0) if eps in (0.1, math.inf) else (999, 999) for eps, name in parts]
     seconds = [float(sum(counts)) for counts in passes]
@@ -140,7 +140,7 @@ def test_a_suite_is_its_members_with_autoattack_as_one() -> None:
     paper = EvaluationConfig.named("paper")
     names = ("pgd100", "square", "autoattack", "cw", "mim")
     found = {"clean_accuracy": 0.5, **{f"robust_accuracy/{name}": 0.25 for name in names}}
-    count = len(parts_of(paper))
+    count = len(attacks_at(paper))
     measured = peer_metrics(paper, pretended(paper, found, [(10, 10)] * count, [1.0] * count))
     assert measured["beard/rrm"] == pytest.approx(0)
     # autoattack is four attacks, square one of them: 4, 16 and thrice 4 passes a sample
@@ -158,7 +158,7 @@ def test_there_is_nothing_to_compare_in_a_cascade_or_with_one_attack(
 ) -> None:
     own = EvaluationConfig(**{"eps": 0.1, "attacks": ("mim", "pgd5"), "cascade": False, **change})
     found = {**ACCURACIES, "robust_accuracy/autoattack": 0.1}
-    count = len(parts_of(own))
+    count = len(attacks_at(own))
     assert peer_metrics(own, pretended(own, found, [(1, 1)] * count, [1.0] * count)) == {}
 
 

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 import guard.robustness.attacks
 import guard.robustness.evaluate
 from guard.config import EvaluationConfig
-from guard.config.evaluation import parts_of
+from guard.config.evaluation import attacks_at
 from guard.robustness.attacks import attack_images
-from guard.robustness.evaluate import Verdicts, attack_part, chosen, evaluate, metrics, share
+from guard.robustness.evaluate import Verdicts, attack_once, chosen, evaluate, metrics, share
 from guard.seeding import generator
 from helpers import CPU
 
@@ -105,9 +105,9 @@ def test_the_figure_of_an_attack_in_a_cascade_is_of_all_before_it(
 def chain(victim: Any, own: EvaluationConfig) -> list[tuple[Verdicts, int]]:
     """The verdicts after each link and the passes of its own."""
     links: list[tuple[Verdicts, int]] = []
-    for part in parts_of(own):
+    for part in attacks_at(own):
         before = links[-1][0] if links else None
-        found, counted = attack_part(victim.model, victim.images, part, before, own, 5, CPU)
+        found, counted = attack_once(victim.model, victim.images, part, before, own, 5, CPU)
         links.append((found, counted.forward_passes + counted.backward_passes))
     return links
 
@@ -147,7 +147,7 @@ def test_attacks_see_the_samples_that_are_right_so_far(
     before = Verdicts(victim.model(victim.x).argmax(dim=1) == victim.y)
     links = chain(victim, own)
     assert [name for name, _ in seen] == ["cw", "pgd5", "mim", "pgd5", "mim"]
-    for (found, _), (eps, name), (_, x) in zip(links, parts_of(own), seen, strict=True):
+    for (found, _), (eps, name), (_, x) in zip(links, attacks_at(own), seen, strict=True):
         alive = before.robust(eps) if cascade and name != "cw" else before.clean
         assert torch.equal(x, victim.x[alive])
         before = found

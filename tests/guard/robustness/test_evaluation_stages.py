@@ -12,12 +12,12 @@ import guard.robustness.attacks
 import guard.robustness.evaluate
 from guard.artifacts import Artifact
 from guard.config import EvaluationConfig
-from guard.config.evaluation import AUTOATTACK, Part, Split, parts_of
+from guard.config.evaluation import AUTOATTACK, AttackAt, Split, attacks_at
 from guard.data.datasets import load_data
 from guard.data.images import Splits
 from guard.models.saving import load_model
 from guard.pipeline import TrialStages, local_runner
-from guard.robustness.evaluate import Verdicts, attack_part, chosen, evaluate, metrics, share
+from guard.robustness.evaluate import Verdicts, attack_once, chosen, evaluate, metrics, share
 from guard.robustness.stages import Evaluate
 from guard.robustness.stages import chain as chain_of_stages
 from guard.trial import TrialConfig
@@ -66,9 +66,9 @@ def test_a_chain_of_stages_gives_the_verdicts_of_one_evaluation(chained: Any) ->
         so_far = verdicts_of(artifact)
         assert list(artifact.summary["passes"]) == [
             "clean",
-            *(f"{eps!r} {name}" for eps, name in parts_of(own)[: number + 1]),
+            *(f"{eps!r} {name}" for eps, name in attacks_at(own)[: number + 1]),
         ]
-        assert set(so_far.survived) == set(parts_of(own)[: number + 1])
+        assert set(so_far.survived) == set(attacks_at(own)[: number + 1])
         assert artifact.summary["metrics"] == {"clean_accuracy": share(expected.clean)}
     found = dict(made[-1].summary["metrics"])
     passes = made[-1].summary["passes"].values()
@@ -84,17 +84,17 @@ def test_an_interrupted_chain_goes_on_where_it_was(
     tried = chained.config.override({"evaluation.seed": 7})
     stages = student_chain(tried)
     assert stages[0].model == chained.student
-    run_stage, parts = local_runner(chained.store), parts_of(tried.evaluation)
-    called: list[Part] = []
-    stop: set[Part] = {parts[2]}
+    run_stage, parts = local_runner(chained.store), attacks_at(tried.evaluation)
+    called: list[AttackAt] = []
+    stop: set[AttackAt] = {parts[2]}
 
-    def counting(model: Any, images: Any, part: Part, *rest: Any) -> Any:
+    def counting(model: Any, images: Any, part: AttackAt, *rest: Any) -> Any:
         called.append(part)
         if part in stop:
             raise KeyboardInterrupt
-        return attack_part(model, images, part, *rest)
+        return attack_once(model, images, part, *rest)
 
-    monkeypatch.setattr(guard.robustness.evaluate, "attack_part", counting)
+    monkeypatch.setattr(guard.robustness.evaluate, "attack_once", counting)
     with pytest.raises(KeyboardInterrupt):
         run_stage(*stages)
     assert called == parts[:3]

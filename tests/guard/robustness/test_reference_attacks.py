@@ -23,7 +23,7 @@ from guard.data.datasets import load_data
 from guard.models.networks import Classifier, build_model
 from guard.models.saving import save_model
 from guard.robustness.attacks import ThreatModel, attack_images
-from guard.robustness.evaluate import attack_part
+from guard.robustness.evaluate import attack_once
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
@@ -141,7 +141,7 @@ def test_our_autoattack_agrees_with_the_published_one(
     verdicts = None
     for name in AUTOATTACK:
         part = (eps, name)
-        verdicts, _ = attack_part(model, images, part, verdicts, config, 10, torch.device("cpu"))
+        verdicts, _ = attack_once(model, images, part, verdicts, config, 10, torch.device("cpu"))
     assert verdicts is not None
     ours = verdicts.robust(eps)
     accuracies = (float(ours.float().mean()), float(reference.float().mean()))

@@ -16,7 +16,7 @@ from guard.data.datasets import load_data
 from guard.data.images import ImageSet
 from guard.models.networks import Classifier
 from guard.models.saving import load_model
-from guard.robustness.evaluate import Verdicts, attack_part, parts_of
+from guard.robustness.evaluate import Verdicts, attack_once, attacks_at
 from guard.trial import TrialConfig
 from helpers import CPU
 from studies.presets import PRESETS
@@ -32,8 +32,8 @@ def whole_chain(
 ) -> tuple[Verdicts, int]:
     """The verdicts, and all forward and backward passes."""
     verdicts, passes = None, 0
-    for part in parts_of(config):
-        verdicts, counted = attack_part(model, images, part, verdicts, config, 10, CPU)
+    for part in attacks_at(config):
+        verdicts, counted = attack_once(model, images, part, verdicts, config, 10, CPU)
         passes += counted.forward_passes + counted.backward_passes
     assert verdicts is not None
     return verdicts, passes

@@ -12,13 +12,13 @@ from evaluating import assert_same
 from torch import Tensor
 
 from guard.config import EvaluationConfig
-from guard.config.evaluation import Part, parts_of
+from guard.config.evaluation import AttackAt, attacks_at
 from guard.robustness.evaluate import Verdicts, is_weaker, metrics
 from guard.robustness.measures import singled_out, worst_cases
 from helpers import draws
 
 NEAR, FAR = 2 / 255, 8 / 255
-BROKEN: dict[Part, tuple[int, ...]] = {
+BROKEN: dict[AttackAt, tuple[int, ...]] = {
     (math.inf, "cw"): (0, 1, 2),
     (NEAR, "pgd2"): (),
     (NEAR, "pgd5"): (3,),
@@ -174,7 +174,7 @@ def test_nothing_is_below_autoattack_but_what_goes_further(seed: int) -> None:
     draw = draws(seed)
     own = EvaluationConfig(eps=0.1, more_eps=(0.05, 0.3), attacks=("pgd5", "mim", "paper"))
     clean = torch.rand(40, generator=draw) < 0.9
-    survived = {part: clean & (torch.rand(40, generator=draw) < 0.9) for part in parts_of(own)}
+    survived = {part: clean & (torch.rand(40, generator=draw) < 0.9) for part in attacks_at(own)}
     made = Verdicts(clean, survived, {"cw": 2 * torch.rand(40, generator=draw)})
     found = metrics(made, own)
     for worst in worst_cases(own):
