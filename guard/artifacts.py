@@ -24,7 +24,7 @@ from guard.stage import Stage
 ABANDONED_AFTER_S = 7 * 24 * 3600.0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Artifact:
     """The published result of a stage."""
 
@@ -67,7 +67,7 @@ class ArtifactStore:
             record = json.loads((path / "stage.json").read_text())
         except FileNotFoundError:
             return None
-        return Artifact(path, record["summary"], record["seconds"])
+        return Artifact(path=path, summary=record["summary"], seconds=record["seconds"])
 
     def remove_abandoned(self, older_than_s: float = ABANDONED_AFTER_S) -> None:
         """Delete the half-made folders of processes that were killed."""
@@ -99,4 +99,6 @@ class ArtifactStore:
         published = self.get(stage)
         if published is None:
             raise OSError(f"could not publish {final}")
-        return Artifact(final, published.summary, published.seconds, built=True)
+        return Artifact(
+            path=final, summary=published.summary, seconds=published.seconds, built=True
+        )

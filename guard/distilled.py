@@ -24,7 +24,7 @@ from guard.stages import Distilled
 CELL_MIN_PX = 48
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class DistilledSet:
     """Synthetic images, stored losslessly, and a card that says where they come from.
 
@@ -52,7 +52,13 @@ class DistilledSet:
         card = json.loads((Path(folder) / "card.json").read_text())
         tensors = load_file(Path(folder) / "images.safetensors")
         spec = spec_from_dict(card["spec"])
-        return cls(tensors["images"], tensors["labels"], tensors.get("soft_labels"), spec, card)
+        return cls(
+            images=tensors["images"],
+            labels=tensors["labels"],
+            soft_labels=tensors.get("soft_labels"),
+            spec=spec,
+            card=card,
+        )
 
     def save(self, folder: Path | str) -> None:
         tensors = {"images": self.images, "labels": self.labels}
@@ -153,7 +159,7 @@ def assemble(stage: Distilled, store: ArtifactStore, folder: Path) -> Mapping[st
         "inputs": stage.description["inputs"],
         "made_by": made_by,
     }
-    distilled = DistilledSet(images, labels, soft, spec, card)
+    distilled = DistilledSet(images=images, labels=labels, soft_labels=soft, spec=spec, card=card)
     distilled.save(folder)
     distilled.contact_sheet().save(folder / "images.png")
     return {"metrics": metrics}

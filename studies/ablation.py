@@ -39,7 +39,7 @@ def design(preset: Preset) -> Design:
     ]
     confounder: Settings = {"sre2l.bn_weight": 10 * base.sre2l.bn_weight}
     variants = [{}, *gradient, *curvature, *published, confounder]
-    return Design({}, variants, settings=confirmed(preset, method="sre2l"))
+    return Design(axes={}, variants=variants, settings=confirmed(preset, method="sre2l"))
 
 
 def figures(results: Results) -> Mapping[str, Figure]:

@@ -18,7 +18,7 @@ def design(preset: Preset) -> Design:
     """Attacks in pixels, at the radius that the student is evaluated at."""
     embedded = [{"regularizer": name} for name in ("pgd-at", "fgsm-rs", "trades")]
     axes = {"method": ("sre2l",), "ipc": (1, preset.config.ipc)}
-    return Design(axes, [{}, *embedded], settings=confirmed(preset))
+    return Design(axes=axes, variants=[{}, *embedded], settings=confirmed(preset))
 
 
 def figures(results: Results) -> Mapping[str, Figure]:

@@ -25,8 +25,8 @@ def design(preset: Preset) -> Design:
     attacks = dict.fromkeys(("pgd100", "mim", "cw", *preset.confirm.attacks))
     each_alone = {"evaluation.attacks": list(attacks), "evaluation.cascade": False}
     return Design(
-        {"ipc": (preset.config.ipc,)},
-        [
+        axes={"ipc": (preset.config.ipc,)},
+        variants=[
             *({"method": name} for name in GUARDED),
             *({"method": name, "regularizer": "none"} for name in UNGUARDED),
         ],

@@ -29,7 +29,7 @@ Spectra = Mapping[int, NDArray[np.float64]]
 
 
 def design(preset: Preset) -> Design:
-    return Design({"method": ("sre2l",)}, settings=confirmed(preset))
+    return Design(axes={"method": ("sre2l",)}, settings=confirmed(preset))
 
 
 MODELS = ("teacher", "student")

@@ -21,7 +21,9 @@ CELL_INCHES = 0.62
 
 
 def design(preset: Preset) -> Design:
-    return Design({"method": ("sre2l",), "ipc": (1, preset.config.ipc)}, settings=confirmed(preset))
+    return Design(
+        axes={"method": ("sre2l",), "ipc": (1, preset.config.ipc)}, settings=confirmed(preset)
+    )
 
 
 def figures(results: Results) -> Mapping[str, Figure]:

@@ -69,7 +69,7 @@ def main(argv: Sequence[str]) -> int:
         for bench in benches:
             console.print(f"{bench.title}: {work}")
         return 0
-    folder, about = request.folder, About(STORY.name, request.command)
+    folder, about = request.folder, About(study=STORY.name, command=request.command)
     claim(folder, about, config, {"sizes": str(sizes)})
     rows: list[dict[str, Any]] = []
     with threads(config.compute.num_threads):

@@ -42,7 +42,7 @@ def design(preset: Preset) -> Design:
     widths = [
         {"model.width": max(1, round(f * model.width)), "ipc": preset.config.ipc} for f in factors
     ]
-    return Design({}, [*ipcs, *widths], settings=confirmed(preset, method="sre2l"))
+    return Design(axes={}, variants=[*ipcs, *widths], settings=confirmed(preset, method="sre2l"))
 
 
 Curve = dict[tuple[str, str], list[Comparison]]

@@ -17,7 +17,7 @@ METHODS = ("sre2l", "cda", "dc", "dsa", "mtt")
 
 
 def design(preset: Preset) -> Design:
-    return Design({"method": METHODS}, settings=confirmed(preset))
+    return Design(axes={"method": METHODS}, settings=confirmed(preset))
 
 
 def figures(results: Results) -> Mapping[str, Figure]:

@@ -90,7 +90,9 @@ def judged(
     distances = {name: torch.full((SAMPLES,), math.inf) for eps, name in parts if eps == math.inf}
     place = root / f"verdicts-{run.trial}-{run.config.fingerprint()}"
     place.mkdir(parents=True, exist_ok=True)
-    Verdicts(right, survived, distances).save(place / "verdicts.safetensors")
+    Verdicts(clean=right, survived=survived, distances=distances).save(
+        place / "verdicts.safetensors"
+    )
     shares = (float(right.float().mean()), float(left.float().mean()))
     fields: dict[str, Any] = {
         "params": run.params,

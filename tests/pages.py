@@ -95,7 +95,7 @@ def told(folder: StudyFolder) -> Page:
 
 def begin(study: Study, folder: StudyFolder) -> list[Run]:
     """The first three trials of a study are done."""
-    write_about(folder, About(study.name, "again"))
+    write_about(folder, About(study=study.name, command="again"))
     done = runs_of(study, 2)[:3]
     for number, run in enumerate(done):
         level = (0.9 - 0.01 * number, 0.3 + 0.05 * number)
@@ -105,7 +105,7 @@ def begin(study: Study, folder: StudyFolder) -> list[Run]:
 
 def finish(study: Study, folder: StudyFolder) -> Results:
     """What there is when all trials of two seeds are done."""
-    write_about(folder, About(study.name, "again"))
+    write_about(folder, About(study=study.name, command="again"))
     for run in runs_of(study, 2):
         level = (0.8, 0.3 + 0.001 * run.trial)
         folder.write(judged(folder.output / "verdicts", run, *level))

@@ -32,7 +32,7 @@ stage's place on a full machine."""
 STOP_CHECK_S = 0.5
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class DeskStatus:
     """What the desk has done and is doing now."""
 
@@ -119,7 +119,13 @@ class Desk:
     def status(self) -> DeskStatus:
         running = Counter(address.split("/")[0] for address in self._started)
         waiting = len(self._tasks) - len(self._started)
-        return DeskStatus(running, waiting, self._computed, self._shared, self._saved_seconds)
+        return DeskStatus(
+            running=running,
+            waiting=waiting,
+            computed=self._computed,
+            shared=self._shared,
+            saved_seconds=self._saved_seconds,
+        )
 
 
 def open_desk(name: str, artifacts: Path, resources: StageResources, task: Any = compute) -> Any:

@@ -192,7 +192,9 @@ def run_study(
 
 def study_context(plan: Plan, desk_name: str) -> StudyContext:
     folder = plan.folder
-    return StudyContext(plan.space.base.to_dict(), str(folder.output), folder.name, desk_name)
+    return StudyContext(
+        base=plan.space.base.to_dict(), output=str(folder.output), name=folder.name, desk=desk_name
+    )
 
 
 def num_slots(resources: StageResources) -> int:

@@ -24,7 +24,7 @@ NUMBER, IS_CONTROL = "trial_number", "is_control"
 COORDINATOR_CPUS = 0.001  # zero is refused
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class StudyContext:
     """What every trial of a study shares."""
 

@@ -18,7 +18,7 @@ from guard.data.spec import ImageSpec
 MAX_LOG_RATIO = math.log(4 / 3)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Augmenter:
     """The augmentations of a TrainConfig, with parameters per sample."""
 
@@ -29,7 +29,9 @@ class Augmenter:
 
     @classmethod
     def of(cls, config: TrainConfig, spec: ImageSpec) -> Augmenter:
-        return cls(config.augment, config.crop_scale, config.dsa_ops, spec)
+        return cls(
+            names=config.augment, crop_scale=config.crop_scale, dsa_ops=config.dsa_ops, spec=spec
+        )
 
     def __call__(self, x: Tensor, generator: torch.Generator) -> Tensor:
         """x: (B, C, H, W) in pixels; the color operation of dsa may leave [0, 1]."""

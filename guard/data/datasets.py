@@ -46,7 +46,9 @@ def _digits() -> Raw:
     pixels = np.rint(rows[:, :-1].reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8)
     images = TensorImages(torch.from_numpy(pixels)[:, None], torch.from_numpy(rows[:, -1]).long())
     train, test = split_off(images.y, DIGITS_TEST_FRACTION, 0, "digits-test")
-    return Raw(images.subset(train), images.subset(test), tuple("0123456789"))
+    return Raw(
+        train=images.subset(train), test=images.subset(test), class_names=tuple("0123456789")
+    )
 
 
 def _arrays(name: str, root: Path) -> Raw:
@@ -57,7 +59,7 @@ def _arrays(name: str, root: Path) -> Raw:
         TensorImages(channels_first(np.asarray(half.data)), torch.as_tensor(half.targets))
         for half in halves
     ]
-    return Raw(sets[0], sets[1], tuple(halves[0].classes))
+    return Raw(train=sets[0], test=sets[1], class_names=tuple(halves[0].classes))
 
 
 def torchvision_datasets() -> Any:
@@ -111,7 +113,13 @@ def load_data(config: DataConfig) -> Splits:
             f"data.image_size: only image files are resized; {config.path or config.name} holds "
             f"{spec.image_size} px arrays, got {config.image_size}"
         )
-    return Splits(spec, raw.train.subset(rest), raw.train.subset(held_out), raw.test, sha256)
+    return Splits(
+        spec=spec,
+        train=raw.train.subset(rest),
+        validation=raw.train.subset(held_out),
+        test=raw.test,
+        sha256=sha256,
+    )
 
 
 def resolve(config: DataConfig) -> DataConfig:
@@ -191,4 +199,11 @@ def _spec(info: Dataset, raw: Raw) -> ImageSpec:
         assert isinstance(train, FileImages)
         channels, size = train.channels, train.image_size
         mean, std = mean or IMAGENET_MEAN, std or IMAGENET_STD
-    return ImageSpec(channels, size, len(raw.class_names), mean, std, raw.class_names)
+    return ImageSpec(
+        channels=channels,
+        image_size=size,
+        num_classes=len(raw.class_names),
+        mean=mean,
+        std=std,
+        class_names=raw.class_names,
+    )

@@ -95,7 +95,7 @@ def epoch_order(count: int, shuffle: torch.Generator | None) -> Tensor:
     return torch.arange(count) if shuffle is None else torch.randperm(count, generator=shuffle)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class FileImages:
     """A set that streams from image files, decoded by `num_workers` processes."""
 
@@ -111,7 +111,13 @@ class FileImages:
     def subset(self, indices: Tensor) -> FileImages:
         """The images of indices (N,), in that order."""
         files = tuple(self.files[i] for i in indices.tolist())
-        return FileImages(files, self.y[indices], self.channels, self.image_size, self.num_workers)
+        return FileImages(
+            files=files,
+            y=self.y[indices],
+            channels=self.channels,
+            image_size=self.image_size,
+            num_workers=self.num_workers,
+        )
 
     def batches(
         self,
@@ -187,7 +193,7 @@ def to_square(image: Image.Image, size: int) -> Tensor:
     return to_tensor(resized.crop((left, top, left + size, top + size)))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Splits:
     """A data set, ready for a trial. The search sees `validation`; `test` only reports."""
 

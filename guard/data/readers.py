@@ -18,7 +18,7 @@ BROKEN_ARCHIVE = (zipfile.BadZipFile, zlib.error)
 IMAGE_SUFFIXES = frozenset({".jpeg", ".jpg", ".png", ".bmp", ".webp", ".ppm", ".tif", ".tiff"})
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Raw:
     """A data set as read: the official training and test sets, before the validation split."""
 
@@ -55,7 +55,9 @@ def read_npz(path: Path) -> Raw:
         shapes = [tuple(part.x.shape) for part in sets]
         raise DataError(f"{path}: images must be square and of one size, got {shapes}")
     num_classes = 1 + max((int(part.y.max()) for part in sets if len(part)), default=0)
-    return Raw(sets[0], sets[1], tuple(str(label) for label in range(num_classes)))
+    return Raw(
+        train=sets[0], test=sets[1], class_names=tuple(str(label) for label in range(num_classes))
+    )
 
 
 def channels_first(x: np.ndarray) -> Tensor:
@@ -93,8 +95,8 @@ def read_tree(root: Path, size: int, channels: int, max_tensor_gib: float) -> Ra
             sets.append(TensorImages(x, y))
         else:
             files = tuple(str(file) for file, _ in listing)
-            sets.append(FileImages(files, y, channels, size))
-    return Raw(sets[0], sets[1], tuple(classes))
+            sets.append(FileImages(files=files, y=y, channels=channels, image_size=size))
+    return Raw(train=sets[0], test=sets[1], class_names=tuple(classes))
 
 
 def _has_labels(folder: Path) -> bool:

@@ -42,7 +42,7 @@ from guard.robustness.stages import Evaluate
 from guard.seeding import generator
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Verdicts:
     """Of every sample, on the CPU, (N,)."""
 
@@ -96,7 +96,7 @@ class Verdicts:
                 distances[name] = values
             else:
                 survived[float(first), name] = values
-        return cls(clean, survived, distances)
+        return cls(clean=clean, survived=survived, distances=distances)
 
 
 def is_weaker(name: str, than: str) -> bool:
@@ -161,10 +161,12 @@ def attack_once(
     counted = Counted(model).eval()
     eps, name = at
     if before is None:
-        before = Verdicts(clean_verdicts(counted.model, images, config, device))
+        before = Verdicts(clean=clean_verdicts(counted.model, images, config, device))
     bounded = name not in UNBOUNDED
     alive = before.robust(eps) if bounded and config.cascade else before.clean
-    threat = ThreatModel(eps if bounded else config.eps, num_classes, config.norm)
+    threat = ThreatModel(
+        eps=eps if bounded else config.eps, num_classes=num_classes, norm=config.norm
+    )
     wrong, distances = [], []
     attacked = alive.nonzero().squeeze(1)
     for x, y in images.subset(attacked).batches(config.batch_size, device):
@@ -182,7 +184,9 @@ def attack_once(
         if wrong:
             length[attacked] = torch.where(torch.cat(wrong), torch.cat(distances), torch.inf)
         lengths[name] = length
-    return Verdicts(before.clean, {**before.survived, at: survived}, lengths), counted
+    return Verdicts(
+        clean=before.clean, survived={**before.survived, at: survived}, distances=lengths
+    ), counted
 
 
 @torch.no_grad()

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Flag:
     """Raised where the measured value is above the limit."""
 
@@ -22,21 +22,37 @@ class Flag:
 
 FLAGS: Mapping[str, Flag] = {
     "vanishing-gradient": Flag(
-        "zero_gradients", 0.1, "the input gradient of many samples is zero in float32"
+        measure="zero_gradients",
+        limit=0.1,
+        meaning="the input gradient of many samples is zero in float32",
     ),
     "black-box-wins": Flag(
-        "square_gain", 0.03, "a short Square attack breaks what the gradient attack leaves"
+        measure="square_gain",
+        limit=0.03,
+        meaning="a short Square attack breaks what the gradient attack leaves",
     ),
     "transfer-wins": Flag(
-        "transfer_gain", 0.03, "another model's adversarial examples break what it leaves"
+        measure="transfer_gain",
+        limit=0.03,
+        meaning="another model's adversarial examples break what it leaves",
     ),
-    "restarts-help": Flag("restart_gain", 0.1, "restarting PGD breaks many more samples"),
+    "restarts-help": Flag(
+        measure="restart_gain", limit=0.1, meaning="restarting PGD breaks many more samples"
+    ),
     "large-eps-survivors": Flag(
-        "large_eps_excess", 0.0, "at half of the pixel range accuracy stays above chance"
+        measure="large_eps_excess",
+        limit=0.0,
+        meaning="at half of the pixel range accuracy stays above chance",
     ),
-    "random": Flag("random_change", 1e-4, "the same input gives other outputs"),
-    "stateful": Flag("state_change", 1e-4, "outputs depend on what was asked before"),
-    "probabilities": Flag("probabilities", 0.5, "outputs are probabilities, not logits"),
+    "random": Flag(
+        measure="random_change", limit=1e-4, meaning="the same input gives other outputs"
+    ),
+    "stateful": Flag(
+        measure="state_change", limit=1e-4, meaning="outputs depend on what was asked before"
+    ),
+    "probabilities": Flag(
+        measure="probabilities", limit=0.5, meaning="outputs are probabilities, not logits"
+    ),
 }
 
 

@@ -26,7 +26,7 @@ BREAKDOWN = 1e-6
 BISECTIONS = 80
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Geometry:
     """What the loss looks like at each sample."""
 
@@ -73,7 +73,7 @@ def geometry(
     values, vectors = torch.linalg.eigh(tridiagonal)
     largest = values.flip(1)[:, :count].to(x)
     own = (vectors.flip(2)[:, :, :count].transpose(1, 2).to(x)) @ basis
-    return Geometry(loss, gradient, largest, own)
+    return Geometry(loss=loss, gradient=gradient, eigenvalues=largest, eigenvectors=own)
 
 
 def local_loss(model: nn.Module, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Product]:
@@ -169,7 +169,7 @@ def quadratic_maximum(found: Geometry, radius: float) -> Tensor:
     return worst
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class BoundTerms:
     """One class's terms of Proposition 1, for perturbations up to a radius ρ:
 
@@ -222,12 +222,12 @@ def proposition1(
         h, h_images = features(samples).detach(), features(images).detach()
         worst = quadratic_maximum(around, radius)
         found[label] = BoundTerms(
-            float(quadratic_maximum(at_images, radius).mean()),
-            float(around.loss.mean()),
-            radius * float(around.gradient_norm.mean()),
-            0.5 * radius**2 * float(around.eigenvalues[:, 0].mean()),
-            float((h_images.mean(dim=0) - h.mean(dim=0)).norm()),
-            steepest(worst, h),
+            distilled_loss=float(quadratic_maximum(at_images, radius).mean()),
+            loss=float(around.loss.mean()),
+            gradient=radius * float(around.gradient_norm.mean()),
+            curvature=0.5 * radius**2 * float(around.eigenvalues[:, 0].mean()),
+            distance=float((h_images.mean(dim=0) - h.mean(dim=0)).norm()),
+            lipschitz=steepest(worst, h),
         )
     return found
 

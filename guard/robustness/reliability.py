@@ -119,7 +119,7 @@ def attack_gains(
 ) -> dict[str, float]:
     """What other attacks break of x (n, C, H, W), y (n,) that PGD-20 does not, and what survives at
     half of the pixel range: shares, see `diagnose`."""
-    threat = ThreatModel(config.eps, num_classes, config.norm)
+    threat = ThreatModel(eps=config.eps, num_classes=num_classes, norm=config.norm)
 
     def broken(name: str, victim: nn.Module, x: Tensor, y: Tensor, seed: int) -> Tensor:
         moved = attack_images(name, victim, x, y, threat, seed)
@@ -137,7 +137,7 @@ def attack_gains(
         others["transfer_gain"] = broken(ATTACK, surrogate.eval(), *rest, config.seed)
     found = {name: int(more.sum()) / count for name, more in others.items()}
     half = HALF_RANGE if config.norm == "Linf" else HALF_RANGE * x[0].numel() ** 0.5
-    large = ThreatModel(half, num_classes, config.norm)
+    large = ThreatModel(eps=half, num_classes=num_classes, norm=config.norm)
     moved = attack_images(ATTACK, model, x, y, large, config.seed)
     accuracy = 1 - int(wrong(model, moved, y, config).sum()) / count
     return {**found, "large_eps_excess": accuracy - 1 / num_classes}

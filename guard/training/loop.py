@@ -21,7 +21,7 @@ Objective = Callable[[nn.Module, Tensor, Tensor, int], tuple[Tensor, Tensor]]
 """(model, inputs, targets, epoch) -> (loss to minimise, logits)."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Epoch:
     """Means over the batches of one epoch. `accuracy`: of the training batches as seen."""
 
@@ -90,7 +90,7 @@ def train(
         loss_mean, accuracy_mean = float(loss_sum) / count, float(correct) / count
         if not math.isfinite(loss_mean):
             raise Diverged(f"the training loss became {loss_mean} in epoch {epoch + 1}")
-        history.append(Epoch(epoch, lr, loss_mean, accuracy_mean))
+        history.append(Epoch(epoch=epoch, lr=lr, loss=loss_mean, accuracy=accuracy_mean))
         after_epoch(model)
     return history
 

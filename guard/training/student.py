@@ -34,7 +34,7 @@ from guard.training.loop import train
 FILE_BYTES = 2**26
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Recipe:
     """What decides the batches that a student sees."""
 
@@ -47,7 +47,13 @@ class Recipe:
     @classmethod
     def of(cls, config: StudentConfig, spec: ImageSpec) -> Recipe:
         augmenter = Augmenter.of(config.train, spec)
-        return cls(config.seed, config.train.batch_size, augmenter, config.mix, config.mix_alpha)
+        return cls(
+            seed=config.seed,
+            batch_size=config.train.batch_size,
+            augment=augmenter,
+            mix=config.mix,
+            mix_alpha=config.mix_alpha,
+        )
 
     def batches(
         self, images: Tensor, targets: Tensor, epoch: int

@@ -42,7 +42,14 @@ class Bench:
         self.config, self.batch_size = config, batch_size
         device = self.device = torch.device(config.compute.device)
         names = tuple("0123456789")
-        self.spec = ImageSpec(3, side, 10, (0.5,) * 3, (0.25,) * 3, names)
+        self.spec = ImageSpec(
+            channels=3,
+            image_size=side,
+            num_classes=10,
+            mean=(0.5,) * 3,
+            std=(0.25,) * 3,
+            class_names=names,
+        )
         draws = torch.Generator().manual_seed(0)
         self.x = torch.rand(batch_size, 3, side, side, generator=draws).to(device)
         self.y = torch.randint(10, (batch_size,), generator=draws).to(device)

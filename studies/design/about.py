@@ -12,7 +12,7 @@ from guard.trial import TrialConfig
 from tune.results.folder import StudyFolder, write_atomically
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class About:
     """A folder's study and the command that made it."""
 

@@ -19,7 +19,7 @@ Settings = Mapping[str, Any]
 """Config path -> value."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Design:
     """Every combination of the axes' values, with each variant, beside its control."""
 

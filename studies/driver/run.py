@@ -80,7 +80,7 @@ def carry_out(console: Console, job: Job, resources: StageResources) -> int:
     from studies.driver.session import close, opened, settled_place  # they import Ray
     from tune.search import locked
 
-    folder, about = job.request.folder, About(job.story.name, job.request.command)
+    folder, about = job.request.folder, About(study=job.story.name, command=job.request.command)
     place = settled_place(job.request, resources)
     with locked(folder):
         claim(folder, about, job.base, job.varied)

@@ -24,7 +24,12 @@ def cifar10() -> Preset:
             **condensed_on(ModelConfig(name="convnet", width=128, depth=3)),
         }
     )
-    return Preset(config, penalty_space((1, 10, 50), h=(0.03, 3)), 60, "the papers' CIFAR-10")
+    return Preset(
+        config=config,
+        space=penalty_space((1, 10, 50), h=(0.03, 3)),
+        num_trials=60,
+        about="the papers' CIFAR-10",
+    )
 
 
 def cifar100() -> Preset:
@@ -35,7 +40,12 @@ def cifar100() -> Preset:
             "mtt.model": cifar10().config.mtt.model,
         }
     )
-    return Preset(config, penalty_space((1, 10, 50), h=(0.03, 3)), 60, "the papers' CIFAR-100")
+    return Preset(
+        config=config,
+        space=penalty_space((1, 10, 50), h=(0.03, 3)),
+        num_trials=60,
+        about="the papers' CIFAR-100",
+    )
 
 
 def imagenette() -> Preset:
@@ -63,12 +73,22 @@ def imagenette() -> Preset:
             **condensed_on(ModelConfig(name="convnet", width=128, depth=5)),
         }
     )
-    return Preset(config, penalty_space((1, 10, 50), h=(0.1, 10)), 40, "ImageNette at 224 px")
+    return Preset(
+        config=config,
+        space=penalty_space((1, 10, 50), h=(0.1, 10)),
+        num_trials=40,
+        about="ImageNette at 224 px",
+    )
 
 
 def imagenet() -> Preset:
     config = imagenette().config.override({"data.name": "imagenet"})
-    return Preset(config, penalty_space((10, 50), h=(0.1, 10)), 20, "ImageNet-1K at 224 px")
+    return Preset(
+        config=config,
+        space=penalty_space((10, 50), h=(0.1, 10)),
+        num_trials=20,
+        about="ImageNet-1K at 224 px",
+    )
 
 
 def tiny_imagenet() -> Preset:
@@ -91,4 +111,9 @@ def tiny_imagenet() -> Preset:
             **condensed_on(ModelConfig(name="convnet", width=128, depth=4)),
         }
     )
-    return Preset(config, penalty_space((10, 50), h=(0.1, 10)), 40, "Tiny ImageNet at 64 px")
+    return Preset(
+        config=config,
+        space=penalty_space((10, 50), h=(0.1, 10)),
+        num_trials=40,
+        about="Tiny ImageNet at 64 px",
+    )

@@ -13,7 +13,7 @@ from guard.trial import TrialConfig
 from tune.confirmation import Confirmation
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Preset:
     """What `--preset` stands for."""
 

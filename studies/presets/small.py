@@ -80,7 +80,11 @@ def digits() -> Preset:
     space = {"method": methods, **penalty_space(ipc=(1, 10), h=(0.01, 3))}
     confirm = Confirmation(configurations=2, attacks=CPU_SUITE)
     return Preset(
-        config, space, 12, "scikit-learn's 8x8 digits; about 7 minutes on 2 cores", confirm
+        config=config,
+        space=space,
+        num_trials=12,
+        about="scikit-learn's 8x8 digits; about 7 minutes on 2 cores",
+        confirm=confirm,
     )
 
 
@@ -99,7 +103,9 @@ def fashion_mnist() -> Preset:
         }
     )
     about = "Fashion-MNIST on a small BatchNorm ConvNet"
-    return Preset(config, small.space, 20, about, small.confirm)
+    return Preset(
+        config=config, space=small.space, num_trials=20, about=about, confirm=small.confirm
+    )
 
 
 def cifar10_small() -> Preset:
@@ -154,7 +160,13 @@ def cifar10_small() -> Preset:
     )
     space = penalty_space((1, 10), h=(0.03, 3))
     confirm = Confirmation(configurations=2, attacks=CPU_SUITE)
-    return Preset(config, space, 12, "CIFAR-10 cut down for a CPU: a 5-layer ConvNet", confirm)
+    return Preset(
+        config=config,
+        space=space,
+        num_trials=12,
+        about="CIFAR-10 cut down for a CPU: a 5-layer ConvNet",
+        confirm=confirm,
+    )
 
 
 def imagenette_small() -> Preset:
@@ -170,4 +182,6 @@ def imagenette_small() -> Preset:
         }
     )
     about = "ImageNette at 64 px with a small network, for a CPU"
-    return Preset(config, small.space, 12, about, small.confirm)
+    return Preset(
+        config=config, space=small.space, num_trials=12, about=about, confirm=small.confirm
+    )

@@ -31,11 +31,24 @@ NAMES = ("cat", "../../etc", "a b/c", "..")
 def distilled(channels: int = 3, ipc: int = 3, soft: bool = True, size: int = 6) -> DistilledSet:
     classes = len(NAMES)
     stats = (0.5,) * channels
-    spec = ImageSpec(channels, size, classes, stats, stats, NAMES)
+    spec = ImageSpec(
+        channels=channels,
+        image_size=size,
+        num_classes=classes,
+        mean=stats,
+        std=stats,
+        class_names=NAMES,
+    )
     images = torch.rand(ipc * classes, channels, size, size, generator=draws())
     probabilities = torch.rand(ipc * classes, classes, generator=draws(1)).softmax(dim=1)
     labels = torch.arange(classes).repeat(ipc)
-    return DistilledSet(images, labels, probabilities if soft else None, spec, {"format": 1})
+    return DistilledSet(
+        images=images,
+        labels=labels,
+        soft_labels=probabilities if soft else None,
+        spec=spec,
+        card={"format": 1},
+    )
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -108,7 +121,9 @@ def test_a_class_folder_cannot_leave_its_parent(label: int, tmp_path: Path) -> N
 
 def test_class_folders_are_distinct_and_sort_by_label() -> None:
     names = ("z", "a/b", "a.b", "-") * 3
-    spec = ImageSpec(1, 4, 12, (0.5,), (0.5,), names)
+    spec = ImageSpec(
+        channels=1, image_size=4, num_classes=12, mean=(0.5,), std=(0.5,), class_names=names
+    )
     folders = [class_folder(spec, label) for label in range(12)]
     assert folders == sorted(set(folders))
     assert folders[0] == "0000_z"
@@ -182,7 +197,9 @@ class Numbered(Part):
 
 def parts(store: ArtifactStore, soft: bool) -> tuple[Part, ...]:
     """Two stages that each made two images of each of three classes."""
-    spec = ImageSpec(1, 4, 3, (0.5,), (0.25,), tuple("abc"))
+    spec = ImageSpec(
+        channels=1, image_size=4, num_classes=3, mean=(0.5,), std=(0.25,), class_names=tuple("abc")
+    )
     stages = tuple(Numbered(number=number) for number in range(2))
 
     def build(stage: Any, store: ArtifactStore, folder: Path) -> dict[str, Any]:

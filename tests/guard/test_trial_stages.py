@@ -142,7 +142,9 @@ def pretend(diverging: str = "") -> tuple[list[list[str]], Any]:
         for number, stage in enumerate(stages):
             metrics = {"clean_accuracy": 0.5, "loss": float(number)}
             summary = {"diverged": "too steep"} if stage.name == diverging else {"metrics": metrics}
-            made.append(Artifact(Path(stage.address), summary, 2.0, built=True))
+            made.append(
+                Artifact(path=Path(stage.address), summary=summary, seconds=2.0, built=True)
+            )
         return made
 
     return asked, run_stage

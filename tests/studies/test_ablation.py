@@ -22,7 +22,14 @@ from studies.design.about import About
 from studies.presets import PRESETS
 from tune.results.folder import StudyFolder
 
-SPEC = ImageSpec(1, 8, 10, (0.3,), (0.35,), tuple("0123456789"))
+SPEC = ImageSpec(
+    channels=1,
+    image_size=8,
+    num_classes=10,
+    mean=(0.3,),
+    std=(0.35,),
+    class_names=tuple("0123456789"),
+)
 PRESET = PRESETS["digits"]()
 EPOCH = 10
 """After the warm-up of λ."""
@@ -84,7 +91,7 @@ def test_batchnorm_is_treated_as_in_the_preset_and_otherwise(name: str) -> None:
 
 def test_an_ablation_holds_its_arms_against_the_preset_s_penalty(tmp_path: Path) -> None:
     folder = StudyFolder(tmp_path, "s")
-    write_about(folder, About("ablation", "again"))
+    write_about(folder, About(study="ablation", command="again"))
     for run in runs_of(ablation.STUDY, 2):
         is_plain = not run.control and set(run.params) == {"seed"}
         folder.write(judged(tmp_path, run, 0.9, 0.6 if is_plain else 0.5))

@@ -107,7 +107,7 @@ def test_a_control_draws_its_group_and_has_no_penalty() -> None:
     space = SearchSpace(TrialConfig(), SPACE)
     params = draw(space, **{CONTROL: True})
     assert set(params) == {"ipc"}
-    context = StudyContext(space.base.to_dict(), "", "s", "desk")
+    context = StudyContext(base=space.base.to_dict(), output="", name="s", desk="desk")
     assert not context.config(params, control=True).regularizer.active
     assert context.config(params, control=False).regularizer.active
 

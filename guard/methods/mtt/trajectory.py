@@ -26,7 +26,7 @@ StepLoss = Callable[[Tensor, Tensor, int], Tensor]
 a scalar. A pure function: called again with the same arguments it gives the same value."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class TrajectoryGradient:
     """L and its gradient. Nothing here has a graph."""
 
@@ -73,7 +73,7 @@ def unroll(
         theta = theta - rate * gradient
     loss = (theta - target.detach()).square().sum() / start
     by_images, by_rate = grad(loss, (images, rate), materialize_grads=True)
-    return TrajectoryGradient(loss.detach(), by_images, by_rate)
+    return TrajectoryGradient(loss=loss.detach(), images=by_images, rate=by_rate)
 
 
 def adjoint(
@@ -105,7 +105,11 @@ def tesla(
     (github.com/justincui03/tesla, issue 5).
     """
     exact = sweep(step_loss, theta, target, images, rate, steps, through_theta=False)
-    return TrajectoryGradient(exact.loss, exact.images / 2, exact.rate) if published_half else exact
+    return (
+        TrajectoryGradient(loss=exact.loss, images=exact.images / 2, rate=exact.rate)
+        if published_half
+        else exact
+    )
 
 
 Gradient = Callable[[StepLoss, Tensor, Tensor, Tensor, Tensor, int], TrajectoryGradient]
@@ -141,7 +145,9 @@ def sweep(
         by_rate -= step.product
         if step.theta is not None:
             adjoint_vector = adjoint_vector - alpha * step.theta
-    return TrajectoryGradient(offset.square().sum() / start, by_images, by_rate.to(rate))
+    return TrajectoryGradient(
+        loss=offset.square().sum() / start, images=by_images, rate=by_rate.to(rate)
+    )
 
 
 def walk(
@@ -156,7 +162,7 @@ def walk(
     return visited
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class PulledBack:
     """⟨v, g⟩ of one step, a scalar, and its gradients in images (M, C, H, W) and theta (P,)."""
 
@@ -179,7 +185,9 @@ def pull_back(
     (gradient,) = grad(step_loss(theta, images, number), theta, create_graph=True)
     inputs = (images, theta) if through_theta else (images,)
     by_images, *rest = grad(gradient, inputs, vector, materialize_grads=True)
-    return PulledBack(gradient.detach() @ vector, by_images, rest[0] if rest else None)
+    return PulledBack(
+        product=gradient.detach() @ vector, images=by_images, theta=rest[0] if rest else None
+    )
 
 
 def leaf(values: Tensor) -> Tensor:

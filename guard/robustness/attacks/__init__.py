@@ -45,7 +45,7 @@ TOLERANCE = 1e-5
 """Of a perturbation's length, relative to eps, beside one unit of float32 rounding in pixels."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ThreatModel:
     """The ball of radius eps in pixels, and the number of classes."""
 

@@ -24,7 +24,14 @@ from guard.data.dsa import DsaDraw, draw_dsa
 from guard.data.spec import ImageSpec
 from helpers import draws
 
-SPEC = ImageSpec(3, 8, 2, (0.3, 0.4, 0.5), (0.2, 0.25, 0.3), ("a", "b"))
+SPEC = ImageSpec(
+    channels=3,
+    image_size=8,
+    num_classes=2,
+    mean=(0.3, 0.4, 0.5),
+    std=(0.2, 0.25, 0.3),
+    class_names=("a", "b"),
+)
 WHOLE = torch.tensor([[0.0, 0.0, 1.0, 1.0]])
 
 

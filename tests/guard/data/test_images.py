@@ -38,7 +38,9 @@ def both(tmp_path: Path) -> tuple[TensorImages, FileImages]:
         path = tmp_path / f"{number}.png"
         Image.fromarray(image.permute(1, 2, 0).numpy()).save(path)
         files.append(str(path))
-    return TensorImages(x, y), FileImages(tuple(files), y, 3, 6, num_workers=0)
+    return TensorImages(x, y), FileImages(
+        files=tuple(files), y=y, channels=3, image_size=6, num_workers=0
+    )
 
 
 def test_batches_are_floats_in_unit_range_with_their_labels(
@@ -59,7 +61,9 @@ def test_streaming_shuffles_as_memory_does(
     both: tuple[TensorImages, FileImages], num_workers: int
 ) -> None:
     memory, files = both
-    files = FileImages(files.files, files.y, 3, 6, num_workers)
+    files = FileImages(
+        files=files.files, y=files.y, channels=3, image_size=6, num_workers=num_workers
+    )
     generators = draws(1), draws(1)
     for _ in range(2):
         epochs = [
@@ -166,7 +170,11 @@ def failure_of(images: FileImages) -> str:
 def test_a_broken_file_in_a_stream_is_named_in_one_line(workers: int, tmp_path: Path) -> None:
     path = tmp_path / "bad.png"
     write_text(path)
-    message = failure_of(FileImages((str(path),), torch.tensor([0]), 3, 6, workers))
+    message = failure_of(
+        FileImages(
+            files=(str(path),), y=torch.tensor([0]), channels=3, image_size=6, num_workers=workers
+        )
+    )
     assert message.startswith(f"{path}: not a readable image")
     assert "\n" not in message
 

@@ -18,7 +18,14 @@ from guard.models.networks import Classifier, build_model
 from guard.training.losses import TrainingLoss
 from helpers import CPU, draws
 
-SPEC = ImageSpec(3, 8, 3, (0.5, 0.5, 0.5), (0.2, 0.25, 0.3), tuple("abc"))
+SPEC = ImageSpec(
+    channels=3,
+    image_size=8,
+    num_classes=3,
+    mean=(0.5, 0.5, 0.5),
+    std=(0.2, 0.25, 0.3),
+    class_names=tuple("abc"),
+)
 LAYER = Normalize(SPEC.mean, SPEC.std)
 
 
@@ -28,7 +35,7 @@ def splits(per_class: int = 12, seed: int = 0) -> Splits:
     prototypes = torch.rand(3, 3, 8, 8, generator=generator)
     pixels = 0.5 * prototypes[y] + 0.5 * torch.rand(len(y), 3, 8, 8, generator=generator)
     images = TensorImages((pixels * 255).round().byte(), y)
-    return Splits(SPEC, images, images, images, "")
+    return Splits(spec=SPEC, train=images, validation=images, test=images, sha256="")
 
 
 def matching(

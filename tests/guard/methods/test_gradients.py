@@ -19,7 +19,14 @@ from guard.training.losses import TrainingLoss
 from guard.training.penalties import Regularizer
 from helpers import draws
 
-SPEC = ImageSpec(3, 8, 4, (0.3, 0.4, 0.5), (0.2, 0.25, 0.3), tuple("abcd"))
+SPEC = ImageSpec(
+    channels=3,
+    image_size=8,
+    num_classes=4,
+    mean=(0.3, 0.4, 0.5),
+    std=(0.2, 0.25, 0.3),
+    class_names=tuple("abcd"),
+)
 GROUP = torch.tensor([2, 0, 3])
 EPS = 0.03
 PLAIN = TrainingLoss(RegularizerConfig.named("none"))

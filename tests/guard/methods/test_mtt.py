@@ -286,7 +286,9 @@ def test_a_run_moves_images_and_rate_by_sgd_with_momentum(
         number = len(seen)
         seen.append((u.detach().clone(), float(rate)))
         of_rate = torch.tensor(rates[number])
-        return TrajectoryGradient(torch.tensor(float(number)), images[number], of_rate)
+        return TrajectoryGradient(
+            loss=torch.tensor(float(number)), images=images[number], rate=of_rate
+        )
 
     monkeypatch.setattr(Matching, "gradient", property(lambda self: gradient))
     options = {"iterations": 3, "lr_images": 0.01, "lr_rate": 1e-6, "rate": 0.1}

@@ -15,7 +15,9 @@ from guard.models.networks import Classifier, build_model, penultimate
 from guard.seeding import fenced
 from helpers import CPU, draws
 
-SPEC = ImageSpec(1, 8, 3, (0.4,), (0.3,), tuple("abc"))
+SPEC = ImageSpec(
+    channels=1, image_size=8, num_classes=3, mean=(0.4,), std=(0.3,), class_names=tuple("abc")
+)
 COUNTS = (9, 14, 30)
 
 
@@ -29,7 +31,7 @@ def image_set(counts: tuple[int, ...] = COUNTS, seed: int = 0) -> TensorImages:
 
 def splits(counts: tuple[int, ...] = COUNTS) -> Splits:
     others = image_set((2, 2, 2), seed=1)
-    return Splits(SPEC, image_set(counts), others, others, "")
+    return Splits(spec=SPEC, train=image_set(counts), validation=others, test=others, sha256="")
 
 
 def model(name: str = "convnet") -> Classifier:

@@ -27,7 +27,14 @@ from guard.models.batchnorm import batchnorms
 from guard.models.networks import build_model
 from helpers import draws, relative_error
 
-SPEC = ImageSpec(3, 8, 4, (0.3, 0.4, 0.5), (0.2, 0.25, 0.3), tuple("abcd"))
+SPEC = ImageSpec(
+    channels=3,
+    image_size=8,
+    num_classes=4,
+    mean=(0.3, 0.4, 0.5),
+    std=(0.2, 0.25, 0.3),
+    class_names=tuple("abcd"),
+)
 LABELS = torch.arange(8) % 4
 UNUSED = 7
 """The image that is in no batch."""
@@ -187,7 +194,7 @@ def tesla_by_hand(given: Problem) -> TrajectoryGradient:
     (by_rate,) = torch.autograd.grad(distance(rate, total.detach()), rate)
     loss = distance(given.rate, total)
     (by_images,) = torch.autograd.grad(loss, images)
-    return TrajectoryGradient(loss.detach(), by_images, by_rate)
+    return TrajectoryGradient(loss=loss.detach(), images=by_images, rate=by_rate)
 
 
 def test_tesla_is_its_formula_and_not_the_exact_gradient() -> None:

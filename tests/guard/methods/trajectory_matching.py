@@ -9,7 +9,14 @@ from guard.methods.mtt.matching import Matching, Trajectory
 from guard.models.networks import Classifier, build_model
 from helpers import CPU
 
-SPEC = ImageSpec(3, 8, 4, (0.3, 0.4, 0.5), (0.2, 0.25, 0.3), tuple("abcd"))
+SPEC = ImageSpec(
+    channels=3,
+    image_size=8,
+    num_classes=4,
+    mean=(0.3, 0.4, 0.5),
+    std=(0.2, 0.25, 0.3),
+    class_names=tuple("abcd"),
+)
 SNAPSHOTS = "snapshots.safetensors"
 
 

@@ -24,7 +24,14 @@ from guard.training.losses import attack_batch
 from guard.trial import TrialConfig
 from helpers import CPU, draws
 
-SPEC = ImageSpec(2, 4, 3, (0.3, 0.6), (0.2, 0.4), tuple("abc"))
+SPEC = ImageSpec(
+    channels=2,
+    image_size=4,
+    num_classes=3,
+    mean=(0.3, 0.6),
+    std=(0.2, 0.4),
+    class_names=tuple("abc"),
+)
 LAYERS = ("normalize", "zca")
 
 
@@ -119,7 +126,14 @@ def test_the_inverse_is_of_the_weights_that_the_layer_has_now() -> None:
     ("channels", "size", "values"), [(3, 37, 4107), (3, 64, 12288), (1, 65, 4225)]
 )
 def test_zca_refuses_large_images(channels: int, size: int, values: int) -> None:
-    spec = ImageSpec(channels, size, 2, (0.5,) * channels, (0.5,) * channels, ("a", "b"))
+    spec = ImageSpec(
+        channels=channels,
+        image_size=size,
+        num_classes=2,
+        mean=(0.5,) * channels,
+        std=(0.5,) * channels,
+        class_names=("a", "b"),
+    )
     with pytest.raises(ValueError, match=rf"^model\.input: .* up to 4096 values, .* {values}$"):
         input_layer(ModelConfig(input="zca"), spec)
     assert isinstance(input_layer(ModelConfig(), spec), Normalize)
@@ -127,7 +141,14 @@ def test_zca_refuses_large_images(channels: int, size: int, values: int) -> None
 
 @pytest.mark.parametrize(("channels", "size"), [(3, 32), (1, 64)])
 def test_zca_takes_images_up_to_the_limit(channels: int, size: int) -> None:
-    spec = ImageSpec(channels, size, 2, (0.5,) * channels, (0.5,) * channels, ("a", "b"))
+    spec = ImageSpec(
+        channels=channels,
+        image_size=size,
+        num_classes=2,
+        mean=(0.5,) * channels,
+        std=(0.5,) * channels,
+        class_names=("a", "b"),
+    )
     with torch.device("meta"):
         layer = input_layer(ModelConfig(input="zca"), spec)
     assert isinstance(layer, Zca) and layer.weight.shape == (spec.num_values,) * 2
@@ -188,7 +209,7 @@ def test_a_whitening_model_is_trained_and_attacked_in_pixels(
     assert isinstance(model.normalize, Zca) and torch.equal(model.normalize.weight, fit["weight"])
     x, y = next(splits.test.batches(40, CPU))
     eps = 0.05
-    evaluated = attack_images("pgd5", model, x, y, ThreatModel(eps, 10), 0)
+    evaluated = attack_images("pgd5", model, x, y, ThreatModel(eps=eps, num_classes=10), 0)
     trained = attack_batch(model, x, y, RegularizerConfig.named("pgd-at"), eps, draws())
     for moved in (evaluated, trained):
         assert eps - 1e-3 < (moved - x).abs().max() < eps + 1e-6

@@ -19,7 +19,14 @@ from helpers import draws
 
 def spec(channels: int = 1, size: int = 8, classes: int = 4) -> ImageSpec:
     mean, std = (0.3, 0.4, 0.5)[:channels], (0.2, 0.25, 0.3)[:channels]
-    return ImageSpec(channels, size, classes, mean, std, tuple(map(str, range(classes))))
+    return ImageSpec(
+        channels=channels,
+        image_size=size,
+        num_classes=classes,
+        mean=mean,
+        std=std,
+        class_names=tuple(map(str, range(classes))),
+    )
 
 
 def images(spec: ImageSpec, count: int = 2) -> torch.Tensor:

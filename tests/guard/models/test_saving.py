@@ -11,7 +11,14 @@ from guard.models.networks import build_model
 from guard.models.saving import load_model, load_spec, save_model
 from helpers import draws
 
-SPEC = ImageSpec(3, 8, 2, (0.1, 0.2, 0.3), (0.4, 0.5, 0.6), ("cat", "d/og"))
+SPEC = ImageSpec(
+    channels=3,
+    image_size=8,
+    num_classes=2,
+    mean=(0.1, 0.2, 0.3),
+    std=(0.4, 0.5, 0.6),
+    class_names=("cat", "d/og"),
+)
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,7 @@ def right_samples(victim: SimpleNamespace, count: int = 24) -> tuple[Tensor, Ten
 
 
 def threat(norm: str, classes: int = 5, scale: float = 1) -> ThreatModel:
-    return ThreatModel(scale * EPS[norm], classes, norm)
+    return ThreatModel(eps=scale * EPS[norm], num_classes=classes, norm=norm)
 
 
 def wrong(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:

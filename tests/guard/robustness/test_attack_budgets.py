@@ -21,7 +21,7 @@ pytestmark = pytest.mark.usefixtures("fewer_steps")
 def test_pgd_steps_a_quarter_of_the_radius_from_a_random_start(
     steps: int, eps: float, victim: SimpleNamespace
 ) -> None:
-    attack = build_attack(f"pgd{steps}", victim.model, ThreatModel(eps, 5))
+    attack = build_attack(f"pgd{steps}", victim.model, ThreatModel(eps=eps, num_classes=5))
     assert isinstance(attack, torchattacks.PGD)
     assert (attack.eps, attack.alpha, attack.steps) == (eps, eps / 4, steps)
     assert attack.random_start
@@ -41,7 +41,7 @@ def test_our_own_pgd_takes_its_name_and_norm(
 
 
 def test_mim_takes_twenty_steps_with_decay_one(victim: SimpleNamespace) -> None:
-    attack = build_attack("mim", victim.model, ThreatModel(0.1, 5))
+    attack = build_attack("mim", victim.model, ThreatModel(eps=0.1, num_classes=5))
     assert isinstance(attack, torchattacks.MIFGSM)
     assert (attack.eps, attack.alpha, attack.steps, attack.decay) == (0.1, 0.025, 20, 1.0)
 
@@ -52,14 +52,14 @@ def test_mim_takes_twenty_steps_with_decay_one(victim: SimpleNamespace) -> None:
 def test_vmi_and_jitter_take_twenty_steps_of_a_quarter_of_the_radius(
     name: str, kind: type, victim: SimpleNamespace
 ) -> None:
-    attack = build_attack(name, victim.model, ThreatModel(0.1, 5))
+    attack = build_attack(name, victim.model, ThreatModel(eps=0.1, num_classes=5))
     assert isinstance(attack, kind)
     assert (attack.eps, attack.alpha, attack.steps) == (0.1, 0.025, 20)
 
 
 def test_fgsm_is_one_step_to_the_end_of_the_ball(victim: SimpleNamespace) -> None:
     x, y = right_samples(victim)
-    moved = attack_images("fgsm", victim.model, x, y, ThreatModel(0.1, 5), 0)
+    moved = attack_images("fgsm", victim.model, x, y, ThreatModel(eps=0.1, num_classes=5), 0)
     x = x.clone().requires_grad_()
     (gradient,) = torch.autograd.grad(F.cross_entropy(victim.model(x), y), x)
     expected = (x + 0.1 * gradient.sign()).clamp(0, 1)
@@ -72,7 +72,10 @@ def test_the_standard_budgets(
 ) -> None:
     monkeypatch.undo()
     names = ("apgd-ce", "apgd-t", "fab-t", "square")
-    parts = [build_attack(name, victim.model, ThreatModel(0.1, 10, norm)) for name in names]
+    parts = [
+        build_attack(name, victim.model, ThreatModel(eps=0.1, num_classes=10, norm=norm))
+        for name in names
+    ]
     kinds = [torchattacks.APGD, torchattacks.APGDT, torchattacks.FAB, torchattacks.Square]
     assert [type(part) for part in parts] == kinds
     assert [part.steps for part in parts[:3]] == [100] * 3
@@ -88,7 +91,7 @@ def test_targeted_attacks_take_nine_targets_or_all_others(
     classes: int, targets: int, victim: SimpleNamespace
 ) -> None:
     for name in ("apgd-t", "fab-t"):
-        attack = build_attack(name, victim.model, ThreatModel(0.1, classes))
+        attack = build_attack(name, victim.model, ThreatModel(eps=0.1, num_classes=classes))
         assert attack.n_target_classes == targets
 
 
@@ -116,7 +119,7 @@ def test_square_asks_as_often_as_its_name_says(norm: str, victim: SimpleNamespac
 @pytest.mark.parametrize("name", ["autoattack", "paper", "pgd", "pgd0", "margin", "square0", ""])
 def test_a_name_of_no_single_attack_is_a_key_error(name: str, victim: SimpleNamespace) -> None:
     with pytest.raises(KeyError):
-        build_attack(name, victim.model, ThreatModel(0.1, 5))
+        build_attack(name, victim.model, ThreatModel(eps=0.1, num_classes=5))
 
 
 @pytest.mark.parametrize(("norm", "expected"), [("Linf", [0.4, 0.0]), ("L2", [0.5, 0.0])])
@@ -124,14 +127,20 @@ def test_distances_are_lengths_in_the_norm(norm: str, expected: list[float]) -> 
     x = torch.full((2, 1, 2, 2), 0.5)
     moved = x.clone()
     moved[0, 0, 0] += torch.tensor([0.3, -0.4])
-    distances = ThreatModel(0.1, 5, norm).distances(x, moved)
+    distances = ThreatModel(eps=0.1, num_classes=5, norm=norm).distances(x, moved)
     torch.testing.assert_close(distances, torch.tensor(expected))
 
 
 @pytest.mark.parametrize("eps", [0.0, 1 / 255, 0.5, 3.0])
 def test_a_ball_ends_at_its_radius_but_for_rounding(eps: float) -> None:
     lengths = torch.tensor([0.0, eps, eps + 1e-7, eps * 1.0001 + 1e-6, 2 * eps + 1e-3])
-    assert ThreatModel(eps, 5).contains(lengths).tolist() == [True, True, True, False, False]
+    assert ThreatModel(eps=eps, num_classes=5).contains(lengths).tolist() == [
+        True,
+        True,
+        True,
+        False,
+        False,
+    ]
 
 
 @pytest.mark.parametrize(
@@ -151,7 +160,7 @@ def test_passes_are_counted_by_samples(
 def test_queries_without_a_gradient_are_forward_passes(victim: SimpleNamespace) -> None:
     counted = Counted(victim.model).eval()
     x, y = right_samples(victim, 10)
-    attack_images("square", counted, x, y, ThreatModel(0.01, 5), 0)
+    attack_images("square", counted, x, y, ThreatModel(eps=0.01, num_classes=5), 0)
     assert counted.backward_passes == 0
     assert counted.forward_passes == 10 * (QUERIES + 3)  # the clean image, the start, the last look
 
@@ -159,5 +168,5 @@ def test_queries_without_a_gradient_are_forward_passes(victim: SimpleNamespace) 
 def test_our_pgd_looks_once_more_after_its_last_step(victim: SimpleNamespace) -> None:
     counted = Counted(victim.model).eval()
     x, y = right_samples(victim, 10)
-    attack_images("margin5", counted, x, y, ThreatModel(0.001, 5), 0)
+    attack_images("margin5", counted, x, y, ThreatModel(eps=0.001, num_classes=5), 0)
     assert (counted.forward_passes, counted.backward_passes) == (60, 50)

@@ -176,7 +176,7 @@ def uneven_samples() -> tuple[nn.Module, Tensor, Tensor]:
 
 def test_mim_normalizes_the_gradient_of_each_sample() -> None:
     model, x, y = uneven_samples()
-    moved = attack_images("mim", model, x, y, ThreatModel(0.3, 5), 0)
+    moved = attack_images("mim", model, x, y, ThreatModel(eps=0.3, num_classes=5), 0)
     by_sample = momentum_ascent(model, x, y, 0.3, mean_over=(1, 2, 3))
     by_batch = momentum_ascent(model, x, y, 0.3, mean_over=(0, 1, 2, 3))
     torch.testing.assert_close(moved, by_sample, rtol=0, atol=1e-9)
@@ -186,8 +186,8 @@ def test_mim_normalizes_the_gradient_of_each_sample() -> None:
 @pytest.mark.parametrize("name", ["mim", "vmi"])
 def test_a_sample_with_a_huge_gradient_does_not_change_its_neighbours(name: str) -> None:
     model, x, y = uneven_samples()
-    together = attack_images(name, model, x, y, ThreatModel(0.3, 5), 0)
-    rest = attack_images(name, model, x[1:], y[1:], ThreatModel(0.3, 5), 0)
+    together = attack_images(name, model, x, y, ThreatModel(eps=0.3, num_classes=5), 0)
+    rest = attack_images(name, model, x[1:], y[1:], ThreatModel(eps=0.3, num_classes=5), 0)
     torch.testing.assert_close(together[1:], rest, rtol=0, atol=1e-9)
     assert (together[0] - x[0]).abs().max() > 0.2
 

@@ -76,12 +76,12 @@ def pretended(
     last = {"num_samples": float(samples), **accuracies}
     return [
         Artifact(
-            Path(name),
-            {
+            path=Path(name),
+            summary={
                 "metrics": last if number == len(parts) - 1 else clean,
                 "passes": dict(list(counted.items())[: number + 1]),
             },
-            own_seconds,
+            seconds=own_seconds,
         )
         for number, ((_, name), own_seconds) in enumerate(zip(parts, seconds, strict=True))
     ]

@@ -144,7 +144,7 @@ def test_attacks_see_the_samples_that_are_right_so_far(
 
     monkeypatch.setattr(guard.robustness.evaluate, "attack_images", spy)
     own = config(victim, attacks=("mim", "cw", "pgd5"), more_eps=(0.2,), cascade=cascade)
-    before = Verdicts(victim.model(victim.x).argmax(dim=1) == victim.y)
+    before = Verdicts(clean=victim.model(victim.x).argmax(dim=1) == victim.y)
     links = chain(victim, own)
     assert [name for name, _ in seen] == ["cw", "pgd5", "mim", "pgd5", "mim"]
     for (found, _), (eps, name), (_, x) in zip(links, attacks_at(own), seen, strict=True):

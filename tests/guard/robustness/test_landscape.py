@@ -46,7 +46,9 @@ def around(trial: SimpleNamespace, tmp_path_factory: pytest.TempPathFactory) -> 
     for part, stage in landscapes(trial.config).items():
         folder = tmp_path_factory.mktemp(part)
         with few():
-            made[part] = Artifact(folder, look_around(stage, trial.store, folder), 0.0)
+            made[part] = Artifact(
+                path=folder, summary=look_around(stage, trial.store, folder), seconds=0.0
+            )
     return made
 
 
@@ -57,7 +59,16 @@ def radii(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
     def proposition1(*given: Any) -> dict[int, BoundTerms]:
         asked.append(given[4])
-        return {0: BoundTerms(1.0, 1.0, 1.0, 1.0, 1.0, 1.0)}
+        return {
+            0: BoundTerms(
+                distilled_loss=1.0,
+                loss=1.0,
+                gradient=1.0,
+                curvature=1.0,
+                distance=1.0,
+                lipschitz=1.0,
+            )
+        }
 
     monkeypatch.setattr(landscape, "proposition1", proposition1)
     return asked
@@ -168,8 +179,12 @@ def test_the_bound_s_terms_are_means_over_classes(
 
 def test_the_bound_is_the_sum_of_its_terms_in_each_class() -> None:
     terms = [
-        BoundTerms(3.0, 1.0, 0.5, 0.25, 2.0, 0.5),
-        BoundTerms(9.0, 2.0, 1.0, 0.75, 1.0, 3.0),
+        BoundTerms(
+            distilled_loss=3.0, loss=1.0, gradient=0.5, curvature=0.25, distance=2.0, lipschitz=0.5
+        ),
+        BoundTerms(
+            distilled_loss=9.0, loss=2.0, gradient=1.0, curvature=0.75, distance=1.0, lipschitz=3.0
+        ),
     ]
     assert bound_metrics(terms) == {
         "bound/distilled_loss": 6.0,
@@ -186,8 +201,22 @@ def test_the_bound_is_the_sum_of_its_terms_in_each_class() -> None:
 @pytest.mark.parametrize(("left", "share"), [((2.75, 6.75), 1.0), ((2.7, 7.0), 0.5)])
 def test_the_bound_holds_in_a_share_of_the_classes(left: tuple[float, float], share: float) -> None:
     terms = [
-        BoundTerms(left[0], 1.0, 0.5, 0.25, 2.0, 0.5),
-        BoundTerms(left[1], 2.0, 1.0, 0.75, 1.0, 3.0),
+        BoundTerms(
+            distilled_loss=left[0],
+            loss=1.0,
+            gradient=0.5,
+            curvature=0.25,
+            distance=2.0,
+            lipschitz=0.5,
+        ),
+        BoundTerms(
+            distilled_loss=left[1],
+            loss=2.0,
+            gradient=1.0,
+            curvature=0.75,
+            distance=1.0,
+            lipschitz=3.0,
+        ),
     ]
     assert bound_metrics(terms)["bound/holds"] == share
 

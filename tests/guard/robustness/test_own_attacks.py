@@ -39,7 +39,9 @@ def test_deepfool_ends_clear_of_the_boundary(victim: SimpleNamespace) -> None:
 def test_deepfool_goes_little_further_than_the_boundary() -> None:
     model = linear().float()
     x, y = boxes(0.05, 0.3).float(), torch.tensor([0, 1])
-    moved = attack_images("deepfool", model, x, y, ThreatModel(0.1, 2, "L2"), 0)
+    moved = attack_images(
+        "deepfool", model, x, y, ThreatModel(eps=0.1, num_classes=2, norm="L2"), 0
+    )
     assert wrong(model, moved, y).all()
     nearest = (4 * x[:, 0, 0, 0] - 0.5).abs() / 2
     distance = (moved - x).flatten(1).norm(dim=1)
@@ -68,7 +70,7 @@ class Sure(nn.Module):
 def test_the_margin_still_moves_a_sample_without_a_cross_entropy_gradient(norm: str) -> None:
     model = Sure().eval()
     x, y = boxes(0.3, 0.31, 0.32).float(), torch.tensor([1, 1, 1])
-    ball = ThreatModel({"Linf": 0.2, "L2": 0.5}[norm], 2, norm)
+    ball = ThreatModel(eps={"Linf": 0.2, "L2": 0.5}[norm], num_classes=2, norm=norm)
     leaf = x.clone().requires_grad_()
     (gradient,) = torch.autograd.grad(F.cross_entropy(model(leaf), y), leaf)
     assert gradient.count_nonzero() == 0
@@ -80,7 +82,7 @@ def test_the_margin_still_moves_a_sample_without_a_cross_entropy_gradient(norm: 
 @each_norm
 def test_pgd_without_a_gradient_stays_at_its_start(norm: str) -> None:
     model, x, y = Sure().eval(), boxes(0.3).float(), torch.tensor([1])
-    ball = ThreatModel(0.05, 2, norm)
+    ball = ThreatModel(eps=0.05, num_classes=2, norm=norm)
     few, many = (guard.robustness.attacks.pgd(model, ball, steps) for steps in (1, 20))
     assert torch.equal(perturb(few, model, x, y), perturb(many, model, x, y))
     assert not torch.equal(perturb(few, model, x, y), x)
@@ -112,7 +114,7 @@ def test_steps_are_a_quarter_of_the_radius_and_end_at_the_ball(
     attack = ProjectedGradient(model, norm, 0.08, 6, objective)
     monkeypatch.setattr(attack, "start", torch.clone)
     moved = perturb(attack, model, x, y)
-    ball = ThreatModel(0.08, 2, norm)
+    ball = ThreatModel(eps=0.08, num_classes=2, norm=norm)
     lengths = torch.stack([ball.distances(x, seen) for seen in model.inputs])
     expected = torch.tensor([0, 0.02, 0.04, 0.06, 0.08, 0.08, 0.08]).double()
     torch.testing.assert_close(lengths, expected[:, None].expand(7, 2), rtol=1e-6, atol=1e-9)
@@ -122,7 +124,7 @@ def test_steps_are_a_quarter_of_the_radius_and_end_at_the_ball(
 @each_norm
 def test_random_starts_fill_the_ball_inside_the_box(norm: str, victim: SimpleNamespace) -> None:
     attack = ProjectedGradient(victim.model, norm, 0.5, 1, "margin")
-    ball = ThreatModel(0.5, 5, norm)
+    ball = ThreatModel(eps=0.5, num_classes=5, norm=norm)
     x = torch.full((500, 1, 2, 2), 0.5)
     with fenced(0):
         starts, at_the_end = attack.start(x), attack.start(torch.zeros_like(x))
@@ -242,6 +244,6 @@ def test_cw_keeps_the_image_where_it_finds_nothing(victim: SimpleNamespace) -> N
 
 
 def test_cw_of_the_suite_is_that_of_guards_evaluation(victim: SimpleNamespace) -> None:
-    attack = build_attack("cw", victim.model, ThreatModel(0.1, 5))
+    attack = build_attack("cw", victim.model, ThreatModel(eps=0.1, num_classes=5))
     assert isinstance(attack, CarliniWagner)
     assert (attack.c, attack.steps, attack.lr) == (1e-4, 50, 0.01)

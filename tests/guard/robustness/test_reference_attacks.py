@@ -157,7 +157,7 @@ def test_torchattacks_33_does_what_35_does(
     names = ("fgsm", "pgd20", "mim", "vmi", "jitter", "deepfool", "apgd-ce", "apgd-t", "fab-t")
     run_script(OTHER_VERSION, folder, 0.08, ",".join(names))
     other = load_file(folder / "other.safetensors")
-    threat = ThreatModel(0.08, 10)
+    threat = ThreatModel(eps=0.08, num_classes=10)
     for name in names:
         own = attack_images(name, model, x, y, threat, 0)
         with torch.no_grad():

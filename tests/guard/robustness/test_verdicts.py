@@ -53,7 +53,7 @@ def made() -> Verdicts:
     far = torch.full((10,), math.inf)
     far[[0, 1, 2, 9]] = torch.tensor([0.01, 0.02, 0.5, 0])
     survived = {part: without(10, 9, *indices) for part, indices in BROKEN.items()}
-    return Verdicts(without(10, 9), survived, {"cw": far})
+    return Verdicts(clean=without(10, 9), survived=survived, distances={"cw": far})
 
 
 @pytest.mark.parametrize(
@@ -138,7 +138,9 @@ def test_metrics_start_with_the_search_s_own(made: Verdicts) -> None:
 
 def test_the_drop_of_a_model_that_is_never_right_is_zero() -> None:
     nothing = torch.zeros(3, dtype=torch.bool)
-    made = Verdicts(nothing, {(0.1, "pgd5"): nothing}, {"cw": torch.zeros(3)})
+    made = Verdicts(
+        clean=nothing, survived={(0.1, "pgd5"): nothing}, distances={"cw": torch.zeros(3)}
+    )
     found = metrics(made, EvaluationConfig(eps=0.1, attacks=("pgd5",)))
     assert found == {
         "clean_accuracy": 0,
@@ -175,7 +177,9 @@ def test_nothing_is_below_autoattack_but_what_goes_further(seed: int) -> None:
     own = EvaluationConfig(eps=0.1, more_eps=(0.05, 0.3), attacks=("pgd5", "mim", "paper"))
     clean = torch.rand(40, generator=draw) < 0.9
     survived = {part: clean & (torch.rand(40, generator=draw) < 0.9) for part in attacks_at(own)}
-    made = Verdicts(clean, survived, {"cw": 2 * torch.rand(40, generator=draw)})
+    made = Verdicts(
+        clean=clean, survived=survived, distances={"cw": 2 * torch.rand(40, generator=draw)}
+    )
     found = metrics(made, own)
     for worst in worst_cases(own):
         alone = {m.attack: found[m.metric] for m in singled_out(own, worst) if m.attack != "cw"}
@@ -191,6 +195,6 @@ def test_verdicts_survive_a_file(made: Verdicts, tmp_path: Path) -> None:
 
 
 def test_verdicts_without_an_attack_survive_a_file(tmp_path: Path) -> None:
-    made = Verdicts(torch.tensor([True, False]))
+    made = Verdicts(clean=torch.tensor([True, False]))
     made.save(tmp_path / "verdicts.safetensors")
     assert_same(Verdicts.load(tmp_path / "verdicts.safetensors"), made)

@@ -26,7 +26,9 @@ from guard.training.loop import (
 )
 from helpers import CPU, draws
 
-SPEC = ImageSpec(1, 8, 3, (0.3,), (0.25,), tuple("abc"))
+SPEC = ImageSpec(
+    channels=1, image_size=8, num_classes=3, mean=(0.3,), std=(0.25,), class_names=tuple("abc")
+)
 
 
 def toy() -> tuple[Tensor, Tensor]:

@@ -29,7 +29,9 @@ from guard.training.student import Recipe, SoftLabels, distillation_loss
 from guard.trial import TrialConfig
 from helpers import draws
 
-SPEC = ImageSpec(1, 8, 5, (0.3,), (0.25,), tuple("abcde"))
+SPEC = ImageSpec(
+    channels=1, image_size=8, num_classes=5, mean=(0.3,), std=(0.25,), class_names=tuple("abcde")
+)
 
 
 def stage_named(config: TrialConfig, name: str) -> Stage:
@@ -139,8 +141,10 @@ def test_a_recipe_holds_what_the_config_says() -> None:
             "mix_alpha": 0.7,
         }
     )
-    augmenter = Augmenter(("flip",), 0.3, ("color",), SPEC)
-    assert Recipe.of(config, SPEC) == Recipe(4, 3, augmenter, "cutmix", 0.7)
+    augmenter = Augmenter(names=("flip",), crop_scale=0.3, dsa_ops=("color",), spec=SPEC)
+    assert Recipe.of(config, SPEC) == Recipe(
+        seed=4, batch_size=3, augment=augmenter, mix="cutmix", mix_alpha=0.7
+    )
 
 
 def test_soft_labels_are_the_teachers_logits_in_half_precision(trial: SimpleNamespace) -> None:
@@ -192,7 +196,7 @@ def replay(
         given.model, given.run, given.objective = model, run, objective
         given.initial = {name: value.clone() for name, value in model.state_dict().items()}
         given.epochs = [list(batches(epoch)) for epoch in range(run.epochs)]
-        return [Epoch(0, 0.0, 0.0, 0.0)]
+        return [Epoch(epoch=0, lr=0.0, loss=0.0, accuracy=0.0)]
 
     monkeypatch.setattr(guard.training.student, "train", take)
     guard.training.student.train_student(stage_named(config, "student"), trial.store, folder)
@@ -239,9 +243,22 @@ def planted(
         {"method": method, "regularizer": "none", "student.labels": labels, "student.mix": "none"}
     )
     store, (stage,) = ArtifactStore(root), [s for s in plan(config) if s.name == "distilled"]
-    spec = ImageSpec(1, 8, 10, (0.3,), (0.25,), tuple("0123456789"))
+    spec = ImageSpec(
+        channels=1,
+        image_size=8,
+        num_classes=10,
+        mean=(0.3,),
+        std=(0.25,),
+        class_names=tuple("0123456789"),
+    )
     images = torch.rand(20, 1, 8, 8, generator=draws())
-    made = DistilledSet(images, torch.arange(10).repeat(2), soft, spec, {"learned_lr": 0.037})
+    made = DistilledSet(
+        images=images,
+        labels=torch.arange(10).repeat(2),
+        soft_labels=soft,
+        spec=spec,
+        card={"learned_lr": 0.037},
+    )
     store.path(stage).mkdir(parents=True)
     made.save(store.path(stage))
     return config, SimpleNamespace(store=store, made=made)

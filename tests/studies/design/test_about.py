@@ -11,7 +11,7 @@ from guard.trial import TrialConfig
 from studies.design.about import About, claim
 from tune.results.folder import StudyFolder
 
-ABOUT = About("compare", "uv run python -m studies.compare --name x")
+ABOUT = About(study="compare", command="uv run python -m studies.compare --name x")
 BASE = TrialConfig().override({"data.path": "/first", "data.sha256": "a" * 64})
 VARIED = {"axis ipc": "[1, 10]", "arms": "{}"}
 
@@ -34,7 +34,7 @@ def test_a_claim_says_which_study_it_is_and_how_it_was_made(folder: StudyFolder)
 
 def test_the_same_study_is_accepted_again_with_its_latest_command(folder: StudyFolder) -> None:
     before = (folder.path / "study.json").read_text()
-    again = About("compare", "uv run python -m studies.compare --name x --device cpu")
+    again = About(study="compare", command="uv run python -m studies.compare --name x --device cpu")
     claim(folder, again, BASE, VARIED)
     assert (folder.path / "study.json").read_text() == before
     assert About.read(folder) == again
@@ -66,7 +66,7 @@ def test_another_study_is_refused_in_one_line_that_names_the_difference(
 ) -> None:
     before = {path: path.read_text() for path in folder.path.iterdir()}
     with pytest.raises(StudyError) as caught:
-        claim(folder, About(study, "other"), BASE.override(changes), varied)
+        claim(folder, About(study=study, command="other"), BASE.override(changes), varied)
     text = str(caught.value)
     assert f"was made with {difference}" in text and str(folder.path) in text
     assert text.endswith("choose another --name") and "\n" not in text

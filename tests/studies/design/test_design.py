@@ -48,7 +48,9 @@ def controls_first(runs: list[Run]) -> bool:
 
 
 def test_every_combination_is_run_on_every_seed() -> None:
-    design = Design({"ipc": (1, 10), "sre2l.lr": (0.1, 0.2)}, [{}, {"regularizer": "cure"}])
+    design = Design(
+        axes={"ipc": (1, 10), "sre2l.lr": (0.1, 0.2)}, variants=[{}, {"regularizer": "cure"}]
+    )
     runs = design.runs(BASE, 2)
     assert [run.trial for run in runs] == list(range(4 * 3 * 2))
     found = {
@@ -66,7 +68,7 @@ def test_every_combination_is_run_on_every_seed() -> None:
 
 
 def test_points_are_all_combinations_of_the_axes() -> None:
-    points = list(Design({"ipc": (1, 10), "method": ("sre2l", "cda")}).points())
+    points = list(Design(axes={"ipc": (1, 10), "method": ("sre2l", "cda")}).points())
     assert points == [
         {"ipc": 1, "method": "sre2l"},
         {"ipc": 1, "method": "cda"},
@@ -77,7 +79,7 @@ def test_points_are_all_combinations_of_the_axes() -> None:
 
 
 def test_a_control_comes_before_what_is_held_against_it() -> None:
-    design = Design({"ipc": (1, 10)}, [{"regularizer": "cure"}, {}])
+    design = Design(axes={"ipc": (1, 10)}, variants=[{"regularizer": "cure"}, {}])
     runs = design.runs(BASE, 3)
     assert controls_first(runs)
     assert [run.control for run in runs[:6]] == [True, False, False, True, False, False]
@@ -89,7 +91,7 @@ def test_every_study_has_the_control_of_each_arm_first() -> None:
 
 
 def test_trials_run_seed_by_seed_so_more_seeds_only_add_some() -> None:
-    design = Design({"ipc": (1, 10)})
+    design = Design(axes={"ipc": (1, 10)})
     few, many = design.runs(BASE, 1), design.runs(BASE, 3)
     assert many[: len(few)] == few
     assert [run.config.seed for run in many] == [0] * 4 + [1] * 4 + [2] * 4
@@ -98,7 +100,7 @@ def test_trials_run_seed_by_seed_so_more_seeds_only_add_some() -> None:
 
 def test_the_same_configuration_is_run_once() -> None:
     width = BASE.model.width
-    design = Design({}, [{"ipc": 10}, {"ipc": 10, "model.width": width}, {"ipc": 1}])
+    design = Design(axes={}, variants=[{"ipc": 10}, {"ipc": 10, "model.width": width}, {"ipc": 1}])
     runs = design.runs(BASE, 1)
     assert [(run.config.ipc, run.control) for run in runs] == [
         (10, True),
@@ -110,20 +112,20 @@ def test_the_same_configuration_is_run_once() -> None:
 
 
 def test_what_sets_a_run_apart_is_said_and_a_control_names_no_penalty() -> None:
-    control, ours = Design({"ipc": (1,)}, [{"regularizer.h": 0.3}]).runs(BASE, 1)
+    control, ours = Design(axes={"ipc": (1,)}, variants=[{"regularizer.h": 0.3}]).runs(BASE, 1)
     assert (control.control, control.params) == (True, {"ipc": 1, "seed": 0})
     assert (ours.control, ours.params) == (False, {"ipc": 1, "regularizer.h": 0.3, "seed": 0})
 
 
 def test_single_arms_are_not_crossed_with_the_axes() -> None:
-    runs = Design({"ipc": (1, 5)}, single=[{"method": "whole"}]).runs(BASE, 1)
+    runs = Design(axes={"ipc": (1, 5)}, single=[{"method": "whole"}]).runs(BASE, 1)
     assert [run.config.ipc for run in runs if run.config.method == "whole"] == [BASE.ipc] * 2
     assert len(runs) == 6
 
 
 DESIGN = Design(
-    {"ipc": (1, 10)},
-    [{"method": "sre2l"}, {"method": "mtt", "regularizer": "none"}],
+    axes={"ipc": (1, 10)},
+    variants=[{"method": "sre2l"}, {"method": "mtt", "regularizer": "none"}],
     single=[{"method": "whole"}],
     settings={"evaluation.splits": ["test"], "ipc": 5},
 )
@@ -157,7 +159,9 @@ def test_a_plain_value_takes_the_place_of_an_axis_and_of_what_variants_say() -> 
 
 
 def test_variants_that_become_the_same_are_one() -> None:
-    found = changed(Design({}, [{"ipc": 1}, {"ipc": 10}, {"ipc": 1, "model.width": 8}]), "ipc=2")
+    found = changed(
+        Design(axes={}, variants=[{"ipc": 1}, {"ipc": 10}, {"ipc": 1, "model.width": 8}]), "ipc=2"
+    )
     assert found.variants == [{}, {"model.width": 8}]
 
 
@@ -185,7 +189,7 @@ def test_what_would_be_drawn_is_refused_in_one_line(value: str) -> None:
     ],
 )
 def test_of_a_combination_without_meaning_only_the_control_is_left(settings: Facts) -> None:
-    (run,) = Design({}, [settings]).runs(BASE, 1)
+    (run,) = Design(axes={}, variants=[settings]).runs(BASE, 1)
     assert run.control and not run.config.regularizer.active
     assert run.config.method == settings.get("method", BASE.method)
     assert not any(path.startswith("regularizer") for path in run.params)
@@ -193,7 +197,7 @@ def test_of_a_combination_without_meaning_only_the_control_is_left(settings: Fac
 
 def test_a_combination_without_meaning_does_not_take_the_others_along() -> None:
     axes = {"method": ("sre2l", "random"), "regularizer": ("curvature", "pgd-at")}
-    runs = Design(axes).runs(BASE, 1)
+    runs = Design(axes=axes).runs(BASE, 1)
     found = [(run.config.method, run.config.regularizer.kind) for run in runs]
     assert found == [
         ("sre2l", "none"),
@@ -214,11 +218,11 @@ def test_a_combination_without_meaning_does_not_take_the_others_along() -> None:
 )
 def test_any_other_mistake_is_raised(settings: Facts, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        Design({}, [settings]).runs(BASE, 1)
+        Design(axes={}, variants=[settings]).runs(BASE, 1)
 
 
 def test_a_changed_field_of_another_section_is_changed_in_the_control_too() -> None:
-    control, ours = Design({}, [{"sre2l.bn_weight": 7}]).runs(BASE, 1)
+    control, ours = Design(axes={}, variants=[{"sre2l.bn_weight": 7}]).runs(BASE, 1)
     assert control.control and not ours.control
     assert control.config.sre2l.bn_weight == ours.config.sre2l.bn_weight == 7
     assert ours.config.unregularized() == control.config

@@ -37,7 +37,7 @@ def searched(trial: int, ipc: int, params: Mapping[str, float], clean: float) ->
 
 def write_sweep(folder: StudyFolder, records: Iterable[Record]) -> None:
     """A sweep's records and its storage."""
-    write_about(folder, About("sweep", "uv run python -m studies.sweep"))
+    write_about(folder, About(study="sweep", command="uv run python -m studies.sweep"))
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(
         storage=folder.storage_uri, study_name=folder.name, directions=["maximize", "maximize"]

@@ -29,7 +29,7 @@ STORIES = stories()
 STUDIES = [story for story in STORIES.values() if isinstance(story, Study)]
 
 PIXEL = b"\x89PNG a picture"
-ABOUT = About("adversarial", "uv run python -m studies.adversarial --seeds 2")
+ABOUT = About(study="adversarial", command="uv run python -m studies.adversarial --seeds 2")
 
 
 def levels(run: Run) -> tuple[float, float]:
@@ -203,7 +203,7 @@ def test_a_page_without_plots_has_no_script(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", STORIES)
 def test_a_study_without_a_trial_has_a_page(name: str, tmp_path: Path) -> None:
     folder = StudyFolder(tmp_path, "s")
-    write_about(folder, About(name, "the command"))
+    write_about(folder, About(study=name, command="the command"))
     page = told(folder)
     assert STORIES[name].question in page.text and "the command" in page.text
     assert page.texts["answer"].startswith("Nothing ")
@@ -213,7 +213,7 @@ def test_a_study_without_a_trial_has_a_page(name: str, tmp_path: Path) -> None:
 def test_a_study_whose_trials_all_failed_has_a_page(tmp_path: Path) -> None:
     for name in ("adversarial", "sweep"):
         folder = StudyFolder(tmp_path, name)
-        write_about(folder, About(name, "the command"))
+        write_about(folder, About(study=name, command="the command"))
         folder.write(failed(planned(), "OSError: full"))
         page = told(folder)
         assert "1 failed" in page.text and "OSError: full" in page.text
@@ -253,7 +253,7 @@ def test_building_it_again_says_the_same(tmp_path: Path) -> None:
 def test_markup_in_names_is_text(tmp_path: Path) -> None:
     folder = StudyFolder(tmp_path, "s")
     evil = "<marquee>&amp;</script><b>"
-    write_about(folder, About("adversarial", f"uv run --data '{evil}'"))
+    write_about(folder, About(study="adversarial", command=f"uv run --data '{evil}'"))
     first, second, *_ = runs_of(adversarial.STUDY, 1)
     doubt = {"test/clean_accuracy": 0.9, "reliability/square_gain": 0.2}
     made = judged(tmp_path, first, 0.9, 0.3, params={"data.path": evil}, metrics=doubt)

@@ -12,7 +12,7 @@ from studies.reporting.progress import Progress, duration
 from tune.desk import DeskStatus
 from tune.results.records import CONFIRMATION
 
-STATUS = DeskStatus({"squeeze": 2}, waiting=1, computed=7, shared=3, saved_seconds=65.0)
+STATUS = DeskStatus(running={"squeeze": 2}, waiting=1, computed=7, shared=3, saved_seconds=65.0)
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from tune.results.folder import StudyFolder
 
 def test_figures_of_each_attack_have_a_table_of_their_own(tmp_path: Path) -> None:
     folder = StudyFolder(tmp_path, "s")
-    write_about(folder, About("compare", "again"))
+    write_about(folder, About(study="compare", command="again"))
     for run in runs_of(compare.STUDY, 1)[:3]:
         folder.write(judged(tmp_path, run, 0.9, 0.3 if run.control else 0.5))
     page = told(folder)
