@@ -1,15 +1,19 @@
 """What each stage writes, held by a test: other results need another version.
 
 A stored artifact is reused as long as its stage's version stands, so code that changes what a stage
-writes must raise the version (and this test says where it was forgotten). Sums are compared and not
-hashes of bytes, since processors and releases of torch round differently. With a version raised:
+writes must raise the version (and this test says where it was forgotten). On a processor and a
+torch that have been written down, the bytes must be the same; others round differently, so there
+sums are compared. With a version raised, or to write down another machine:
 
     uv run python tests/guard/test_stage_results.py
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
+import platform
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -88,8 +92,23 @@ def sums(tensor: torch.Tensor) -> list[float]:
     return [float(values.norm()), float(values @ noise)]
 
 
+def machine() -> str:
+    """What the last bits depend on: the release of torch and the processor."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if sys.platform == "linux" else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    name = names[0] if names else platform.processor()
+    return f"torch {torch.__version__}, {torch.backends.cpu.get_cpu_capability()}, {name}"
+
+
+def digest(folder: Path) -> str:
+    """Of all tensors of a stage."""
+    files = sorted(folder.glob("*.safetensors"))
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:16]
+
+
 def results(root: Path) -> dict[str, Any]:
-    """Of every stage: its version, its metrics, and sums of the tensors that it wrote."""
+    """Of every stage: its version, its metrics, sums of the tensors that it wrote, and a hash of
+    their bytes by machine."""
     store, found = ArtifactStore(root), {}
     for trial, stage in stages():
         made = store.get_or_build(stage)
@@ -101,7 +120,12 @@ def results(root: Path) -> dict[str, Any]:
         title = f"{trial}: {stage.name} {stage.key[:8]}"
         assert "diverged" not in made.summary, (trial, stage.name, made.summary)
         metrics = dict(made.summary["metrics"])
-        found[title] = {"version": stage.version, "metrics": metrics, "tensors": tensors}
+        found[title] = {
+            "version": stage.version,
+            "metrics": metrics,
+            "tensors": tensors,
+            "sha256": {machine(): digest(made.path)},
+        }
     return found
 
 
@@ -123,6 +147,8 @@ def test_every_kind_of_stage_is_held() -> None:
 def test_a_stage_writes_what_its_version_wrote(found: dict[str, Any], title: str) -> None:
     was, now = golden()[title], found[title]
     assert now["version"] == was["version"]
+    known = {name: made for name, made in was["sha256"].items() if name in now["sha256"]}
+    assert known == {} or known == now["sha256"]
     assert now["metrics"] == pytest.approx(was["metrics"], rel=0.02, abs=0.02)
     assert now["tensors"].keys() == was["tensors"].keys()
     for name, values in was["tensors"].items():
@@ -133,7 +159,17 @@ def test_no_stage_is_new_here(found: dict[str, Any]) -> None:
     assert found.keys() == golden().keys()
 
 
+def remembered(found: dict[str, Any], before: dict[str, Any]) -> dict[str, Any]:
+    """With the hashes of other machines, where the version is still the same."""
+    for title, now in found.items():
+        was = before.get(title, {})
+        if was.get("version") == now["version"]:
+            now["sha256"] = {**was.get("sha256", {}), **now["sha256"]}
+    return found
+
+
 if __name__ == "__main__":
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
-        GOLDEN.write_text(json.dumps(results(Path(folder)), indent=1) + "\n")
+        made = remembered(results(Path(folder)), golden() if GOLDEN.is_file() else {})
+        GOLDEN.write_text(json.dumps(made, indent=1) + "\n")
