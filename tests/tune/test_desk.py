@@ -55,6 +55,7 @@ HALF_GPU = StageResources(Resources(1, 0.5))
 def four_gpus() -> Iterator[None]:
     """A local Ray that believes in 8 CPUs and 4 GPUs."""
     os.environ["RAY_ENABLE_UV_RUN_RUNTIME_ENV"] = "0"
+    here = str(Path(__file__).parent)  # where workers find this file's stage
     ray.init(
         address="local",
         num_cpus=8,
@@ -62,6 +63,7 @@ def four_gpus() -> Iterator[None]:
         namespace=NAMESPACE,
         include_dashboard=False,
         log_to_driver=False,
+        runtime_env={"env_vars": {"PYTHONPATH": here}},
     )
     yield
     ray.shutdown()
