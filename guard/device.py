@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Iterator
 
 import torch
 
@@ -41,3 +43,14 @@ def setup(config: ComputeConfig) -> torch.device:
     torch.backends.cudnn.allow_tf32 = config.tf32
     torch.backends.cuda.matmul.allow_tf32 = config.tf32
     return torch.device(available_device(config.device))
+
+
+@contextlib.contextmanager
+def threads(count: int) -> Iterator[None]:
+    """Run with so many CPU threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -16,8 +16,8 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table as ConsoleTable
 
+from guard.device import threads
 from guard.errors import StudyError
-from studies.bench.measuring import threads
 from studies.bench.training_steps import REGULARIZERS, Bench
 from studies.design.about import About, claim
 from studies.design.study import Story, Table

@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from guard.data.augment import crop_windows, resized_crop
 from guard.data.spec import ImageSpec
+from guard.device import threads
 from guard.errors import DataError
 from guard.seeding import derive, generator
 
@@ -226,10 +227,12 @@ def split_off(y: Tensor, fraction: float, seed: int, label: str) -> tuple[Tensor
 
 
 def channel_statistics(x: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation per channel in [0, 1] units of uint8 images (N, C, H, W)."""
-    values = x.double().div(255).transpose(0, 1).flatten(1)
-    std = values.std(dim=1, correction=0).clamp(min=1e-3)
-    return tuple(values.mean(dim=1).tolist()), tuple(std.tolist())
+    """Mean and standard deviation per channel in [0, 1] units of uint8 images (N, C, H, W). Their
+    last bits are in every network, so they are summed on one thread, whatever process asks."""
+    with threads(1):
+        values = x.double().div(255).transpose(0, 1).flatten(1)
+        std = values.std(dim=1, correction=0).clamp(min=1e-3)
+        return tuple(values.mean(dim=1).tolist()), tuple(std.tolist())
 
 
 def content_digest(parts: Iterable[bytes]) -> str:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -113,14 +112,3 @@ def cuda_peak(compute: Computation, device: torch.device) -> int:
     before = torch.cuda.memory_allocated(device)
     compute()
     return torch.cuda.max_memory_allocated(device) - before
-
-
-@contextlib.contextmanager
-def threads(count: int) -> Iterator[None]:
-    """Run with so many CPU threads."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

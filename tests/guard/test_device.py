@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from guard.config import ComputeConfig
-from guard.device import available_device, setup
+from guard.device import available_device, setup, threads
 
 
 @pytest.mark.parametrize("has_cuda", [True, False])
@@ -31,3 +31,10 @@ def test_a_stage_sets_its_own_number_of_threads() -> None:
         assert torch.backends.cudnn.deterministic and not torch.backends.cudnn.benchmark
     finally:
         torch.set_num_threads(threads)
+
+
+def test_threads_are_given_back() -> None:
+    before = torch.get_num_threads()
+    with threads(before + 1):
+        assert torch.get_num_threads() == before + 1
+    assert torch.get_num_threads() == before

@@ -7,7 +7,6 @@ import json
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,8 +17,10 @@ from mlflow.tracking import MlflowClient
 
 from guard.artifacts import ArtifactStore
 from guard.distilled import DistilledSet
+from guard.errors import StudyError
 from guard.pipeline import plan
 from guard.trial import TrialConfig
+from studies import sweep, trial
 from tune.results.folder import StudyFolder
 from tune.results.front import choose
 from tune.tracking import EXPERIMENT, TRIAL
@@ -39,10 +40,14 @@ CONFIRM = ["confirm.seeds=2", "confirm.configurations=1", "confirm.attacks=pgd3,
 METRICS = ("clean_accuracy", "robust_accuracy", "robust_accuracy/pgd3")
 
 
-def command(output: Path, num_trials: int) -> list[str]:
+def flags(output: Path, num_trials: int) -> list[str]:
     settings = [part for setting in (*SMALL, *CONFIRM) for part in ("--set", setting)]
     where = ["--output", str(output), "--num-trials", str(num_trials), "--name", "small"]
-    return [sys.executable, "-m", "studies.sweep", "--sampler", "grid", *where, *settings]
+    return ["--sampler", "grid", *where, *settings]
+
+
+def command(output: Path, num_trials: int) -> list[str]:
+    return [sys.executable, "-m", "studies.sweep", *flags(output, num_trials)]
 
 
 @dataclass(frozen=True)
@@ -177,16 +182,15 @@ def test_mlflow_has_one_run_a_trial_with_the_tables_values(study: Study) -> None
 
 
 def test_a_trial_alone_gives_the_same_figures_to_the_last_digit(
-    study: Study, tmp_path: Path
+    study: Study, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     best = study.folder.path / "best.json"
     chosen = choose(study.folder.records(), 0.03)
     assert chosen is not None
     row = next(row for row in study.rows if row["trial"] == str(chosen.trial))
-    alone = [sys.executable, "-m", "studies.trial", str(best), "--fresh", "--export"]
-    done = subprocess.run([*alone, str(tmp_path / "out")], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    printed = dict(line.split() for line in done.stdout.splitlines() if "accuracy" in line)
+    assert trial.main([str(best), "--fresh", "--export", str(tmp_path / "out")]) == 0
+    text = capsys.readouterr().out
+    printed = dict(line.split() for line in text.splitlines() if "accuracy" in line)
     for split in ("validation", "test"):
         for name in METRICS:
             assert printed[f"{split}/{name}"] == row[f"{split}/{name}"]
@@ -215,21 +219,20 @@ def test_the_product_loads_in_one_line(study: Study) -> None:
     assert len(dataset) == 10 * chosen.config["ipc"]
 
 
-def test_a_finished_study_runs_nothing_again(study: Study) -> None:
-    start = time.monotonic()
-    done = subprocess.run(command(study.folder.output, 6), capture_output=True, text=True)
-    assert done.returncode == 0
-    assert "6 of 6 trials are finished" in done.stdout
-    assert "starting Ray" not in done.stdout
-    assert "mlflow ui --backend-store-uri sqlite:///" in done.stdout
-    assert time.monotonic() - start < 60
+def test_a_finished_study_runs_nothing_again(
+    study: Study, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert sweep.main(flags(study.folder.output, 6)) == 0
+    text = capsys.readouterr().out
+    assert "6 of 6 trials are finished" in text
+    assert "starting Ray" not in text
+    assert "mlflow ui --backend-store-uri sqlite:///" in text
 
 
 def test_a_study_with_other_settings_needs_another_name(study: Study) -> None:
-    changed = [*command(study.folder.output, 6), "--set", "squeeze.epochs=5"]
-    done = subprocess.run(changed, capture_output=True, text=True)
-    assert done.returncode == 2
-    assert "was made with squeeze.epochs = 4, not 5; choose another --name" in done.stderr
+    told = "was made with squeeze.epochs = 4, not 5; choose another --name"
+    with pytest.raises(StudyError, match=told):
+        sweep.main([*flags(study.folder.output, 6), "--set", "squeeze.epochs=5"])
 
 
 def test_the_record_says_how_long_the_trial_waited(study: Study) -> None:

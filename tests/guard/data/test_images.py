@@ -20,6 +20,7 @@ from guard.data.images import (
     split_off,
     to_square,
 )
+from guard.device import threads
 from guard.errors import DataError
 from helpers import CPU, draws
 
@@ -248,6 +249,15 @@ def test_a_split_is_drawn_by_its_seed_and_its_label() -> None:
 def test_a_class_of_one_image_cannot_be_split() -> None:
     with pytest.raises(DataError, match="class 4 has one training image"):
         split_off(torch.tensor([0, 0, 4, 5, 5]), 0.5, 0, "x")
+
+
+def test_channel_statistics_do_not_depend_on_the_threads_of_the_process() -> None:
+    x = torch.randint(256, (1151, 1, 8, 8), generator=draws()).byte()
+    found = []
+    for count in (1, 2, 3):
+        with threads(count):
+            found.append(channel_statistics(x))
+    assert found[0] == found[1] == found[2]
 
 
 def test_channel_statistics() -> None:

@@ -4,7 +4,7 @@ import time
 
 import torch
 
-from studies.bench.measuring import account, measure, threads
+from studies.bench.measuring import account, measure
 
 CPU = torch.device("cpu")
 
@@ -44,10 +44,3 @@ def test_ratios_are_to_the_first() -> None:
     costs = measure({"a": lambda: time.sleep(0.01), "b": lambda: time.sleep(0.1)}, 3, CPU)
     assert costs["a"].ratio == 1
     assert costs["b"].ratio > 3
-
-
-def test_threads_are_given_back() -> None:
-    before = torch.get_num_threads()
-    with threads(before + 1):
-        assert torch.get_num_threads() == before + 1
-    assert torch.get_num_threads() == before
