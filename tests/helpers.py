@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import subprocess
@@ -63,3 +64,17 @@ def run_python(code: str, **environment: str) -> subprocess.CompletedProcess[str
     return subprocess.run(
         command, capture_output=True, text=True, env={**os.environ, **environment}
     )
+
+
+def imported(path: Path, *, when_loaded: bool = False) -> set[str]:
+    """Modules that a file imports, and names that it takes from them; `when_loaded`: only those at
+    the top level of the file."""
+    tree = ast.parse(path.read_text())
+    found: set[str] = set()
+    for node in tree.body if when_loaded else ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0 and node.module is not None, "imports are absolute"
+            found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return found

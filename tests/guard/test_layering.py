@@ -1,12 +1,11 @@
 from __future__ import annotations
 
-import ast
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 import guard
+from helpers import imported
 
 ROOT = Path(guard.__file__).parent
 FILES = sorted(ROOT.rglob("*.py"))
@@ -34,23 +33,6 @@ NO_TORCH = (
     *CONFIG,
     *METHODS,
 )
-
-
-def imported(path: Path, *, when_loaded: bool = False) -> set[str]:
-    """Modules that a file imports; `when_loaded`: only those at the top level of the file."""
-    tree = ast.parse(path.read_text())
-    return set(modules(tree.body if when_loaded else list(ast.walk(tree))))
-
-
-def modules(nodes: list[ast.stmt] | list[ast.AST]) -> Iterator[str]:
-    for node in nodes:
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, "imports are absolute"
-            assert node.module is not None
-            yield node.module
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
 def packages(path: Path) -> set[str]:

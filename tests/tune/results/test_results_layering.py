@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import ast
-from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
 import pytest
 
 import tune
+from helpers import imported
 
 HOUSE = Path(tune.__file__).parent.parent
 WINGS = ("guard", "tune", "studies")
@@ -29,29 +28,16 @@ def file_of(module: str) -> Path | None:
     return next((path for path in found if path.is_file()), None)
 
 
-def modules(nodes: list[ast.stmt] | list[ast.AST]) -> Iterator[str]:
-    for node in nodes:
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, "imports are absolute"
-            assert node.module is not None
-            yield node.module
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
-
-
 @cache
-def imported(module: str, *, when_loaded: bool) -> frozenset[str]:
+def loaded(module: str, *, when_loaded: bool) -> frozenset[str]:
     """Modules that a module imports, and the packages that they are in; `when_loaded`: only those
     at the top level of its file."""
     path = file_of(module)
     assert path is not None
-    tree = ast.parse(path.read_text())
-    named = set(modules(tree.body if when_loaded else list(ast.walk(tree))))
     return frozenset(
-        ".".join(parts[:end])
-        for parts in (name.split(".") for name in named)
-        for end in range(1, len(parts) + 1)
+        ".".join(names[:end])
+        for names in (name.split(".") for name in imported(path, when_loaded=when_loaded))
+        for end in range(1, len(names) + 1)
     )
 
 
@@ -60,7 +46,7 @@ def reached(module: str, *, when_loaded: bool) -> set[str]:
     found: set[str] = set()
     left = [module]
     while left:
-        new = imported(left.pop(), when_loaded=when_loaded) - found
+        new = loaded(left.pop(), when_loaded=when_loaded) - found
         found |= new
         left += [name for name in new if file_of(name)]
     return found
