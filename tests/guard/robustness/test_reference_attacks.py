@@ -64,7 +64,7 @@ assert torchattacks.__version__.startswith("3.3"), torchattacks.__version__
 folder = Path(sys.argv[1])
 model = load_model(folder / "model", torch.device("cpu")).eval()
 given = load_file(folder / "images.safetensors")
-threat = ThreatModel(float(sys.argv[2]), 10)
+threat = ThreatModel(eps=float(sys.argv[2]), num_classes=10)
 found = {
     name: attack_images(name, model, given["x"], given["y"], threat, 0)
     for name in sys.argv[3].split(",")
