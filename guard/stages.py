@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from guard.config.common import ComputeConfig, ModelConfig
 from guard.config.data import DataConfig
@@ -129,8 +129,3 @@ class Student(Trained):
 def images_seen(distilled: Distilled, student: StudentConfig, sizes: Sizes) -> int:
     """By a student, in all of its epochs."""
     return distilled.ipc * sizes.num_classes * student.train.epochs
-
-
-def unregularized(shared: Shared) -> Shared:
-    """The same without a regularizer."""
-    return replace(shared, regularizer=RegularizerConfig.named("none"))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from guard.config.common import ComputeConfig, ModelConfig
 from guard.config.data import DataConfig
@@ -34,3 +34,7 @@ class Shared:
     def radius(self, *regularizers: RegularizerConfig) -> float:
         """eps of the threat model where one of the regularizers depends on it; 0 elsewhere."""
         return self.eps if any(own.uses_threat_model for own in regularizers) else 0.0
+
+    def unregularized(self) -> Shared:
+        """The same without a regularizer."""
+        return replace(self, regularizer=RegularizerConfig.named("none"))

@@ -11,7 +11,7 @@ from guard.config.common import ComputeConfig
 from guard.config.data import DataConfig
 from guard.config.shared import Shared
 from guard.methods.method import Method
-from guard.stages import Part, Squeeze, Trained, unregularized
+from guard.stages import Part, Squeeze, Trained
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +62,7 @@ class Herding(Random):
     selection: ClassVar[str] = "herding"
 
     def teachers(self, shared: Shared) -> Sequence[Trained]:
-        return [Squeeze.of(unregularized(shared))]
+        return [Squeeze.of(shared.unregularized())]
 
 
 @dataclass(frozen=True, kw_only=True)
