@@ -1,7 +1,9 @@
 """The store of what stages make: same key, same bytes.
 
 A stage's result is a folder that is written under a temporary name and published by one atomic
-rename.
+rename. Its stage.json lists every file with its size and SHA-256 and is covered by a sum of its
+own: what has been changed, cut off or lost since is not there, and is computed again. The damaged
+folder is kept aside for a week, as a hidden one beside its successor.
 """
 
 from __future__ import annotations
@@ -13,15 +15,43 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from guard.errors import Diverged
+from guard.config.schema import digest
+from guard.errors import DataError, Diverged
 from guard.stage import Stage
+from guard.sums import content_fault, file_sums, size_fault
 
 ABANDONED_AFTER_S = 7 * 24 * 3600.0
+RECORD = "stage.json"
+ABSENT = f"{RECORD} is not there"
+KEYED = ("name", "version", "config", "inputs")
+"""Of a stage's description: what its key is made of."""
+
+
+class Damaged(DataError):
+    """A result that is not what a stage wrote: names the folder and what is wrong with it."""
+
+    def __init__(self, folder: Path, fault: str) -> None:
+        super().__init__(folder, fault)
+        self.folder, self.fault = folder, fault
+
+    def __str__(self) -> str:
+        return f"{self.folder}: {self.fault}; the command that made it computes it again"
+
+
+class MissingInput(Exception):
+    """A stage's input that is not there, or no longer: it must be computed first."""
+
+    def __init__(self, stage: Stage, fault: str) -> None:
+        super().__init__(stage, fault)
+        self.stage, self.fault = stage, fault
+
+    def __str__(self) -> str:
+        return f"{self.stage.address}: {self.fault}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +65,14 @@ class Artifact:
     """Time that the stage took to compute, whoever computed it."""
     built: bool = False
     """Whether this call computed it; False if it was there already."""
+    replaced: str = ""
+    """What was wrong with the damaged one whose place it took."""
+
+
+def attempts(stage: Stage) -> int:
+    """How often a stage is tried whose inputs turn out to be damaged: each of them may be, and a
+    disk that damages them again and again is not waited for."""
+    return len(stage.inputs) + 2
 
 
 Build = Callable[[Stage, "ArtifactStore", Path], Mapping[str, Any]]
@@ -51,6 +89,47 @@ def build(stage: Stage, store: ArtifactStore, folder: Path) -> Mapping[str, Any]
         return {"diverged": str(diverged)}
 
 
+def listed(folder: Path) -> Artifact:
+    """A stage's result whose record is whole and whose files have their sizes. Raises Damaged."""
+    record = _record(folder)
+    fault = size_fault(folder, record.get("files", {}))
+    if fault:
+        raise Damaged(folder, fault)
+    return Artifact(path=folder, summary=record["summary"], seconds=record["seconds"])
+
+
+def verified(folder: Path) -> Artifact:
+    """A stage's result whose files have the bytes that were written, too; results of versions that
+    wrote no sums are taken as they are. Raises Damaged."""
+    artifact = listed(folder)
+    fault = content_fault(folder, _record(folder).get("files", {}))
+    if fault:
+        raise Damaged(folder, fault)
+    return artifact
+
+
+def _record(folder: Path) -> dict[str, Any]:
+    """What stage.json says. Raises Damaged."""
+    try:
+        record = json.loads((folder / RECORD).read_bytes())
+        key = digest([record["stage"][name] for name in KEYED])[:32]
+        complete = {"summary", "seconds"} <= record.keys()
+        own = record.pop("sha256", None)
+        if own != (digest(record) if "files" in record else None):
+            raise Damaged(folder, f"{RECORD} is not what was written")
+    except FileNotFoundError:
+        raise Damaged(folder, ABSENT) from None
+    except OSError as error:
+        raise Damaged(folder, f"{RECORD} cannot be read ({error.strerror})") from None
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        if isinstance(error, Damaged):
+            raise
+        raise Damaged(folder, f"{RECORD} is damaged") from None
+    if key != folder.name or not complete:
+        raise Damaged(folder, f"{RECORD} is of another stage")
+    return dict(record)
+
+
 class ArtifactStore:
     """A folder of artifacts, safe to share between processes and machines on one file system."""
 
@@ -62,15 +141,41 @@ class ArtifactStore:
         return self.root / stage.address
 
     def get(self, stage: Stage) -> Artifact | None:
-        path = self.path(stage)
+        """The stage's result, if it is there and looks whole (`listed`)."""
         try:
-            record = json.loads((path / "stage.json").read_text())
-        except FileNotFoundError:
+            return listed(self.path(stage))
+        except Damaged:
             return None
-        return Artifact(path=path, summary=record["summary"], seconds=record["seconds"])
+
+    def read(self, stage: Stage) -> Artifact:
+        """The result of another stage's input, its bytes checked. A damaged one is put aside.
+
+        Raises MissingInput: then it has to be computed before the stage that reads it.
+        """
+        path = self.path(stage)
+        inode = path.stat().st_ino if path.is_dir() else None
+        try:
+            return verified(path)
+        except Damaged as damaged:
+            if inode is not None and path.is_dir() and path.stat().st_ino == inode:
+                self._put_aside(path)
+            raise MissingInput(stage, damaged.fault) from None
+
+    def scratch(self, stage: Stage) -> Path:
+        """A folder for what a stage under way goes on from; gone when its result is published."""
+        path = self.path(stage)
+        return path.with_name(f".checkpoint-{path.name}")
+
+    def faults(self) -> Iterator[Damaged]:
+        """Of every result of the store; reads all of it."""
+        for folder in sorted(self.root.glob("*/[!.]*")):
+            try:
+                verified(folder)
+            except Damaged as damaged:
+                yield damaged
 
     def remove_abandoned(self, older_than_s: float = ABANDONED_AFTER_S) -> None:
-        """Delete the half-made folders of processes that were killed."""
+        """Delete what killed processes left half-made, and what was put aside."""
         for folder in self.root.glob("*/.*"):
             with contextlib.suppress(FileNotFoundError):
                 if time.time() - folder.stat().st_mtime > older_than_s:
@@ -78,27 +183,60 @@ class ArtifactStore:
 
     def get_or_build(self, stage: Stage, build: Build = build) -> Artifact:
         """The artifact of a stage; `build` fills a folder and returns its summary if there is none
-        yet. What a failed build wrote is removed. Raises what `build` raises, and OSError."""
-        found = self.get(stage)
-        if found is not None:
-            return found
+        yet, or a damaged one. What a failed build wrote is removed.
+
+        Raises what `build` raises, MissingInput among it, and OSError.
+        """
         final = self.path(stage)
+        try:
+            return listed(final)
+        except Damaged as damaged:
+            fault = "" if damaged.fault == ABSENT and not final.exists() else damaged.fault
         final.parent.mkdir(parents=True, exist_ok=True)
         folder = Path(tempfile.mkdtemp(prefix=f".{stage.key}-", dir=final.parent))
         try:
             start = time.perf_counter()
             summary = dict(build(stage, self, folder))
-            seconds = time.perf_counter() - start
-            record = {"stage": stage.description, "summary": summary, "seconds": seconds}
-            (folder / "stage.json").write_text(json.dumps(record, indent=1, allow_nan=False))
-            folder.chmod(0o755)
-            with contextlib.suppress(OSError):  # another process published the same stage first
-                os.rename(folder, final)
+            write_record(stage, folder, summary, time.perf_counter() - start)
+            self._publish(folder, final)
+            shutil.rmtree(self.scratch(stage), ignore_errors=True)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
-        published = self.get(stage)
-        if published is None:
-            raise OSError(f"could not publish {final}")
+        made = listed(final)
         return Artifact(
-            path=final, summary=published.summary, seconds=published.seconds, built=True
+            path=final, summary=made.summary, seconds=made.seconds, built=True, replaced=fault
         )
+
+    def _publish(self, folder: Path, final: Path) -> None:
+        """Unless another process has published the same stage first."""
+        try:
+            os.rename(folder, final)
+        except OSError:
+            if not final.exists():
+                raise
+            with contextlib.suppress(Damaged):
+                listed(final)
+                return
+            self._put_aside(final)
+            os.rename(folder, final)
+
+    def _put_aside(self, path: Path) -> None:
+        aside = Path(tempfile.mkdtemp(prefix=f".damaged-{path.name}-", dir=path.parent))
+        with contextlib.suppress(FileNotFoundError):  # another process has done it
+            os.rename(path, aside / path.name)
+
+
+def write_record(stage: Stage, folder: Path, summary: Mapping[str, Any], seconds: float) -> None:
+    """Write stage.json, and give every file the rights that a new one gets here (safetensors' own
+    are for their owner alone). Raises ValueError for a summary that is not plain, and OSError."""
+    record = {
+        "stage": stage.description,
+        "summary": dict(summary),
+        "seconds": seconds,
+        "files": file_sums(folder),
+    }
+    file = folder / RECORD
+    file.write_text(json.dumps({**record, "sha256": digest(record)}, indent=1, allow_nan=False))
+    readable = file.stat().st_mode & 0o777
+    for path in (folder, *folder.rglob("*")):
+        path.chmod(readable | (readable & 0o444) >> 2 if path.is_dir() else readable)

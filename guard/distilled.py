@@ -135,7 +135,7 @@ def save_part(folder: Path, images: Tensor, spec: ImageSpec, **facts: Any) -> No
 def assemble(stage: Distilled, store: ArtifactStore, folder: Path) -> Mapping[str, Any]:
     """Put the DistilledSet together: a prefix of the parts, the labels, the card."""
     device = setup(stage.compute)
-    paths = [store.path(part) for part in stage.parts]
+    paths = [store.read(part).path for part in stage.parts]
     parts = [load_file(path / "images.safetensors") for path in paths]
     facts = json.loads((paths[0] / "part.json").read_text())
     spec = spec_from_dict(facts.pop("spec"))
@@ -144,7 +144,7 @@ def assemble(stage: Distilled, store: ArtifactStore, folder: Path) -> Mapping[st
     if "soft_labels" in parts[0]:
         soft, _ = in_prefix_order([part["soft_labels"] for part in parts], stage.ipc)
     if stage.teacher is not None:
-        soft = probabilities(load_model(store.path(stage.teacher), device), images)
+        soft = probabilities(load_model(store.read(stage.teacher).path, device), images)
         metrics["teacher_agreement"] = float((soft.argmax(dim=1) == labels).double().mean())
     made_by = {
         role: made.description

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from guard.artifacts import Artifact, ArtifactStore
+from guard.artifacts import Artifact, ArtifactStore, MissingInput, attempts
 from guard.errors import Diverged
 from guard.robustness.beard import peer_metrics
 from guard.robustness.stages import JUDGING, Diagnose, Evaluate, Landscape, chain
@@ -270,9 +270,18 @@ def places(stages: TrialStages, made: Mapping[str, Artifact]) -> dict[str, Path]
 
 
 def local_runner(store: ArtifactStore) -> RunStage:
-    """Run stages in this process, one after another, keeping their results in `store`."""
+    """Run stages in this process, one after another, keeping their results in `store`; inputs that
+    have been lost or damaged since are computed again."""
+
+    def whole(stage: Stage) -> Artifact:
+        for _ in range(attempts(stage)):
+            try:
+                return store.get_or_build(stage)
+            except MissingInput as missing:
+                whole(missing.stage)
+        raise OSError(f"{store.path(stage)}: its inputs are damaged as soon as they are written")
 
     def run_stage(*stages: Stage) -> list[Artifact]:
-        return [store.get_or_build(stage) for stage in stages]
+        return [whole(stage) for stage in stages]
 
     return run_stage

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
-from guard.artifacts import ArtifactStore
+from guard.artifacts import ArtifactStore, verified
 from guard.pipeline import landscapes
 from guard.stage import Stage
 from guard.trial import TrialConfig
@@ -65,8 +65,8 @@ def spectra(arm: Arm, model: str, store: ArtifactStore) -> Spectra:
     """Eigenvalues (N, k) by seed, as far as they are measured."""
     found = {}
     for facts, stage in stages(arm):
-        file = store.path(stage) / "landscape.safetensors"
-        if facts["model"] == model and file.is_file():
+        if facts["model"] == model and store.get(stage) is not None:
+            file = verified(store.path(stage)).path / "landscape.safetensors"
             found[int(facts["seed"])] = load_file(file)["eigenvalues"]
     return found
 

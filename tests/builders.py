@@ -10,10 +10,12 @@ from typing import Any
 
 import torch
 
+from guard.artifacts import ArtifactStore
 from guard.config.evaluation import attacks_at
-from guard.pipeline import TrialResult
+from guard.pipeline import TrialResult, TrialStages
 from guard.robustness.evaluate import Verdicts
 from guard.robustness.measures import CLEAN, ROBUST
+from guard.stage import Stage
 from guard.trial import TrialConfig
 from tune.results.records import Record
 from tune.results.statistics import Estimate
@@ -88,11 +90,14 @@ def judged(
     parts = attacks_at(run.config.evaluation)
     survived = {part: left.clone() for part in parts}
     distances = {name: torch.full((SAMPLES,), math.inf) for eps, name in parts if eps == math.inf}
-    place = root / f"verdicts-{run.trial}-{run.config.fingerprint()}"
-    place.mkdir(parents=True, exist_ok=True)
-    Verdicts(clean=right, survived=survived, distances=distances).save(
-        place / "verdicts.safetensors"
-    )
+    verdicts = Verdicts(clean=right, survived=survived, distances=distances)
+
+    def save(stage: Stage, store: ArtifactStore, folder: Path) -> Mapping[str, Any]:
+        verdicts.save(folder / "verdicts.safetensors")
+        return {}
+
+    last = next(iter(TrialStages.of(run.config).verdicts.values()))[-1]
+    place = ArtifactStore(root / str(run.trial)).get_or_build(last, save).path
     shares = (float(right.float().mean()), float(left.float().mean()))
     fields: dict[str, Any] = {
         "params": run.params,

@@ -18,7 +18,7 @@ from typing import Any
 
 import ray
 
-from guard.artifacts import Artifact, ArtifactStore
+from guard.artifacts import Artifact, ArtifactStore, MissingInput, attempts
 from guard.errors import StudyError
 from guard.stage import Stage
 from tune.resources import StageResources
@@ -45,6 +45,8 @@ class DeskStatus:
     """Requests answered from the store, or by a computation that another trial had asked for."""
     saved_seconds: float
     """Computation that sharing made unnecessary."""
+    damaged: tuple[str, ...]
+    """What was damaged and has been computed again: a stage's address, and what was wrong."""
 
 
 @ray.remote(max_retries=2)
@@ -64,6 +66,7 @@ class Desk:
         self._tasks: dict[str, asyncio.Task[Artifact]] = {}
         self._started: dict[str, tuple[str, float]] = {}
         self._spans: list[Span] = []
+        self._damaged: list[str] = []
         self._computed = self._shared = 0
         self._saved_seconds = 0.0
 
@@ -92,9 +95,21 @@ class Desk:
                 Span(stage=stage.name, key=stage.key, worker=worker, start=start, end=time.time())
             )
         self._computed += 1
+        if artifact.replaced:
+            self._damaged.append(f"{stage.address}: {artifact.replaced}")
         return artifact
 
     async def _submit(self, stage: Stage) -> Artifact:
+        """Have a worker compute the stage; inputs that it finds damaged are computed first."""
+        for _ in range(attempts(stage)):
+            try:
+                return await self._send(stage)
+            except MissingInput as missing:
+                self._damaged.append(str(missing))
+                await self.run(missing.stage)
+        raise OSError(f"{stage.address}: its inputs are damaged as soon as they are written")
+
+    async def _send(self, stage: Stage) -> Artifact:
         wanted = self._resources.of(stage.name)
         options = {
             "num_cpus": wanted.cpus * STAGE_SHARE,
@@ -125,6 +140,7 @@ class Desk:
             computed=self._computed,
             shared=self._shared,
             saved_seconds=self._saved_seconds,
+            damaged=tuple(self._damaged),
         )
 
 

@@ -126,4 +126,4 @@ def fit_whitening(stage: Whitening, store: ArtifactStore, folder: Path) -> Mappi
 def load_whitening(layer: InputLayer, fitted: Whitening | None, store: ArtifactStore) -> None:
     """Give the first layer what was fitted, if anything was."""
     if fitted is not None:
-        layer.load_state_dict(load_file(store.path(fitted) / "whitening.safetensors"))
+        layer.load_state_dict(load_file(store.read(fitted).path / "whitening.safetensors"))

@@ -11,7 +11,6 @@ all attacks that ran; a perturbation outside the ball breaks nothing.
 
 from __future__ import annotations
 
-import json
 import math
 import statistics
 from collections.abc import Mapping
@@ -238,15 +237,15 @@ def evaluate_stage(stage: Evaluate, store: ArtifactStore, folder: Path) -> Mappi
     device = setup(stage.compute)
     splits = load_data(stage.data)
     config, at = stage.evaluation, stage.attack_at
-    model = folded(load_model(store.path(stage.model), device))
+    model = folded(load_model(store.read(stage.model).path, device))
     images = chosen(splits.named(stage.split), config)
     before, passes = None, {}
     if stage.before is None:
         passes["clean"] = [len(images), 0]
     else:
-        earlier = store.path(stage.before)
-        before = Verdicts.load(earlier / "verdicts.safetensors")
-        passes = json.loads((earlier / "stage.json").read_text())["summary"]["passes"]
+        earlier = store.read(stage.before)
+        before = Verdicts.load(earlier.path / "verdicts.safetensors")
+        passes = dict(earlier.summary["passes"])
     classes = splits.spec.num_classes
     verdicts, counted = attack_once(model, images, at, before, config, classes, device)
     verdicts.save(folder / "verdicts.safetensors")

@@ -32,7 +32,7 @@ def look_around(stage: Landscape, store: ArtifactStore, folder: Path) -> Mapping
     """
     device = setup(stage.compute)
     splits = load_data(stage.data)
-    model = load_model(store.path(stage.model), device).eval()
+    model = load_model(store.read(stage.model).path, device).eval()
     images = drawn(splits.test, SAMPLES, 0, "landscape")
     (x, y), *_ = images.batches(len(images), device)
     dimension = x[0].numel()
@@ -48,7 +48,7 @@ def look_around(stage: Landscape, store: ArtifactStore, folder: Path) -> Mapping
     save_file(tensors, folder / "landscape.safetensors")
     metrics = means(found)
     if stage.distilled is not None:
-        distilled = DistilledSet.load(store.path(stage.distilled))
+        distilled = DistilledSet.load(store.read(stage.distilled).path)
         radius = stage.eps * math.sqrt(dimension) if stage.norm == "Linf" else stage.eps
         pairs = (x, y), (distilled.images.to(device), distilled.labels.to(device))
         features = partial(penultimate, model)

@@ -156,7 +156,7 @@ def diagnose_stage(stage: Diagnose, store: ArtifactStore, folder: Path) -> Mappi
     device = setup(stage.compute)
     splits = load_data(stage.data)
     model, surrogate = (
-        None if trained is None else folded(load_model(store.path(trained), device))
+        None if trained is None else folded(load_model(store.read(trained).path, device))
         for trained in (stage.model, stage.surrogate)
     )
     assert model is not None

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
+from guard.checkpoint import NOWHERE, Checkpoint, Stateful
 from guard.config import TrainConfig
 from guard.data.augment import Augmenter
 from guard.data.images import ImageSet
@@ -17,6 +18,7 @@ from guard.errors import Diverged
 
 Batch = tuple[Tensor, Tensor]
 """Inputs and whatever the loss compares the logits with."""
+NOTHING: Mapping[str, Stateful] = {}
 Objective = Callable[[nn.Module, Tensor, Tensor, int], tuple[Tensor, Tensor]]
 """(model, inputs, targets, epoch) -> (loss to minimise, logits)."""
 
@@ -63,15 +65,20 @@ def train(
     objective: Objective,
     after_step: Callable[[nn.Module], None] = lambda model: None,
     after_epoch: Callable[[nn.Module], None] = lambda model: None,
+    checkpoint: Checkpoint = NOWHERE,
+    also: Mapping[str, Stateful] = NOTHING,
 ) -> list[Epoch]:
     """Train in place on `batches(epoch)` for every epoch and return the history.
 
-    Targets are labels (B,) or distributions (B, K). Raises Diverged when the loss is not finite.
+    Targets are labels (B,) or distributions (B, K). Training goes on from the checkpoint if there
+    is one; also: what else changes from epoch to epoch. Raises Diverged when the loss is not
+    finite.
     """
     optimizer = build_optimizer(config, model)
     parameters = [p for p in model.parameters() if p.requires_grad]
-    history = []
-    for epoch in range(config.epochs):
+    parts: dict[str, Stateful] = {"model": model, "optimizer": optimizer, **also}
+    history = [Epoch(**row) for row in checkpoint.restore(parts) or ()]
+    for epoch in range(len(history), config.epochs):
         lr = learning_rate(config, epoch)
         for group in optimizer.param_groups:
             group["lr"] = lr
@@ -92,6 +99,7 @@ def train(
             raise Diverged(f"the training loss became {loss_mean} in epoch {epoch + 1}")
         history.append(Epoch(epoch=epoch, lr=lr, loss=loss_mean, accuracy=accuracy_mean))
         after_epoch(model)
+        checkpoint.offer(parts, [vars(row) for row in history])
     return history
 
 

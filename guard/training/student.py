@@ -6,9 +6,9 @@ so `relabel` and the student replay the same ones and only logits are stored.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from guard.artifacts import ArtifactStore
+from guard.artifacts import Artifact, ArtifactStore
+from guard.checkpoint import Checkpoint
 from guard.config import StudentConfig
 from guard.data.augment import Augmenter, mix
 from guard.data.spec import ImageSpec
@@ -74,19 +75,25 @@ def relabel(stage: Relabel, store: ArtifactStore, folder: Path) -> Mapping[str, 
     """The teacher's logits for every augmented batch of every epoch: float16 (N, K) an epoch, in
     the order in which the student sees the images. The teacher is in evaluation mode."""
     device = setup(stage.compute)
-    distilled = DistilledSet.load(store.path(stage.distilled))
+    distilled = DistilledSet.load(store.read(stage.distilled).path)
     recipe = Recipe.of(stage.student, distilled.spec)
-    teacher = load_model(store.path(stage.teacher), device)
+    teacher = load_model(store.read(stage.teacher).path, device)
     images, hard = distilled.images.to(device), distilled.one_hot().to(device)
     epochs, together = stage.student.train.epochs, epochs_in_a_file(images, teacher)
-    for first in range(0, epochs, together):
-        with torch.no_grad():
-            logits = {
-                str(epoch): torch.cat([teacher(x) for x, _ in recipe.batches(images, hard, epoch)])
-                for epoch in range(first, min(first + together, epochs))
-            }
-        halves = {epoch: values.half().cpu() for epoch, values in logits.items()}
-        save_file(halves, folder / f"logits-{first:05d}.safetensors")
+    checkpoint = Checkpoint(store.scratch(stage))
+
+    @torch.no_grad()
+    def write(first: int, path: Path) -> None:
+        logits = {
+            str(epoch): torch.cat([teacher(x) for x, _ in recipe.batches(images, hard, epoch)])
+            for epoch in range(first, min(first + together, epochs))
+        }
+        save_file({epoch: values.half().cpu() for epoch, values in logits.items()}, path)
+
+    names = {first: f"logits-{first:05d}.safetensors" for first in range(0, epochs, together)}
+    made = {name: checkpoint.file(name, partial(write, first)) for first, name in names.items()}
+    for name, path in made.items():
+        path.rename(folder / name)
     return {"metrics": {}, "epochs_in_a_file": together}
 
 
@@ -106,9 +113,8 @@ class SoftLabels:
     epochs_in_a_file: int
 
     @classmethod
-    def open(cls, folder: Path) -> SoftLabels:
-        summary = json.loads((folder / "stage.json").read_text())["summary"]
-        return cls(folder, summary["epochs_in_a_file"])
+    def of(cls, relabelled: Artifact) -> SoftLabels:
+        return cls(relabelled.path, relabelled.summary["epochs_in_a_file"])
 
     def epoch(self, epoch: int) -> Tensor:
         """float32 (N, K), in the order of the epoch's batches."""
@@ -131,7 +137,7 @@ def train_student(stage: Student, store: ArtifactStore, folder: Path) -> Mapping
     else on the set's own labels. Raises Diverged if the loss is not finite."""
     device = setup(stage.compute)
     config = stage.student
-    distilled = DistilledSet.load(store.path(stage.distilled))
+    distilled = DistilledSet.load(store.read(stage.distilled).path)
     model = build_model(stage.model, distilled.spec, derive(config.seed, "student"))
     load_whitening(model.normalize, stage.whitening, store)
     model.to(device)
@@ -141,7 +147,7 @@ def train_student(stage: Student, store: ArtifactStore, folder: Path) -> Mapping
     recipe = Recipe.of(config, distilled.spec)
     logits_of_epoch = None
     if stage.labels is not None:
-        logits_of_epoch = SoftLabels.open(store.path(stage.labels)).epoch
+        logits_of_epoch = SoftLabels.of(store.read(stage.labels)).epoch
     scale = config.temperature**2 if config.scale_by_t2 else 1.0
 
     def objective(model: nn.Module, x: Tensor, target: Tensor, epoch: int) -> tuple[Tensor, Tensor]:
@@ -162,7 +168,7 @@ def train_student(stage: Student, store: ArtifactStore, folder: Path) -> Mapping
     run = config.train
     if config.learned_lr:
         run = replace(run, lr=distilled.card["learned_lr"])
-    history = train(model, run, batches, objective)
+    history = train(model, run, batches, objective, checkpoint=Checkpoint(store.scratch(stage)))
     save_model(model, stage.model, distilled.spec, folder)
     return {
         "metrics": {"train_loss": history[-1].loss, "train_accuracy": history[-1].accuracy},

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from guard.artifacts import ArtifactStore
+from guard.checkpoint import Checkpoint, Draws, Stateful
 from guard.config import ComputeConfig, DataConfig, ModelConfig, RegularizerConfig, TrainConfig
 from guard.data.datasets import load_data
 from guard.data.images import Splits
@@ -21,6 +22,7 @@ from guard.models.saving import save_model
 from guard.seeding import derive, generator
 from guard.stages import Squeeze, Whitening
 from guard.training.loop import (
+    NOTHING,
     Batch,
     Epoch,
     accuracy,
@@ -87,8 +89,14 @@ class TeacherTraining:
             device=device,
         )
 
-    def run(self, after_step: Watch = ignore, after_epoch: Watch = ignore) -> list[Epoch]:
-        """Raises Diverged if the loss is not finite."""
+    def run(
+        self,
+        checkpoint: Checkpoint,
+        after_step: Watch = ignore,
+        after_epoch: Watch = ignore,
+        also: Mapping[str, Stateful] = NOTHING,
+    ) -> list[Epoch]:
+        """also: what the watches keep. Raises Diverged if the loss is not finite."""
         draws = generator(self.seed, "regularizer")
 
         def batches(epoch: int) -> Iterator[Batch]:
@@ -99,7 +107,16 @@ class TeacherTraining:
         def objective(model: nn.Module, x: Tensor, y: Tensor, epoch: int) -> tuple[Tensor, Tensor]:
             return self.loss(model, x, y, epoch, draws)
 
-        return train(self.model, self.config, batches, objective, after_step, after_epoch)
+        return train(
+            self.model,
+            self.config,
+            batches,
+            objective,
+            after_step,
+            after_epoch,
+            checkpoint,
+            {"draws": Draws(draws), **also},
+        )
 
     def save(self, history: list[Epoch], folder: Path) -> dict[str, Any]:
         """Save the network and say how it went. Raises Diverged if it is no better than chance."""
@@ -117,4 +134,4 @@ class TeacherTraining:
 def squeeze(stage: Squeeze, store: ArtifactStore, folder: Path) -> Mapping[str, Any]:
     """Train a network. Raises Diverged if it is not finite or no better than chance."""
     training = TeacherTraining.of(stage, store, stage.seed, RegularizerConfig.named("none"))
-    return training.save(training.run(), folder)
+    return training.save(training.run(Checkpoint(store.scratch(stage))), folder)

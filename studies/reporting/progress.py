@@ -48,6 +48,7 @@ class Progress:
         self._console = console
         self._last_line = time.monotonic()
         self._best: Record | None = None
+        self._told: set[str] = set()
         self._live = Live(console=console, refresh_per_second=2, transient=True)
         self.begin("trials", 0)
 
@@ -87,6 +88,10 @@ class Progress:
         self.say(f"{count} trial {record.label:<3} {record.title:<44} {outcome}{reason}")
 
     def tick(self, status: DeskStatus) -> None:
+        for damage in status.damaged:
+            if damage not in self._told:
+                self._told.add(damage)
+                self.say(f"damaged, so computed again: {damage}")
         if self._console.is_terminal:
             self._live.update(Text("\n".join(self._block(status))))
         elif time.monotonic() - self._last_line > PLAIN_EVERY_S:

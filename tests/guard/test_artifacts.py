@@ -117,13 +117,20 @@ def test_a_failing_build_leaves_nothing_behind(
     assert store.get_or_build(STAGE, write).built
 
 
-def test_a_folder_in_the_way_is_told(store: ArtifactStore) -> None:
+@pytest.mark.parametrize("what", ["folder", "file"])
+def test_what_is_in_the_way_is_put_aside(store: ArtifactStore, what: str) -> None:
     blocked = store.path(STAGE)
-    blocked.mkdir(parents=True)
-    (blocked / "something").write_text("x")
-    with pytest.raises(OSError, match="could not publish"):
-        store.get_or_build(STAGE, write)
-    assert [path.name for path in blocked.parent.iterdir()] == [STAGE.key]
+    blocked.parent.mkdir(parents=True)
+    if what == "file":
+        blocked.write_text("x")
+    else:
+        blocked.mkdir()
+        (blocked / "something").write_text("x")
+    assert store.get(STAGE) is None
+    made = store.get_or_build(STAGE, write)
+    assert made.built and "stage.json" in made.replaced
+    assert store.get(STAGE) is not None
+    assert len(list(blocked.parent.glob(f".damaged-{STAGE.key}-*/{STAGE.key}"))) == 1
 
 
 def test_builds_at_the_same_time_end_with_one_artifact(store: ArtifactStore) -> None:
@@ -152,9 +159,25 @@ def test_stages_of_one_name_lie_beside_each_other(store: ArtifactStore) -> None:
     assert {p.name for p in (store.root / "count").iterdir()} == {STAGE.key, other.key}
 
 
-def test_an_artifact_can_be_read_by_other_users(store: ArtifactStore) -> None:
-    artifact = store.get_or_build(STAGE, write)
-    assert artifact.path.stat().st_mode & 0o777 == 0o755
+@pytest.mark.parametrize(
+    ("umask", "folder", "file"), [(0o022, 0o755, 0o644), (0o007, 0o770, 0o660)]
+)
+def test_an_artifact_has_the_rights_of_new_files(
+    store: ArtifactStore, umask: int, folder: int, file: int
+) -> None:
+    def private(stage: Stage, store: ArtifactStore, folder: Path) -> Mapping[str, Any]:
+        (folder / "deep").mkdir()
+        for name in ("result.txt", "deep/result.txt"):
+            (folder / name).touch(0o600)
+        return {}
+
+    before = os.umask(umask)
+    try:
+        artifact = store.get_or_build(STAGE, private)
+    finally:
+        os.umask(before)
+    for path in (artifact.path, *artifact.path.rglob("*")):
+        assert path.stat().st_mode & 0o777 == (folder if path.is_dir() else file)
 
 
 def half_made(store: ArtifactStore, age_s: float) -> Path:

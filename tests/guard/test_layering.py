@@ -23,6 +23,7 @@ NO_TORCH = (
     "pipeline",
     "stage",
     "stages",
+    "sums",
     "trial",
     "methods/method",
     "robustness/__init__",

@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from safetensors.numpy import save_file
 
 from guard.artifacts import ArtifactStore
+from guard.stage import Stage
 from pages import finish, told
 from studies import curvature
 from tune.results.folder import StudyFolder, to_csv
+
+
+def spectrum(value: float, stage: Stage, store: ArtifactStore, folder: Path) -> Mapping[str, Any]:
+    save_file({"eigenvalues": np.full((4, 3), value)}, folder / "landscape.safetensors")
+    return {}
 
 
 def test_curvature_measured_afterwards_is_in_the_page(tmp_path: Path) -> None:
@@ -21,9 +30,7 @@ def test_curvature_measured_afterwards_is_in_the_page(tmp_path: Path) -> None:
     for facts, stage in itertools.chain.from_iterable(map(curvature.stages, arms)):
         value = {"teacher": 5.0, "student": 1.0}[str(facts["model"])] + int(facts["seed"])
         value -= 2.0 if facts == {**facts, "model": "teacher", "penalty": "none"} else 0.0
-        place = store.path(stage)
-        place.mkdir(parents=True)
-        save_file({"eigenvalues": np.full((4, 3), value)}, place / "landscape.safetensors")
+        store.get_or_build(stage, partial(spectrum, value))
         rows.append({**facts, "largest_eigenvalue": value, "bound/holds": 0.5})
     (folder.path / "measured.csv").write_text(to_csv(rows))
     page = told(folder)

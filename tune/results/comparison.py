@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from guard.artifacts import verified
 from guard.robustness.measures import CLEAN, ROBUST, Measure, singled_out, worst_cases
 from guard.trial import TrialConfig
 from tune.results import wording
@@ -58,8 +59,8 @@ class Arm:
         wanted = (CLEAN, *worst_cases(own), *alone)
         found: dict[Measure, dict[SeedPair, NDArray[np.float64]]] = {m: {} for m in wanted}
         for seeds, record in self.records.items():
-            path = Path(record.paths[f"{split} verdicts"]) / "verdicts.safetensors"
-            verdicts = Verdicts.load(path)
+            made = verified(Path(record.paths[f"{split} verdicts"]))
+            verdicts = Verdicts.load(made.path / "verdicts.safetensors")
             for measure in wanted:
                 samples = right(verdicts, measure, own).numpy()
                 found[measure][seeds] = samples.astype(np.float64)

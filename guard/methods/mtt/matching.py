@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from guard.artifacts import ArtifactStore
+from guard.checkpoint import Checkpoint
 from guard.data.augment import in_deviations
 from guard.data.datasets import load_data
 from guard.data.dsa import DsaDraw, draw_dsa
@@ -44,6 +45,8 @@ LARGEST_RATE_CHANGE = 0.1
 class Snapshots:
     """What an expert leaves: its parameters, or their moving average, after every epoch."""
 
+    STATE = ("theta", "average", "kept", "distances", "epoch_start")
+
     def __init__(self, model: nn.Module, ema: float) -> None:
         self.ema, self.theta = ema, flat_parameters(model)
         self.average = self.theta.clone()
@@ -62,6 +65,15 @@ class Snapshots:
         self.distances.append(float((self.theta - self.epoch_start).norm()))
         self.epoch_start = self.theta
 
+    def state_dict(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in self.STATE}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        device = self.theta.device
+        for name in self.STATE:
+            value = state[name]
+            setattr(self, name, value.to(device) if isinstance(value, Tensor) else value)
+
     def metrics(self) -> dict[str, float]:
         """Mean distance between epochs, of what is kept and of the parameters themselves."""
         pairs = zip(self.kept[1:], self.kept[:-1], strict=True)
@@ -78,7 +90,8 @@ def train_expert(stage: Expert, store: ArtifactStore, folder: Path) -> Mapping[s
     seed = derive(stage.seed, "expert", stage.number)
     training = TeacherTraining.of(stage, store, seed, stage.adversary)
     snapshots = Snapshots(training.model, stage.ema)
-    history = training.run(snapshots.after_step, snapshots.after_epoch)
+    checkpoint, also = Checkpoint(store.scratch(stage)), {"snapshots": snapshots}
+    history = training.run(checkpoint, snapshots.after_step, snapshots.after_epoch, also)
     nn.utils.vector_to_parameters(snapshots.average, training.model.parameters())
     summary = training.save(history, folder)
     save_file({"theta": torch.stack(snapshots.kept)}, folder / "snapshots.safetensors")
@@ -120,7 +133,7 @@ def match_trajectories(
     Diverged if the loss is not finite."""
     device = setup(stage.compute)
     splits = load_data(stage.data)
-    experts = [Trajectory(store.path(expert)) for expert in stage.experts]
+    experts = [Trajectory(store.read(expert).path) for expert in stage.experts]
     model = load_model(experts[0].folder, device).train()
     config, ipc = stage.matching, stage.ipc
     start = initial_images(config.init, splits, ipc, model.normalize, stage.seed, device)

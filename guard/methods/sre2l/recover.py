@@ -34,7 +34,7 @@ MAX_CLASSES_AT_ONCE = 100
 def recover(stage: Recover, store: ArtifactStore, folder: Path) -> Mapping[str, Any]:
     """One chunk of images per class, from noise. Writes images (m, K, C, H, W) in [0, 1]."""
     device = setup(stage.compute)
-    config, teacher_path = stage.recover, store.path(stage.teacher)
+    config, teacher_path = stage.recover, store.read(stage.teacher).path
     teacher, spec = load_model(teacher_path, device), load_spec(teacher_path)
     parts, losses = [], []
     for first in range(0, spec.num_classes, MAX_CLASSES_AT_ONCE):

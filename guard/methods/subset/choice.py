@@ -30,7 +30,7 @@ def pick(stage: Subset, store: ArtifactStore, folder: Path) -> Mapping[str, Any]
     if stage.features is None:
         chosen = random_choice(splits, stage.ipc, stage.seed)
     else:
-        model = load_model(store.path(stage.features), device)
+        model = load_model(store.read(stage.features).path, device)
         chosen = herding(splits, stage.ipc, model, device)
     images = load_images(splits.train, chosen.flatten(), torch.device("cpu"))
     images = images.unflatten(0, chosen.shape)

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,6 +14,7 @@ from torch import Tensor
 
 import guard.training.student
 from guard.artifacts import ArtifactStore
+from guard.checkpoint import Checkpoint
 from guard.config import StudentConfig, TrainConfig
 from guard.data.augment import Augmenter
 from guard.data.spec import ImageSpec
@@ -148,7 +149,7 @@ def test_a_recipe_holds_what_the_config_says() -> None:
 
 
 def test_soft_labels_are_the_teachers_logits_in_half_precision(trial: SimpleNamespace) -> None:
-    labels = SoftLabels.open(trial.store.path(stage_named(trial.config, "relabel")))
+    labels = SoftLabels.of(trial.store.read(stage_named(trial.config, "relabel")))
     made = DistilledSet.load(trial.result.paths["distilled"])
     teacher = load_model(trial.result.paths["teacher"])
     replayed = Recipe.of(trial.config.student, made.spec)
@@ -178,7 +179,7 @@ def test_soft_labels_are_written_in_pieces_and_read_alike(
     artifact = store.get_or_build(stage)
     written = sorted(path.name for path in artifact.path.glob("*.safetensors"))
     assert written == [f"logits-{first:05d}.safetensors" for first in files]
-    pieces, whole = SoftLabels.open(artifact.path), SoftLabels.open(trial.store.path(stage))
+    pieces, whole = SoftLabels.of(artifact), SoftLabels.of(trial.store.read(stage))
     for epoch in range(3):
         assert torch.equal(pieces.epoch(epoch), whole.epoch(epoch))
     held = [load_file(artifact.path / name) for name in written]
@@ -192,7 +193,9 @@ def replay(
     """What `train_student` gives to the training loop, which does not run."""
     given = SimpleNamespace()
 
-    def take(model: Any, run: Any, batches: Any, objective: Any) -> list[Epoch]:
+    def take(
+        model: Any, run: Any, batches: Any, objective: Any, checkpoint: Checkpoint
+    ) -> list[Epoch]:
         given.model, given.run, given.objective = model, run, objective
         given.initial = {name: value.clone() for name, value in model.state_dict().items()}
         given.epochs = [list(batches(epoch)) for epoch in range(run.epochs)]
@@ -259,8 +262,12 @@ def planted(
         spec=spec,
         card={"learned_lr": 0.037},
     )
-    store.path(stage).mkdir(parents=True)
-    made.save(store.path(stage))
+
+    def save(stage: Stage, store: ArtifactStore, folder: Path) -> Mapping[str, Any]:
+        made.save(folder)
+        return {}
+
+    store.get_or_build(stage, save)
     return config, SimpleNamespace(store=store, made=made)
 
 

@@ -12,7 +12,9 @@ from studies.reporting.progress import Progress, duration
 from tune.desk import DeskStatus
 from tune.results.records import CONFIRMATION
 
-STATUS = DeskStatus(running={"squeeze": 2}, waiting=1, computed=7, shared=3, saved_seconds=65.0)
+STATUS = DeskStatus(
+    running={"squeeze": 2}, waiting=1, computed=7, shared=3, saved_seconds=65.0, damaged=()
+)
 
 
 @pytest.mark.parametrize(
@@ -45,6 +47,16 @@ def test_a_log_gets_a_line_a_trial_and_a_line_now_and_then(monkeypatch: pytest.M
         "sre2l, IPC 10, curvature (λ = 0.1, h = 0.1): validation clean 0.900, robust 0.400"
     )
     assert status.endswith(f"best so far: {best_so_far}")
+
+
+def test_what_was_damaged_is_said_once() -> None:
+    output = io.StringIO()
+    status = replace(STATUS, damaged=("squeeze/0a: model.safetensors cannot be read",))
+    with Progress(Console(file=output, width=200)) as shown:
+        shown.tick(status)
+        shown.tick(status)
+    said = "damaged, so computed again: squeeze/0a: model.safetensors cannot be read"
+    assert output.getvalue().splitlines() == [said]
 
 
 def test_a_terminal_gets_one_live_block() -> None:
