@@ -83,12 +83,6 @@ def silent_stderr() -> Iterator[None]:
         os.close(nowhere)
 
 
-def nodes() -> list[tuple[float, float]]:
-    """CPUs and GPUs of each machine of the running cluster."""
-    alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    return [(node.get("CPU", 0.0), node.get("GPU", 0.0)) for node in alive]
-
-
 def shipped_code() -> dict[str, list[str]]:
     """A runtime environment that brings this project's packages, without the tables and pictures of
     studies/results, to every node."""

@@ -8,6 +8,7 @@ case is a stage computed twice: publishing is atomic.
 from __future__ import annotations
 
 import asyncio
+import math
 import threading
 import time
 from collections import Counter
@@ -30,6 +31,20 @@ STAGE_SHARE = 0.99
 stage's place on a full machine."""
 
 STOP_CHECK_S = 0.5
+LIMIT_CHECK_S = 1.0
+MAX_RETRIES = 2
+"""Of a stage whose process dies, by Ray itself."""
+
+
+class StageLost(Exception):
+    """A stage that gave no answer: its process died at every attempt, or took too long."""
+
+    def __init__(self, stage: Stage, reason: str) -> None:
+        super().__init__(stage, reason)
+        self.stage, self.reason = stage, reason
+
+    def __str__(self) -> str:
+        return f"{self.stage.address}: {self.reason}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,11 +60,13 @@ class DeskStatus:
     """Requests answered from the store, or by a computation that another trial had asked for."""
     saved_seconds: float
     """Computation that sharing made unnecessary."""
+    lacking: str
+    """What the largest stage that waits would need and no machine has; "" where one has it."""
     damaged: tuple[str, ...]
     """What was damaged and has been computed again: a stage's address, and what was wrong."""
 
 
-@ray.remote(max_retries=2)
+@ray.remote(max_retries=MAX_RETRIES)
 def compute(root: str, stage: Stage, desk_name: str) -> Artifact:
     """Compute one stage in a worker process, unless it has been published meanwhile."""
     worker = ray.get_runtime_context().get_worker_id()
@@ -60,8 +77,12 @@ def compute(root: str, stage: Stage, desk_name: str) -> Artifact:
 class Desk:
     """Gives each stage to one task and its result to everyone who asked."""
 
-    def __init__(self, root: str, resources: StageResources, name: str, task: Any) -> None:
+    def __init__(
+        self, root: str, resources: StageResources, name: str, limit_s: float, task: Any
+    ) -> None:
+        """limit_s: seconds that a stage may be computed."""
         self._root, self._resources, self._name, self._task = root, resources, name, task
+        self._limit_s = limit_s
         self._store = ArtifactStore(Path(root))
         self._tasks: dict[str, asyncio.Task[Artifact]] = {}
         self._started: dict[str, tuple[str, float]] = {}
@@ -104,7 +125,8 @@ class Desk:
         for _ in range(attempts(stage)):
             try:
                 return await self._send(stage)
-            except MissingInput as missing:
+            except MissingInput as error:
+                missing: MissingInput = getattr(error, "cause", error)  # Ray wraps it
                 self._damaged.append(str(missing))
                 await self.run(missing.stage)
         raise OSError(f"{stage.address}: its inputs are damaged as soon as they are written")
@@ -117,8 +139,25 @@ class Desk:
             "scheduling_strategy": "DEFAULT",
             "name": f"stage:{stage.name}",
         }
-        task = self._task.options(**options)
-        artifact: Artifact = await task.remote(self._root, stage, self._name)
+        reference = self._task.options(**options).remote(self._root, stage, self._name)
+        try:
+            return await self._answer(stage, reference)
+        except ray.exceptions.OutOfMemoryError:
+            raise StageLost(stage, "it was ended each time because memory ran out") from None
+        except (ray.exceptions.WorkerCrashedError, ray.exceptions.NodeDiedError):
+            attempts = f"its process died at each of {MAX_RETRIES + 1} attempts"
+            raise StageLost(stage, f"{attempts}, killed or by a fault of its own") from None
+
+    async def _answer(self, stage: Stage, reference: Any) -> Artifact:
+        """What the task gives. Raises StageLost when it has been computing for too long."""
+        answer = asyncio.ensure_future(asyncio.wrap_future(reference.future()))
+        while not (await asyncio.wait([answer], timeout=LIMIT_CHECK_S))[0]:
+            _, start = self._started.get(stage.address, ("", math.inf))
+            if time.time() - start > self._limit_s:
+                ray.cancel(reference, force=True)
+                answer.cancel()
+                raise StageLost(stage, f"it took longer than {self._limit_s:g} s and was ended")
+        artifact: Artifact = answer.result()
         return artifact
 
     def started(self, address: str, worker: str) -> None:
@@ -131,6 +170,10 @@ class Desk:
         taken, self._spans = self._spans, []
         return taken
 
+    def _lacking(self) -> str:
+        names = {address.split("/")[0] for address in self._tasks.keys() - self._started.keys()}
+        return self._resources.lacking(names, totals())
+
     def status(self) -> DeskStatus:
         running = Counter(address.split("/")[0] for address in self._started)
         waiting = len(self._tasks) - len(self._started)
@@ -140,16 +183,31 @@ class Desk:
             computed=self._computed,
             shared=self._shared,
             saved_seconds=self._saved_seconds,
+            lacking=self._lacking() if waiting else "",
             damaged=tuple(self._damaged),
         )
 
 
-def open_desk(name: str, artifacts: Path, resources: StageResources, task: Any = compute) -> Any:
-    """The handle of a new desk actor, which lives as long as the handle does. `task` is the remote
-    function that computes a stage."""
+def totals() -> list[tuple[float, float]]:
+    """CPUs and GPUs of each machine of the running cluster."""
+    alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    return [(node.get("CPU", 0.0), node.get("GPU", 0.0)) for node in alive]
+
+
+def open_desk(
+    name: str,
+    artifacts: Path,
+    resources: StageResources,
+    limit_s: float = math.inf,
+    task: Any = compute,
+) -> Any:
+    """The handle of a new desk actor, which lives as long as the handle does.
+
+    limit_s: seconds that a stage may be computed. task: the remote function that computes one.
+    """
     options = {"name": name, "namespace": NAMESPACE, "num_cpus": 0}
     actor = ray.remote(max_restarts=-1, max_task_retries=-1)(Desk)
-    return actor.options(**options).remote(str(artifacts), resources, name, task)
+    return actor.options(**options).remote(str(artifacts), resources, name, limit_s, task)
 
 
 class RayRunner:

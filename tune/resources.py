@@ -34,6 +34,15 @@ class StageResources:
         every = [self.default, *self.named.values()]
         return Resources(max(r.cpus for r in every), max(r.gpus for r in every))
 
+    def lacking(self, names: Iterable[str], nodes: Iterable[tuple[float, float]]) -> str:
+        """What no node, (CPUs, GPUs), has enough of for one of the stages; "" if all fit."""
+        nodes = list(nodes)
+        for name in sorted(names):
+            wanted = self.of(name)
+            if not any(cpus >= wanted.cpus and gpus >= wanted.gpus for cpus, gpus in nodes):
+                return f"{name} waits for {wanted.cpus:g} CPUs and {wanted.gpus:g} GPUs of one node"
+        return ""
+
     def check(self, nodes: Iterable[tuple[float, float]]) -> None:
         """Raises StudyError unless one of the nodes, (CPUs, GPUs), holds the largest stage."""
         wanted, nodes = self.largest, list(nodes)

@@ -21,7 +21,7 @@ from studies.driver.request import Request
 from studies.reporting.progress import Progress
 from studies.reporting.terminal import print_tracking_errors
 from tune import cluster
-from tune.desk import RayRunner, open_desk
+from tune.desk import RayRunner, open_desk, totals
 from tune.resources import StageResources
 from tune.results.findings import Results
 from tune.results.folder import StudyFolder
@@ -133,7 +133,7 @@ def opened(console: Console, folder: StudyFolder, place: Place, about: About) ->
     """Ray started or joined, and a session on it. The caller closes the tracker."""
     console.print("starting Ray …")
     with cluster.started(place.address, verbose=place.run.verbose), sigterm_interrupts():
-        place.resources.check(cluster.nodes())
+        place.resources.check(totals())
         name = f"desk:{folder.path}"
         desk = open_desk(name, folder.artifacts, place.resources)
         tracker = Tracker(folder, place.tracking_uri, about.note(folder))

@@ -110,6 +110,8 @@ class Progress:
             f"stages: {running} running, {status.waiting} waiting, {status.computed} done, "
             f"{status.shared} shared ({duration(status.saved_seconds)} saved)",
         ]
+        if status.lacking:
+            lines.append(f"{status.lacking}; the cluster has none with so much now")
         if self._best is not None:
             lines.append(f"best so far: {self._best.title}: {scores(self._best)}")
         return lines

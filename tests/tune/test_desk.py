@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import threading
 import time
 import uuid
@@ -21,7 +22,7 @@ from guard.errors import StudyError
 from guard.pipeline import local_runner, run_trial
 from guard.stage import Stage
 from guard.trial import TrialConfig
-from tune.desk import NAMESPACE, RayRunner, open_desk, wait_for_desk
+from tune.desk import NAMESPACE, RayRunner, StageLost, open_desk, wait_for_desk
 from tune.resources import Resources, StageResources
 from tune.trainable import COORDINATOR_CPUS
 
@@ -49,6 +50,7 @@ TINY = {
     "evaluation": {"attacks": ["pgd1"], "max_samples": 10, "eps": 0.05},
 }
 HALF_GPU = StageResources(Resources(1, 0.5))
+LIMIT_S = 60.0
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -78,8 +80,10 @@ class Pause(Stage):
     name, version, work = "pause", 1, "nowhere:nothing"
     number: int
     until: str
+    after: Pause | None = None
     at_most_s: float = 30.0
-    fails: bool = False
+    ends: str = "well"
+    """well, in an error, or killed."""
     compute: ComputeConfig = field(default_factory=ComputeConfig)
 
 
@@ -93,10 +97,15 @@ def record_placement(root: str, stage: Stage, desk_name: str) -> Artifact:
         )
         start = time.time()
         assert isinstance(stage, Pause)
+        if stage.after is not None:
+            store.read(stage.after)
+        (folder / "placed.txt").write_text("placed")
         deadline = start + stage.at_most_s
         while time.time() < deadline and not Path(stage.until).exists():
             time.sleep(0.02)
-        if stage.fails:
+        if stage.ends == "killed":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if stage.ends == "in an error":
             raise ValueError("no such luck")
         devices = os.environ.get("CUDA_VISIBLE_DEVICES", "")
         return {"devices": devices, "start": start, "end": time.time()}
@@ -112,7 +121,7 @@ def stages(folder: Path, count: int, **settings: Any) -> list[Stage]:
 @pytest.fixture
 def desk(tmp_path: Path) -> Iterator[tuple[Any, str]]:
     name = f"desk:{uuid.uuid4()}"
-    actor = open_desk(name, tmp_path / "artifacts", HALF_GPU, record_placement)
+    actor = open_desk(name, tmp_path / "artifacts", HALF_GPU, LIMIT_S, record_placement)
     wait_for_desk(actor, 60)
     yield actor, name
     ray.kill(actor)
@@ -164,12 +173,64 @@ def test_a_stage_that_raises_fails_everyone_who_asked_and_can_be_asked_again(
 ) -> None:
     actor, name = desk
     (tmp_path / "go").touch()
-    (stage,) = stages(tmp_path, 1, fails=True)
+    (stage,) = stages(tmp_path, 1, ends="in an error")
     for _ in range(2):
         with pytest.raises(ValueError, match="no such luck"):
             RayRunner(name)(stage)
     assert not ray.get(actor.status.remote()).running
     assert [p for p in (tmp_path / "artifacts").rglob("*") if p.is_file()] == []
+
+
+def test_a_stage_whose_process_dies_each_time_is_named(
+    desk: tuple[Any, str], tmp_path: Path
+) -> None:
+    actor, name = desk
+    (tmp_path / "go").touch()
+    (stage,) = stages(tmp_path, 1, ends="killed")
+    with pytest.raises(StageLost, match=rf"{stage.address}: its process died at each of 3 attem"):
+        RayRunner(name)(stage)
+    assert not ray.get(actor.status.remote()).running
+
+
+def test_a_stage_that_hangs_is_ended_at_its_limit(tmp_path: Path) -> None:
+    name = f"desk:{uuid.uuid4()}"
+    actor = open_desk(name, tmp_path / "artifacts", HALF_GPU, 2.0, record_placement)
+    (stage,) = stages(tmp_path, 1)
+    with pytest.raises(StageLost, match=f"{stage.address}: it took longer than 2 s and was ended"):
+        RayRunner(name)(stage)
+    (tmp_path / "go").touch()
+    (built,) = RayRunner(name)(stage)
+    assert built.built
+    ray.kill(actor)
+
+
+def test_what_a_stage_lacks_is_told(tmp_path: Path) -> None:
+    name = f"desk:{uuid.uuid4()}"
+    wanting = StageResources(Resources(1, 0), {"pause": Resources(2, 3)})
+    actor = open_desk(name, tmp_path / "artifacts", wanting, LIMIT_S, record_placement)
+    assert ray.get(actor.status.remote()).lacking == ""
+    awaited = actor.run.remote(*stages(tmp_path, 1))
+    wait_until(lambda: ray.get(actor.status.remote()).lacking != "")
+    told = ray.get(actor.status.remote()).lacking
+    assert told == "pause waits for 2 CPUs and 3 GPUs of one node"
+    ray.cancel(awaited)
+    ray.kill(actor)
+
+
+def test_an_input_that_a_worker_finds_damaged_is_computed_again(
+    desk: tuple[Any, str], tmp_path: Path
+) -> None:
+    actor, name = desk
+    (tmp_path / "go").touch()
+    (first,) = stages(tmp_path, 1)
+    (made,) = RayRunner(name)(first)
+    size = (made.path / "placed.txt").stat().st_size
+    (made.path / "placed.txt").write_text("x" * size)
+    (read,) = RayRunner(name)(Pause(number=2, until=str(tmp_path / "go"), after=first))
+    assert read.built
+    assert (made.path / "placed.txt").read_text() == "placed"
+    told = f"{first.address}: placed.txt has other bytes than were written"
+    assert ray.get(actor.status.remote()).damaged == (told,)
 
 
 def test_whoever_waits_for_a_stage_can_be_stopped(desk: tuple[Any, str], tmp_path: Path) -> None:
@@ -229,7 +290,7 @@ def files(store: ArtifactStore) -> dict[str, bytes]:
             content = path.read_bytes()
             if path.name == "stage.json":
                 record = json.loads(content)
-                del record["seconds"]
+                del record["seconds"], record["sha256"]
                 content = json.dumps(record).encode()
             written[str(path.relative_to(store.root))] = content
     return written

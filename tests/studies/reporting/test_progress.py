@@ -13,7 +13,13 @@ from tune.desk import DeskStatus
 from tune.results.records import CONFIRMATION
 
 STATUS = DeskStatus(
-    running={"squeeze": 2}, waiting=1, computed=7, shared=3, saved_seconds=65.0, damaged=()
+    running={"squeeze": 2},
+    waiting=1,
+    computed=7,
+    shared=3,
+    saved_seconds=65.0,
+    lacking="",
+    damaged=(),
 )
 
 
