@@ -11,17 +11,19 @@ import torch
 from guard.config import ComputeConfig
 
 
+def is_here(device: str) -> bool:
+    """Whether this machine, as far as this process may see it, has a device of that name."""
+    if device == "cuda":
+        return torch.cuda.is_available()
+    return device == "cpu" or (device == "mps" and torch.backends.mps.is_available())
+
+
 def available_device(wanted: str) -> str:
     """A device name for `auto`, or the wanted one. Raises ValueError if it is not there."""
-    present = {
-        "cuda": torch.cuda.is_available(),
-        "mps": torch.backends.mps.is_available(),
-        "cpu": True,
-    }
     if wanted == "auto":
-        return "cuda" if present["cuda"] else "cpu"
-    if not present.get(wanted, False):
-        here = ", ".join(name for name, is_there in present.items() if is_there)
+        return "cuda" if is_here("cuda") else "cpu"
+    if not is_here(wanted):
+        here = ", ".join(filter(is_here, ("cuda", "mps", "cpu")))
         raise ValueError(f"no device {wanted!r} on this machine; there are: {here}")
     return wanted
 

@@ -101,7 +101,8 @@ def space(request: Request) -> SearchSpace:
     found = search_space(request.preset, request.settings, request.data)
     if request.sampler != "grid":
         found.check_combinations()
-    return checked_space(replace(found, base=on_device(found.base, request.device)))
+    base = on_device(found.base, request.device, request.address)
+    return checked_space(replace(found, base=base))
 
 
 def main(argv: Sequence[str]) -> int:

@@ -54,7 +54,7 @@ def files(root: Path) -> dict[str, Any]:
             found[str(path.relative_to(root))] = path.read_bytes()
         if path.name == "stage.json":
             record = json.loads(path.read_text())
-            del record["seconds"]
+            del record["seconds"], record["sha256"]
             found[str(path.relative_to(root))] = record
     return found
 

@@ -68,6 +68,12 @@ def started(address: str | None, *, verbose: bool = False) -> Iterator[None]:
             ray.shutdown()
 
 
+def has_gpus(address: str) -> bool:
+    """Whether a machine of the cluster has one now. Raises StudyError, see `started`."""
+    with started(address):
+        return bool(ray.cluster_resources().get("GPU", 0.0) > 0)
+
+
 @contextlib.contextmanager
 def silent_stderr() -> Iterator[None]:
     """Send what native code writes to stderr, which no Python logger sees, to nowhere."""

@@ -33,8 +33,17 @@ def load_preset(name: str) -> Preset:
     return PRESETS[name]()
 
 
-def on_device(config: TrialConfig, device: str) -> TrialConfig:
-    """The config for a device that is there. Raises StudyError if it is not."""
+def on_device(config: TrialConfig, device: str, address: str | None = None) -> TrialConfig:
+    """The config for a device that is there: on the Ray cluster at the address, whose machines are
+    asked themselves before the first trial (`tune.preflight`), or here. Raises StudyError if it is
+    not."""
+    if address is not None:
+        from tune.cluster import check_address, has_gpus
+
+        check_address(address)
+        decided = ("cuda" if has_gpus(address) else "cpu") if device == "auto" else device
+        return config.override({"compute.device": decided})
+
     from guard.device import available_device
 
     try:

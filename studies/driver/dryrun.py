@@ -12,6 +12,7 @@ from rich.console import Console
 from guard.config.schema import paths
 from guard.data.datasets import load_data
 from guard.data.images import Splits
+from guard.device import is_here
 from guard.pipeline import plan as plan_stages
 from guard.trial import TrialConfig
 from studies.driver.estimate import estimate, seconds_per_pass
@@ -49,9 +50,13 @@ def print_work(console: Console, config: TrialConfig, splits: Splits, num_trials
     console.print("\nstages of one trial and their keys:")
     for stage in plan_stages(config):
         console.print(f"  {stage.name:<10} {stage.key}")
-    work, speed = estimate(config, splits), seconds_per_pass(config, splits)
+    work = estimate(config, splits)
     shares = ", ".join(f"{name} {passes:.3g}" for name, passes in work.passes.items())
     console.print(f"\nwork of one trial, in image passes: {shares}; {work.total:.3g} in all")
+    if not is_here(config.compute.device):
+        console.print(f"this machine has no {config.compute.device} to measure a pass on")
+        return
+    speed = seconds_per_pass(config, splits)
     seconds = work.total * speed
     console.print(
         f"at {1e6 * speed:.1f} µs a pass measured here: about {duration(seconds)} a trial, "

@@ -89,7 +89,7 @@ def carry_out(console: Console, job: Job, resources: StageResources) -> int:
         told = f"study {folder.path}: {finished} of {all_trials} trials are finished"
         console.print(told, soft_wrap=True)
         if job.unfinished():
-            with opened(console, folder, place, about) as session:
+            with opened(console, folder, place, about, job.base) as session:
                 job.work(session)
                 results = write(job, about)
                 close(console, session, job.story, results, done=not job.unfinished())

@@ -14,13 +14,14 @@ import ray
 import torch
 from rich.console import Console
 
+from guard.trial import TrialConfig
 from studies.design.about import About
 from studies.design.study import Story, conclusion
 from studies.driver.options import RunConfig
 from studies.driver.request import Request
 from studies.reporting.progress import Progress
 from studies.reporting.terminal import print_tracking_errors
-from tune import cluster
+from tune import cluster, preflight
 from tune.desk import RayRunner, open_desk, totals
 from tune.resources import StageResources
 from tune.results.findings import Results
@@ -129,11 +130,18 @@ def sigterm_interrupts() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def opened(console: Console, folder: StudyFolder, place: Place, about: About) -> Iterator[Session]:
-    """Ray started or joined, and a session on it. The caller closes the tracker."""
+def opened(
+    console: Console, folder: StudyFolder, place: Place, about: About, base: TrialConfig
+) -> Iterator[Session]:
+    """Ray started or joined, its machines checked, and a session on it. The caller closes the
+    tracker. Raises StudyError for machines that cannot compute the study's trials."""
     console.print("starting Ray …")
     with cluster.started(place.address, verbose=place.run.verbose), sigterm_interrupts():
-        place.resources.check(totals())
+        if place.address is None:
+            place.resources.check(totals())
+        else:
+            console.print("asking the cluster's machines for versions, device, data, output …")
+            preflight.check(folder.path, base.data, base.compute.device)
         name = f"desk:{folder.path}"
         desk = open_desk(name, folder.artifacts, place.resources)
         tracker = Tracker(folder, place.tracking_uri, about.note(folder))

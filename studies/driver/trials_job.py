@@ -131,7 +131,7 @@ def prepared(study: Study, request: Request) -> TrialsJob:
     if request.data is not None:
         fixed["data.path"] = request.data
     base = base_config(request.preset.config, fixed, design.axes.get("method", ()))
-    base = on_device(base, request.device)
+    base = on_device(base, request.device, request.address)
     configs = [run.config for run in design.runs(base, request.seeds)]
     base = checked(base, configs)
     return TrialsJob(story=study, request=request, base=base, design=design)

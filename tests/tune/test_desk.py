@@ -22,6 +22,7 @@ from guard.errors import StudyError
 from guard.pipeline import local_runner, run_trial
 from guard.stage import Stage
 from guard.trial import TrialConfig
+from helpers import files
 from tune.desk import NAMESPACE, RayRunner, StageLost, open_desk, wait_for_desk
 from tune.resources import Resources, StageResources
 from tune.trainable import COORDINATOR_CPUS
@@ -282,20 +283,6 @@ def test_a_coordinator_holds_no_gpu_and_imports_no_torch(tmp_path: Path) -> None
     }
 
 
-def files(store: ArtifactStore) -> dict[str, bytes]:
-    """What every stage wrote, without how long it took."""
-    written = {}
-    for path in sorted(store.root.rglob("*.*")):
-        if path.is_file():
-            content = path.read_bytes()
-            if path.name == "stage.json":
-                record = json.loads(content)
-                del record["seconds"], record["sha256"]
-                content = json.dumps(record).encode()
-            written[str(path.relative_to(store.root))] = content
-    return written
-
-
 def test_each_kind_of_method_writes_the_same_bytes_with_ray_and_without(tmp_path: Path) -> None:
     alone, together = (ArtifactStore(tmp_path / name) for name in ("alone", "together"))
     name = f"desk:{uuid.uuid4()}"
@@ -307,9 +294,9 @@ def test_each_kind_of_method_writes_the_same_bytes_with_ray_and_without(tmp_path
         run_trial(config, local_runner(alone))
         run_trial(config, RayRunner(name))
     ray.kill(actor)
-    expected = files(alone)
+    expected = files(alone.root)
     assert {address.split("/")[0] for address in expected} >= {"expert", "recover", "subset"}
-    assert files(together) == expected
+    assert files(together.root) == expected
 
 
 def test_resources_that_no_node_has_are_refused() -> None:
