@@ -1,0 +1,136 @@
+"""Remove results that no study of an output folder needs.
+
+A study needs every stage of its trials; they make its report and are what it goes on from. What is
+left of deleted studies, of older versions and of single trials goes, the oldest first.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import shutil
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+
+from guard.artifacts import ArtifactStore
+from guard.errors import StudyError
+from guard.pipeline import landscapes, plan
+from guard.trial import TrialConfig
+from studies.driver import flags
+from studies.reporting.progress import duration
+from tune.results.folder import RESERVED, StudyFolder
+
+DAY_S = 24 * 3600.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Leftover:
+    """A result that no study needs."""
+
+    folder: Path
+    num_bytes: int
+    age_s: float
+    """Since it was written."""
+
+
+def parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m studies.clean", description=__doc__)
+    parser.add_argument("output", metavar="DIR", help="an output folder, as --output names it")
+    parser.add_argument(
+        "--older-than",
+        type=float,
+        default=7.0,
+        metavar="DAYS",
+        help="leave what is younger (default: 7)",
+    )
+    parser.add_argument(
+        "--keep",
+        type=float,
+        default=0.0,
+        metavar="GIB",
+        help="leave the youngest of it, up to so much (default: 0)",
+    )
+    parser.add_argument("--dry-run", action="store_true", help="say what would go; remove nothing")
+    return parser
+
+
+def main(argv: Sequence[str]) -> int:
+    """Clean the folder. Raises StudyError for a folder that is none, or one of whose studies is
+    running."""
+    args = parser().parse_args(argv)
+    for flag, value in (("--older-than", args.older_than), ("--keep", args.keep)):
+        if not value >= 0:
+            raise StudyError(f"{flag}: must be at least 0, got {value:g}")
+    output = Path(args.output).expanduser().absolute()
+    store = ArtifactStore(output / "artifacts")
+    if not store.root.is_dir():
+        raise StudyError(f"{output}: holds no results of studies (no folder artifacts)")
+    console = Console(highlight=False, soft_wrap=True, markup=False)
+    with contextlib.ExitStack() as locks:
+        folders = studies(output)
+        for folder in folders:
+            locks.enter_context(held(folder))
+        going = list(chosen(leftovers(store, folders), args.older_than * DAY_S, args.keep * 2**30))
+        for leftover in going:
+            address = leftover.folder.relative_to(store.root)
+            size = f"{leftover.num_bytes / 2**20:.1f} MiB"
+            console.print(f"{address}  {size}, {duration(leftover.age_s)} old")
+            if not args.dry_run:
+                shutil.rmtree(leftover.folder)
+    total = sum(leftover.num_bytes for leftover in going) / 2**20
+    would = "would be removed" if args.dry_run else "removed"
+    console.print(f"{len(going)} results, {total:.1f} MiB {would}; {len(folders)} studies kept")
+    return 0
+
+
+def studies(output: Path) -> list[StudyFolder]:
+    """Those of an output folder."""
+    names = sorted(path.name for path in output.iterdir() if path.is_dir())
+    return [StudyFolder(output, name) for name in names if name not in RESERVED]
+
+
+@contextlib.contextmanager
+def held(folder: StudyFolder) -> Iterator[None]:
+    """The study's lock: what it may be computing now is in no record yet. Raises StudyError if it
+    is running."""
+    from tune.search import locked  # imports Ray
+
+    with locked(folder):
+        yield
+
+
+def needed(folder: StudyFolder) -> set[str]:
+    """Addresses of everything that a study's trials are made of."""
+    found: set[str] = set()
+    for record in (*folder.records(), *folder.confirmations()):
+        config = TrialConfig.from_dict(record.config)
+        found |= {stage.address for stage in (*plan(config), *landscapes(config).values())}
+    return found
+
+
+def leftovers(store: ArtifactStore, folders: Iterable[StudyFolder]) -> list[Leftover]:
+    """The youngest first."""
+    kept = {address for folder in folders for address in needed(folder)}
+    now, found = time.time(), []
+    for path in store.root.glob("*/*"):
+        if str(path.relative_to(store.root)) not in kept and path.is_dir():
+            size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+            found.append(Leftover(folder=path, num_bytes=size, age_s=now - path.stat().st_mtime))
+    return sorted(found, key=lambda leftover: leftover.age_s)
+
+
+def chosen(found: Iterable[Leftover], older_than_s: float, keep_bytes: float) -> Iterator[Leftover]:
+    """What goes, of leftovers of which the youngest come first."""
+    left = keep_bytes
+    for leftover in found:
+        left -= leftover.num_bytes
+        if leftover.age_s >= older_than_s and left < 0:
+            yield leftover
+
+
+if __name__ == "__main__":
+    flags.run(main)

@@ -1,0 +1,94 @@
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from builders import configured, record
+from guard.artifacts import ArtifactStore
+from guard.errors import StudyError
+from guard.pipeline import plan
+from guard.stage import Stage
+from studies import clean
+from tune.results.folder import StudyFolder
+from tune.search import locked
+
+DAY_S = 24 * 3600
+
+
+def write(stage: Stage, store: ArtifactStore, folder: Path) -> Mapping[str, Any]:
+    (folder / "result.bin").write_bytes(bytes(2**20))
+    return {}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> StudyFolder:
+    """A study of one trial, all of whose stages are there, and those of another's, which are a day
+    older each."""
+    made, store = StudyFolder(tmp_path, "s"), ArtifactStore(tmp_path / "artifacts")
+    mine, other = configured(), configured({"seed": 9, "student.seed": 9})
+    made.write(record(0, 0.9, 0.4, config=mine))
+    for stage in plan(mine):
+        os.utime(store.get_or_build(stage, write).path, (0, 0))
+    for number, stage in enumerate(plan(other)):
+        when = time.time() - number * DAY_S - 10
+        os.utime(store.get_or_build(stage, write).path, (when, when))
+    return made
+
+
+def addresses(folder: StudyFolder) -> set[str]:
+    root = folder.artifacts
+    return {str(path.relative_to(root)) for path in root.glob("*/*")}
+
+
+def stages(seed: int) -> list[str]:
+    config = configured({"seed": seed, "student.seed": seed})
+    return [stage.address for stage in plan(config)]
+
+
+def test_what_a_study_needs_stays_and_the_rest_goes(
+    folder: StudyFolder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    others = stages(9)
+    assert clean.main([str(folder.output), "--older-than", "3"]) == 0
+    assert addresses(folder) == {*stages(0), *others[:3]}
+    gone = len(others) - 3
+    assert f"{gone} results, {gone}.0 MiB removed; 1 studies kept" in capsys.readouterr().out
+    assert clean.main([str(folder.output), "--older-than", "0"]) == 0
+    assert addresses(folder) == set(stages(0))
+
+
+def test_the_youngest_are_left_up_to_a_size(folder: StudyFolder) -> None:
+    clean.main([str(folder.output), "--older-than", "0", "--keep", str(2.5 / 1024)])
+    assert addresses(folder) == {*stages(0), *stages(9)[:2]}
+
+
+def test_a_dry_run_removes_nothing(folder: StudyFolder, capsys: pytest.CaptureFixture[str]) -> None:
+    before = addresses(folder)
+    clean.main([str(folder.output), "--older-than", "0", "--dry-run"])
+    assert addresses(folder) == before
+    told = capsys.readouterr().out
+    assert all(address in told for address in stages(9)) and "would be removed" in told
+
+
+def test_nothing_is_removed_while_a_study_runs(folder: StudyFolder) -> None:
+    before = addresses(folder)
+    with locked(folder), pytest.raises(StudyError, match="is running"):
+        clean.main([str(folder.output), "--older-than", "0"])
+    assert addresses(folder) == before
+
+
+@pytest.mark.parametrize("argument", ["--older-than", "--keep"])
+def test_bad_amounts_are_refused(folder: StudyFolder, argument: str) -> None:
+    for value in ("-1", "nan"):
+        with pytest.raises(StudyError, match=f"{argument}: must be at least 0, got {value}"):
+            clean.main([str(folder.output), argument, value])
+
+
+def test_a_folder_without_results_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(StudyError, match="holds no results of studies"):
+        clean.main([str(tmp_path)])
