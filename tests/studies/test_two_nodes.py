@@ -1,0 +1,154 @@
+"""A cluster of several machines, each a raylet here: the driver and the head compute nothing."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+import pytest
+
+from helpers import files
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
+ENVIRONMENT = {"RAY_AUTH_MODE": "token", "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0"}
+SETTINGS = (
+    "squeeze.epochs=30",
+    "student.train.epochs=10",
+    "sre2l.iterations=20",
+    "evaluation.attacks=fgsm",
+    "evaluation.diagnose=false",
+    "method=sre2l",
+    "ipc=1",
+    "seed=choice(0, 1, 2, 3)",
+    "regularizer=none",
+    "confirm.seeds=0",
+)
+
+
+@dataclass
+class Cluster:
+    """A head without any CPU, and raylets that come and go."""
+
+    folder: Path
+    port: int
+    machines: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+
+    @property
+    def address(self) -> str:
+        return f"{socket.gethostbyname(socket.gethostname())}:{self.port}"
+
+    def start(self, name: str, *arguments: str) -> None:
+        ray = Path(sys.executable).with_name("ray")
+        log = (self.folder / f"{name}.log").open("wb")
+        self.machines[name] = subprocess.Popen(
+            [ray, "start", "--block", "--disable-usage-stats", *arguments],
+            env={**os.environ, **ENVIRONMENT},
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        deadline = time.monotonic() + 180
+        while b"Ray runtime started" not in (self.folder / f"{name}.log").read_bytes():
+            assert time.monotonic() < deadline and self.machines[name].poll() is None
+            time.sleep(0.5)
+
+    def join(self, name: str, cpus: int, gpus: int = 0) -> None:
+        amounts = (f"--num-cpus={cpus}", f"--num-gpus={gpus}")
+        self.start(name, f"--address={self.address}", *amounts)
+
+    def computing(self, name: str) -> bool:
+        """Whether a stage is being computed on the machine."""
+        with contextlib.suppress(psutil.Error):
+            every = psutil.Process(self.machines[name].pid).children(recursive=True)
+            return any("ray::stage" in " ".join(process.cmdline()) for process in every)
+        return False
+
+    def kill(self, name: str) -> None:
+        """At once, with everything that runs on it."""
+        machine = self.machines.pop(name)
+        with contextlib.suppress(psutil.Error):
+            for process in psutil.Process(machine.pid).children(recursive=True):
+                with contextlib.suppress(psutil.Error):
+                    process.kill()
+        machine.send_signal(signal.SIGKILL)
+        machine.wait()
+
+
+@pytest.fixture
+def cluster(tmp_path: Path) -> Iterator[Cluster]:
+    with socket.socket() as free:
+        free.bind(("", 0))
+        port = free.getsockname()[1]
+    made = Cluster(tmp_path, port)
+    made.start("head", "--head", f"--port={port}", "--num-cpus=0", "--include-dashboard=false")
+    yield made
+    for name in reversed(list(made.machines)):
+        made.kill(name)
+
+
+def sweep(output: Path, *arguments: str) -> subprocess.Popen[str]:
+    settings = [part for setting in SETTINGS for part in ("--set", setting)]
+    command = [sys.executable, "-m", "studies.sweep", "--sampler", "grid", "--output", str(output)]
+    return subprocess.Popen(
+        [*command, *settings, *arguments],
+        env={**os.environ, **ENVIRONMENT},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def rows(output: Path) -> list[dict[str, str]]:
+    """results.csv without what a clock says."""
+    with (output / "digits" / "results.csv").open(newline="", encoding="utf-8") as file:
+        found = list(csv.DictReader(file))
+    return [{k: v for k, v in row.items() if "seconds" not in k} for row in found]
+
+
+def test_auto_is_the_clusters_device_and_its_machines_are_asked(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    cluster.join("small", 1)
+    cluster.join("claims a gpu", 1, 1)
+    refused = sweep(tmp_path / "out", "--address", cluster.address)
+    told = refused.communicate()[0]
+    assert refused.returncode == 2, told
+    assert told.count("no device 'cuda' on this machine") == 1, told
+    there = sweep(tmp_path / "out", "--address", cluster.address, "--device", "cpu", "--dry-run")
+    assert there.wait() == 0
+
+
+def test_a_study_goes_on_when_a_machine_dies_and_another_joins(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    cluster.join("first", 1)
+    cluster.join("second", 1)
+    running = sweep(tmp_path / "cluster", "--address", cluster.address)
+    deadline, seen = time.monotonic() + 600, set()
+    while seen != {"first", "second"}:
+        assert time.monotonic() < deadline and running.poll() is None
+        seen |= {name for name in ("first", "second") if cluster.computing(name)}
+        time.sleep(0.1)
+    while not cluster.computing("second"):
+        assert time.monotonic() < deadline and running.poll() is None
+        time.sleep(0.05)
+    cluster.kill("second")
+    cluster.join("third", 1)
+    told = running.communicate()[0]
+    assert running.returncode == 0, told
+    alone = sweep(tmp_path / "alone", "--set", "run.concurrent=1")
+    assert alone.communicate() and alone.returncode == 0
+    assert rows(tmp_path / "cluster") == rows(tmp_path / "alone")
+    assert all(row["status"] == "complete" for row in rows(tmp_path / "cluster"))
+    made, expected = (files(tmp_path / n / "artifacts") for n in ("cluster", "alone"))
+    assert made == expected
