@@ -116,9 +116,10 @@ class EvaluationConfig(Config):
     splits: tuple[Split, ...] = ("validation", "test")
     """Where the student is evaluated."""
     seed: Seed = 0
+    """Of the attacks."""
     batch_size: Annotated[int, at_least(1)] = 500
     max_samples: Annotated[int, at_least(1)] | None = None
-    """Evaluate on so many images, drawn by `seed`; None: on all."""
+    """Evaluate on so many images, drawn once for all seeds; None: on all."""
 
     NAMED: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "paper": {"eps": 1 / 255, "attacks": ("paper",), "cascade": False},
@@ -147,24 +148,6 @@ class EvaluationConfig(Config):
         """Without what is decided outside an evaluation's stages."""
         plain = EvaluationConfig()
         return replace(self, diagnose=plain.diagnose, splits=plain.splits)
-
-    def check_side(self, side: int) -> None:
-        """Raises ConfigError for an attack that images of this side (pixels) are not fit for.
-
-        Square in L2 starts from tiles of a fifth of the side; where they do not fit, torchattacks
-        fails (so does the code that it is after).
-        """
-        squares = [name for name in expanded(self.attacks) if name.startswith("square")]
-        squares += ["Square, which evaluation.diagnose asks,"] if self.diagnose else []
-        tile = side // 5
-        start = (side - 5 * tile) // 2
-        fits = tile == 1 or (tile > 1 and start + side // tile * tile <= side)
-        if self.norm == "L2" and squares and not fits:
-            raise ConfigError(
-                "evaluation.attacks",
-                f"{squares[0]} in L2 cannot tile images of {side} px; do without it, or set "
-                "another data.image_size",
-            )
 
     def check(self) -> None:
         """Unknown or doubled names, and attacks that have no meaning in the norm. Raises

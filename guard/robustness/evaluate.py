@@ -214,10 +214,10 @@ def evaluate(
 
 
 def chosen(images: ImageSet, config: EvaluationConfig) -> ImageSet:
-    """All images, or `max_samples` of them drawn by the seed."""
+    """All images, or `max_samples` of them, the same ones whatever the seed."""
     if config.max_samples is None:
         return images
-    return drawn(images, config.max_samples, config.seed, "samples")
+    return drawn(images, config.max_samples, 0, "samples")
 
 
 def drawn(images: ImageSet, count: int, seed: int, label: str) -> ImageSet:

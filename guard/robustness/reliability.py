@@ -1,7 +1,7 @@
 """Whether an evaluation can be believed: cheap measurements of a model that is attacked.
 
 Small enough to run with every trial (some 300 passes of 64 images). What they mean is said in
-`guard.flags`.
+`guard.robustness.flags`.
 """
 
 from __future__ import annotations
@@ -40,7 +40,8 @@ def diagnose(
     device: torch.device,
     surrogate: nn.Module | None = None,
 ) -> dict[str, float]:
-    """What `guard.flags` judges, on up to 64 images that the model gets right; shares of those.
+    """What `guard.robustness.flags` judges, on up to 64 images that the model gets right; shares of
+    those.
 
     zero_gradients: with an input gradient of 0 in float32. restart_gain, square_gain,
     transfer_gain: broken by four more starts of PGD-20, by 200 queries of Square, by PGD-20 on the

@@ -80,7 +80,6 @@ def checked(base: TrialConfig, configs: Iterable[TrialConfig]) -> TrialConfig:
                 f"{config.method} starts from real images and the smallest class has {smallest} "
                 f"for training, got {config.ipc}",
             )
-        config.evaluation.check_side(splits.spec.image_size)
         models |= {config.model, config.distilled_model, config.student_model}
     for model in sorted(models, key=str):
         try:

@@ -1,14 +1,23 @@
 """Attacks in pixel space: torchattacks, with its known faults kept out.
 
-x: (B, C, H, W) in [0, 1]; y: (B,); a model returns logits. Works with torchattacks 3.3 and 3.5.
-What each attack finds for a sample does not depend on the batch that the sample is in, up to the
-rounding of batched arithmetic.
+x: (B, C, H, W) in [0, 1]; y: (B,); a model returns logits. What each attack finds for a sample does
+not depend on the batch that the sample is in, up to the rounding of batched arithmetic.
 
-Corrections of torchattacks: AutoAttack has the standard budget (100 steps, not 10) and the number
-of classes; random numbers are each sample's own (`draws`); APGD-T in L2 runs sample by sample
-(it steps all of them by the first one's step size); CW, PGD in L2 and PGD on the margin are our own
-(`cw`, `pgd`); a perturbation that is not finite (0/0 at a vanishing gradient) is none; and nothing
-counts as adversarial that is outside the ball.
+What differs from torchattacks' own attacks:
+
+- AutoAttack has the standard budget (100 steps, not 10; Square's schedule of window sizes as it is,
+  not stretched to 5,000 queries) and the number of classes.
+- APGD-T in L2 steps each sample by its own step size, not by the first one's (`apgd`).
+- Square in L2 counts the mass of a perturbation in each channel, and takes images of any side
+  (`square`).
+- DeepFool overshoots as a whole, not in each step.
+- CW stops each sample on its own (`cw`); PGD in L2 divides each gradient by its own length, and PGD
+  on the margin is not there at all (`pgd`).
+- PGD, MIM, VMI and Jitter take steps of a quarter of the radius, whatever the radius. GUARD's
+  evaluation has the same for PGD; its MIM steps the whole radius each time, and divides the
+  gradient by the mean of the batch.
+- Random numbers are each sample's own (`draws`); a perturbation that is not finite (0/0 at a
+  vanishing gradient) is none; and nothing counts as adversarial that is outside the ball.
 """
 
 from __future__ import annotations
@@ -23,10 +32,12 @@ from torch import Tensor, nn
 
 from guard.config.evaluation import AUTOATTACK_STEPS, SQUARE_QUERIES, TARGETS, Norm, steps_of
 from guard.models.networks import frozen
+from guard.robustness.attacks.apgd import TargetedAPGD
 from guard.robustness.attacks.cw import CarliniWagner
 from guard.robustness.attacks.draws import SharedDraws
 from guard.robustness.attacks.passes import Counted
 from guard.robustness.attacks.pgd import ProjectedGradient
+from guard.robustness.attacks.square import Square
 from guard.seeding import derive, fenced
 
 __all__ = ["Attack", "CarliniWagner", "Counted", "ThreatModel", "attack_images", "build_attack"]
@@ -38,7 +49,6 @@ MIM_STEPS, MIM_DECAY = 20, 1.0
 JITTER_STEPS, VMI_STEPS = 20, 20
 DEEPFOOL_STEPS, DEEPFOOL_OVERSHOOT = 50, 0.02
 CW_C, CW_STEPS, CW_LR = 1e-4, 50, 0.01  # GUARD's evaluation code
-ALONE_IN_L2 = ("apgd-t",)
 FEWEST_CLASSES = 4
 """Of the targeted DLR loss: it divides by a difference of the first and fourth logits."""
 TOLERANCE = 1e-5
@@ -80,7 +90,8 @@ def fgsm(model: nn.Module, threat: ThreatModel) -> Attack:
 
 
 def mim(model: nn.Module, threat: ThreatModel) -> Attack:
-    """Momentum iterative FGSM (arXiv 1710.06081); the gradient is normalised per sample."""
+    """Momentum iterative FGSM (arXiv 1710.06081), steps of eps/4; the gradient is normalised per
+    sample."""
     attack: Attack = torchattacks.MIFGSM(
         model, eps=threat.eps, alpha=threat.eps / 4, steps=MIM_STEPS, decay=MIM_DECAY
     )
@@ -104,21 +115,25 @@ def jitter(model: nn.Module, threat: ThreatModel) -> Attack:
 
 
 def square(model: nn.Module, threat: ThreatModel, queries: int | None = None) -> Attack:
-    """arXiv 1912.00049."""
-    attack: Attack = torchattacks.Square(
+    """arXiv 1912.00049. The window shrinks as in AutoAttack, which asks 5,000 times and does not
+    reach the smallest ones; with another number of queries the whole schedule is stretched to it.
+    """
+    asked = queries or SQUARE_QUERIES
+    attack: Attack = Square(
         model,
         norm=threat.norm,
         eps=threat.eps,
-        n_queries=queries or SQUARE_QUERIES,
+        n_queries=asked,
         p_init=0.8,
+        resc_schedule=asked != SQUARE_QUERIES,
         seed=0,
     )
     return attack
 
 
 def targets(threat: ThreatModel) -> int:
-    """What torchattacks takes for "n_classes": one more than the targets."""
-    return min(threat.num_classes, TARGETS + 1)
+    """How many wrong classes the targeted attacks aim at."""
+    return min(threat.num_classes - 1, TARGETS)
 
 
 def standard(threat: ThreatModel) -> dict[str, Any]:
@@ -135,14 +150,14 @@ def apgd_t(model: nn.Module, threat: ThreatModel) -> Attack:
     """Does nothing with fewer than four classes, where its loss is not defined."""
     if threat.num_classes < FEWEST_CLASSES:
         return lambda x, y: x
-    attack: Attack = torchattacks.APGDT(model, **standard(threat), n_classes=targets(threat))
+    attack: Attack = TargetedAPGD(model, targets(threat), **standard(threat))
     return attack
 
 
 def fab_t(model: nn.Module, threat: ThreatModel) -> Attack:
     """arXiv 1907.02044."""
     attack: Attack = torchattacks.FAB(
-        model, **standard(threat), multi_targeted=True, n_classes=targets(threat)
+        model, **standard(threat), multi_targeted=True, n_classes=targets(threat) + 1
     )
     return attack
 
@@ -197,9 +212,6 @@ def attack_images(
     """
     if not len(x):
         return x
-    if threat.norm == "L2" and name in ALONE_IN_L2 and len(x) > 1:
-        rows = zip(x.split(1), y.split(1), strict=True)
-        return torch.cat([attack_images(name, model, *row, threat, seed) for row in rows])
     own = derive(seed, "attack", name)
     with fenced(own), frozen(model), SharedDraws(own):
         moved = build_attack(name, model, threat)(x, y).detach()

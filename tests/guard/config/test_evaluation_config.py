@@ -207,19 +207,3 @@ def test_the_standard_evaluation_is_a_cascade_of_autoattack_at_eight_pixels() ->
 def test_the_student_is_evaluated_on_chosen_splits(splits: list[str]) -> None:
     config = TrialConfig().override({"evaluation.splits": splits})
     assert config.evaluation.splits == tuple(splits)
-
-
-@pytest.mark.parametrize("side", [4, 12, 14, 18, 19, 24])
-def test_square_in_l2_is_refused_where_its_tiles_do_not_fit(side: int) -> None:
-    config = EvaluationConfig(norm="L2", attacks=("pgd5", "standard"))
-    with pytest.raises(ConfigError, match=f"cannot tile images of {side} px"):
-        config.check_side(side)
-    EvaluationConfig(attacks=("standard",)).check_side(side)
-    with pytest.raises(ConfigError, match=r"evaluation\.diagnose"):
-        EvaluationConfig(norm="L2", attacks=("pgd5",)).check_side(side)
-    EvaluationConfig(norm="L2", attacks=("pgd5",), diagnose=False).check_side(side)
-
-
-@pytest.mark.parametrize("side", [8, 16, 20, 28, 32, 64, 224])
-def test_square_in_l2_is_taken_where_they_fit(side: int) -> None:
-    EvaluationConfig(norm="L2", attacks=("square",)).check_side(side)

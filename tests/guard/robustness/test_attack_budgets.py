@@ -11,7 +11,9 @@ from attacking import EPS, QUERIES, each_norm, mlp, right_samples, samples, thre
 from torch.nn import functional as F
 
 from guard.robustness.attacks import Counted, ThreatModel, attack_images, build_attack
+from guard.robustness.attacks.apgd import TargetedAPGD
 from guard.robustness.attacks.pgd import ProjectedGradient
+from guard.robustness.attacks.square import Square
 
 pytestmark = pytest.mark.usefixtures("fewer_steps")
 
@@ -76,13 +78,16 @@ def test_the_standard_budgets(
         build_attack(name, victim.model, ThreatModel(eps=0.1, num_classes=10, norm=norm))
         for name in names
     ]
-    kinds = [torchattacks.APGD, torchattacks.APGDT, torchattacks.FAB, torchattacks.Square]
+    kinds = [torchattacks.APGD, TargetedAPGD, torchattacks.FAB, Square]
     assert [type(part) for part in parts] == kinds
     assert [part.steps for part in parts[:3]] == [100] * 3
     assert [part.n_restarts for part in parts] == [1] * 4
-    assert parts[0].loss == "ce"
+    assert [parts[0].loss, parts[0].eot_iter, parts[0].thr_decr] == ["ce", 1, 0.75]
+    assert [parts[1].loss, parts[1].eot_iter, parts[1].thr_decr] == ["dlr", 1, 0.75]
     assert parts[2].multi_targeted
+    assert (parts[2].alpha_max, parts[2].eta, parts[2].beta) == (0.1, 1.05, 0.9)
     assert (parts[3].n_queries, parts[3].p_init, parts[3].loss) == (5000, 0.8, "margin")
+    assert not parts[3].rescale_schedule
     assert all((part.eps, part.norm) == (0.1, norm) for part in parts)
 
 
@@ -90,9 +95,9 @@ def test_the_standard_budgets(
 def test_targeted_attacks_take_nine_targets_or_all_others(
     classes: int, targets: int, victim: SimpleNamespace
 ) -> None:
-    for name in ("apgd-t", "fab-t"):
-        attack = build_attack(name, victim.model, ThreatModel(eps=0.1, num_classes=classes))
-        assert attack.n_target_classes == targets
+    ball = ThreatModel(eps=0.1, num_classes=classes)
+    assert build_attack("apgd-t", victim.model, ball).num_targets == targets
+    assert build_attack("fab-t", victim.model, ball).n_target_classes == targets
 
 
 @each_norm
