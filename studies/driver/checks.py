@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -103,11 +104,11 @@ def parse_resources(texts: Sequence[str], config: TrialConfig) -> StageResources
             known = ", ".join((EVERY_STAGE, *STAGES))
             raise StudyError(f"--resources: no stage is named {stage!r}; there are: {known}")
         try:
-            values = [float(part) for part in amounts.split(",")]
-            cpus, gpus = values if len(values) == 2 else (values[0], default.gpus)
-        except (ValueError, IndexError):
+            cpus, *more = [float(part) for part in amounts.split(",")]
+            (gpus,) = more or [default.gpus]
+        except ValueError:
             raise StudyError(f"--resources: must be STAGE=CPUS[,GPUS], got {text!r}") from None
-        if not (cpus > 0 and gpus >= 0 and (gpus <= 1 or gpus == int(gpus))):
+        if not (0 < cpus < math.inf and 0 <= gpus < math.inf and (gpus <= 1 or gpus % 1 == 0)):
             raise StudyError(
                 f"--resources: CPUs above 0, GPUs a fraction or a whole number; got {text!r}"
             )

@@ -26,6 +26,27 @@ def test_resources_have_a_default_by_device_and_exceptions_by_stage() -> None:
     assert parse_resources([], on_gpu).of("squeeze") == Resources(4, 1)
 
 
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("all=1,0.5,2", r"must be STAGE=CPUS\[,GPUS\], got 'all=1,0.5,2'"),
+        ("all=1,", "must be STAGE=CPUS"),
+        ("all=", "must be STAGE=CPUS"),
+        ("all", "must be STAGE=CPUS"),
+        ("all=two", "must be STAGE=CPUS"),
+        ("all=0", "CPUs above 0"),
+        ("all=inf", "CPUs above 0"),
+        ("all=nan", "CPUs above 0"),
+        ("all=1,1.5", "GPUs a fraction or a whole number"),
+        ("all=1,inf", "GPUs a fraction or a whole number"),
+        ("sqeeze=1", "no stage is named 'sqeeze'"),
+    ],
+)
+def test_resources_that_are_none_are_refused(text: str, reason: str) -> None:
+    with pytest.raises(UserError, match=f"--resources: .*{reason}"):
+        parse_resources([text], TrialConfig())
+
+
 def test_the_content_of_the_data_becomes_part_of_the_config() -> None:
     checked = checked_space(space([]))
     assert len(checked.base.data.sha256) == 64
