@@ -1,7 +1,8 @@
-"""Figures that other benchmarks of this field report, defined as they define them.
+"""BEARD's figures (arXiv 2411.09265; github.com/zhouzhengqd/BEARD), defined and named as there.
 
 They compare attacks with each other, so each attack needs a figure of its own
-(evaluation.cascade = false) and there must be two or more.
+(evaluation.cascade = false) and there must be two or more. BEARD's leaderboard heads the columns of
+RR and AE with RRM and AEM: M for several adversaries. Here they are shares, there percent.
 """
 
 from __future__ import annotations
@@ -16,30 +17,31 @@ from guard.robustness.measures import CLEAN, Measure
 CREI_WEIGHT = 0.5
 
 
-def relative_robustness(clean: float, attacked: Sequence[float]) -> float:
-    """BEARD's RR: 1 − (ACC − mean)/(ACC − min) over the attacks' accuracies; 1 where no attack
-    breaks anything. It is 0 where all attacks do the same, and says nothing about how well the
-    model withstands them: read it beside the absolute accuracies."""
+def robustness_ratio(clean: float, attacked: Sequence[float]) -> float:
+    """BEARD's RR: 1 − (ACC − mean)/(ACC − min) over the attacks' accuracies; 0 where no attack
+    breaks anything, as in its code. It is 0 where all attacks do the same, too, and says nothing
+    about how well the model withstands them: read it beside the absolute accuracies."""
     worst = clean - min(attacked)
-    return 1.0 if worst <= 0 else 1 - (clean - sum(attacked) / len(attacked)) / worst
+    return 0.0 if worst <= 0 else 1 - (clean - sum(attacked) / len(attacked)) / worst
 
 
 def attack_efficiency(unattacked: float, costs: Sequence[float]) -> float:
-    """BEARD's AE: (mean cost − cost of a clean evaluation)/(largest − that), in [0, 1]; 1 where all
-    cost the same."""
+    """BEARD's AE: (mean cost − cost of a clean evaluation)/(largest − that), in [0, 1]; 0 where no
+    attack costs more than a clean evaluation, as in its code."""
     largest = max(costs) - unattacked
-    return 1.0 if largest <= 0 else (sum(costs) / len(costs) - unattacked) / largest
+    return 0.0 if largest <= 0 else (sum(costs) / len(costs) - unattacked) / largest
 
 
-def crei(robustness: float, efficiency: float) -> float:
+def crei(ratio: float, efficiency: float) -> float:
     """BEARD's CREI: ½·RR + ½·AE."""
-    return CREI_WEIGHT * robustness + (1 - CREI_WEIGHT) * efficiency
+    return CREI_WEIGHT * ratio + (1 - CREI_WEIGHT) * efficiency
 
 
 def peer_metrics(config: EvaluationConfig, chain: Sequence[Artifact]) -> dict[str, float]:
-    """beard/rrm, and beard/aem_… and beard/crei_… by model passes and by seconds, from the finished
-    stages of an evaluation. Passes repeat exactly; seconds are those of the machine (a clean
-    evaluation's are taken as 0). Empty where they are not defined."""
+    """beard/rr, beard/ae and beard/crei from the finished stages of an evaluation. Its cost is in
+    seconds, which are the machine's (a clean evaluation's are taken as 0): beard/ae_passes and
+    beard/crei_passes are the same by model passes, which repeat exactly. Empty where they are not
+    defined."""
     if config.cascade or not chain:
         return {}
     found, every = chain[-1].summary["metrics"], attacks_at(config)
@@ -52,15 +54,15 @@ def peer_metrics(config: EvaluationConfig, chain: Sequence[Artifact]) -> dict[st
     counts = [sum(own) for name, own in chain[-1].summary["passes"].items() if name != "clean"]
     passes = dict(zip(every, counts, strict=True))
     seconds = {at: stage.seconds for at, stage in zip(every, chain, strict=True)}
-    robustness = relative_robustness(clean, attacked)
-    by_passes = attack_efficiency(1.0, costs(names, passes, config, right))
+    ratio = robustness_ratio(clean, attacked)
     by_seconds = attack_efficiency(0.0, costs(names, seconds, config, right))
+    by_passes = attack_efficiency(1.0, costs(names, passes, config, right))
     return {
-        "beard/rrm": robustness,
-        "beard/aem_passes": by_passes,
-        "beard/aem_seconds": by_seconds,
-        "beard/crei_passes": crei(robustness, by_passes),
-        "beard/crei_seconds": crei(robustness, by_seconds),
+        "beard/rr": ratio,
+        "beard/ae": by_seconds,
+        "beard/crei": crei(ratio, by_seconds),
+        "beard/ae_passes": by_passes,
+        "beard/crei_passes": crei(ratio, by_passes),
     }
 
 

@@ -12,7 +12,7 @@ from guard.artifacts import Artifact
 from guard.config import EvaluationConfig
 from guard.config.evaluation import attacks_at
 from guard.pipeline import local_runner, run_trial
-from guard.robustness.beard import attack_efficiency, costs, crei, peer_metrics, relative_robustness
+from guard.robustness.beard import attack_efficiency, costs, crei, peer_metrics, robustness_ratio
 
 
 @pytest.mark.parametrize(
@@ -24,17 +24,18 @@ from guard.robustness.beard import attack_efficiency, costs, crei, peer_metrics,
         (0.9, [0.3, 0.3], 0.0),
         (0.9, [0.0, 0.0, 0.0], 0.0),
         (0.7, [0.4], 0.0),
+        (0.6995, [0.3816, 0.2886, 0.508, 0.1828, 0.0831, 0.27], 0.3287),  # BACON, IPC 50
     ],
 )
-def test_relative_robustness_compares_the_mean_with_the_worst(
+def test_the_robustness_ratio_compares_the_mean_with_the_worst(
     clean: float, attacked: list[float], expected: float
 ) -> None:
-    assert relative_robustness(clean, attacked) == pytest.approx(expected)
+    assert robustness_ratio(clean, attacked) == pytest.approx(expected, abs=1e-4)
 
 
 @pytest.mark.parametrize("clean", [0.0, 0.4, 1.0])
-def test_relative_robustness_is_one_where_nothing_breaks(clean: float) -> None:
-    assert relative_robustness(clean, [clean, clean]) == 1
+def test_the_robustness_ratio_is_zero_where_nothing_breaks(clean: float) -> None:
+    assert robustness_ratio(clean, [clean, clean]) == 0
 
 
 @pytest.mark.parametrize(
@@ -44,9 +45,9 @@ def test_relative_robustness_is_one_where_nothing_breaks(clean: float) -> None:
         (0.0, [1.0, 2.0, 3.0], 2 / 3),
         (1.0, [5.0, 5.0], 1.0),
         (0.0, [0.0, 4.0], 0.5),
-        (1.0, [1.0, 1.0], 1.0),
-        (0.0, [0.0, 0.0], 1.0),
-        (2.0, [1.0, 1.0], 1.0),
+        (1.0, [1.0, 1.0], 0.0),
+        (0.0, [0.0, 0.0], 0.0),
+        (2.0, [1.0, 1.0], 0.0),
     ],
 )
 def test_efficiency_compares_the_mean_cost_with_the_largest(
@@ -101,11 +102,11 @@ def test_peers_figures_are_of_each_attack_and_attacked_sample() -> None:
     # 8 right samples: 11 and 41 passes, ¼ and 1 s each
     assert peer_metrics(BOTH, chain) == pytest.approx(
         {
-            "beard/rrm": 1 / 6,  # 1 − (0.8 − 0.3)/(0.8 − 0.2)
-            "beard/aem_passes": 0.625,  # (26 − 1)/(41 − 1)
-            "beard/aem_seconds": 0.625,  # 0.625/1
+            "beard/rr": 1 / 6,  # 1 − (0.8 − 0.3)/(0.8 − 0.2)
+            "beard/ae_passes": 0.625,  # (26 − 1)/(41 − 1)
+            "beard/ae": 0.625,  # 0.625/1
             "beard/crei_passes": (1 / 6 + 0.625) / 2,
-            "beard/crei_seconds": (1 / 6 + 0.625) / 2,
+            "beard/crei": (1 / 6 + 0.625) / 2,
         }
     )
 
@@ -126,10 +127,10 @@ def test_the_search_s_radius_counts_and_unbounded_attacks_count_anywhere() -> No
     passes = [(by_attack[name], 0) if eps in (0.1, math.inf) else (999, 999) for eps, name in parts]
     seconds = [float(sum(counts)) for counts in passes]
     measured = peer_metrics(own, pretended(own, found, passes, seconds))
-    assert measured["beard/rrm"] == pytest.approx(1 - 0.5 / 0.75)
+    assert measured["beard/rr"] == pytest.approx(1 - 0.5 / 0.75)
     # 1, 10 and 3 of each sample
-    assert measured["beard/aem_passes"] == pytest.approx((14 / 3 - 1) / 9)
-    assert measured["beard/aem_seconds"] == pytest.approx(14 / 30)
+    assert measured["beard/ae_passes"] == pytest.approx((14 / 3 - 1) / 9)
+    assert measured["beard/ae"] == pytest.approx(14 / 30)
     cost = costs(
         ["pgd5", "autoattack", "cw"], dict(zip(parts, seconds, strict=True)), own, samples=10
     )
@@ -142,10 +143,10 @@ def test_a_suite_is_its_members_with_autoattack_as_one() -> None:
     found = {"clean_accuracy": 0.5, **{f"robust_accuracy/{name}": 0.25 for name in names}}
     count = len(attacks_at(paper))
     measured = peer_metrics(paper, pretended(paper, found, [(10, 10)] * count, [1.0] * count))
-    assert measured["beard/rrm"] == pytest.approx(0)
+    assert measured["beard/rr"] == pytest.approx(0)
     # autoattack is four attacks, square one of them: 4, 16 and thrice 4 passes a sample
-    assert measured["beard/aem_passes"] == pytest.approx((32 / 5 - 1) / 15)
-    assert measured["beard/aem_seconds"] == pytest.approx((8 / 5) / 4)
+    assert measured["beard/ae_passes"] == pytest.approx((32 / 5 - 1) / 15)
+    assert measured["beard/ae"] == pytest.approx((8 / 5) / 4)
 
 
 @pytest.mark.parametrize(
@@ -174,7 +175,7 @@ def test_figures_of_a_chain_that_reports_nothing_are_empty() -> None:
 def test_a_model_that_is_never_right_has_figures() -> None:
     nothing = {name: 0.0 for name in ACCURACIES}
     measured = peer_metrics(BOTH, pretended(BOTH, nothing, [(10, 0), (0, 0)], [0.5, 0.1]))
-    assert measured["beard/rrm"] == 1
+    assert measured["beard/rr"] == 0
     assert all(math.isfinite(value) for value in measured.values())
 
 
@@ -184,11 +185,10 @@ def test_a_trial_reports_peers_figures_where_they_are_defined(trial: SimpleNames
     result = run_trial(own, local_runner(trial.store))
     measured = {name: v for name, v in result.metrics.items() if "/beard/" in name}
     assert set(measured) == {
-        f"test/beard/{name}"
-        for name in ("rrm", "aem_passes", "aem_seconds", "crei_passes", "crei_seconds")
+        f"test/beard/{name}" for name in ("rr", "ae", "crei", "ae_passes", "crei_passes")
     }
     assert all(0 <= value <= 1 for value in measured.values())
     attacked = [result.metrics[f"test/robust_accuracy/{name}"] for name in ("pgd2", "margin2")]
     clean = result.metrics["test/clean_accuracy"]
-    assert measured["test/beard/rrm"] == relative_robustness(clean, attacked)
+    assert measured["test/beard/rr"] == robustness_ratio(clean, attacked)
     assert not any("beard" in name for name in trial.result.metrics)
