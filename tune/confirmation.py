@@ -5,12 +5,14 @@ The best of many trials looks better than it is; these runs took no part in choo
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
 from guard.config import EvaluationConfig
 from guard.config.schema import Config, at_least
 from guard.trial import TrialConfig
+from tune.results.comparison import SEEDS
 from tune.results.front import control_of, pareto_front
 from tune.results.records import CONFIRMATION, Record
 from tune.runs import Run
@@ -42,7 +44,7 @@ def planned(plan: Confirmation, records: list[Record], best: Record | None) -> l
         Run(
             trial=record.trial,
             config=confirmed_config(record, first + number, plan.attacks),
-            params={**record.params, "seed": first + number},
+            params={**unseeded(record.params), "seed": first + number},
             control=record.control,
             phase=CONFIRMATION,
         )
@@ -52,19 +54,24 @@ def planned(plan: Confirmation, records: list[Record], best: Record | None) -> l
 
 
 def distinct(records: list[Record]) -> list[Record]:
-    """The first record of each config."""
+    """The first record of each config, whatever its seeds."""
     first: dict[str, Record] = {}
     for record in records:
-        first.setdefault(record.fingerprint, record)
+        seedless = TrialConfig.from_dict(record.config).override(dict.fromkeys(SEEDS, 0))
+        first.setdefault(seedless.fingerprint(), record)
     return list(first.values())
 
 
+def unseeded(params: Mapping[str, Any]) -> dict[str, Any]:
+    return {path: value for path, value in params.items() if path not in SEEDS}
+
+
 def confirmed_config(record: Record, seed: int, attacks: tuple[str, ...]) -> TrialConfig:
-    """The trial's config with a new seed of everything that trains, on the test split."""
+    """The trial's config with a new seed of everything that trains and of the attacks, on the test
+    split. A control has the seeds of what is held against it."""
     return TrialConfig.from_dict(record.config).override(
         {
-            "seed": seed,
-            "student.seed": seed,
+            **dict.fromkeys(SEEDS, seed),
             "evaluation.attacks": list(attacks),
             "evaluation.splits": ["test"],
         }

@@ -113,7 +113,7 @@ def parser(study: Study) -> argparse.ArgumentParser:
         type=int,
         default=study.seeds,
         metavar="N",
-        help=f"of teacher, distillation and student (default: {study.seeds})",
+        help=f"of teacher, distillation, student and attacks (default: {study.seeds})",
     )
     flags.add_machine_flags(parser)
     return parser

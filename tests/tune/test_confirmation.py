@@ -35,6 +35,7 @@ def test_the_front_and_its_controls_run_again_with_new_seeds() -> None:
     assert [run.trial for run in runs] == [0, 2, 3, 1] * 2
     assert [run.config.seed for run in runs] == [1] * 4 + [2] * 4
     assert all(run.config.student.seed == run.config.seed for run in runs)
+    assert all(run.config.evaluation.seed == run.config.seed for run in runs)
     assert all(run.config.evaluation.splits == ("test",) for run in runs)
     assert all(run.config.evaluation.attacks == ("standard",) for run in runs)
 
@@ -54,6 +55,24 @@ def test_the_same_config_is_confirmed_once() -> None:
     twice = [*RECORDS, record(9, 0.97, 0.6, weighted(0.2))]
     runs = planned(Confirmation(seeds=1, configurations=9), twice, twice[2])
     assert sorted(run.trial for run in runs) == [0, 1, 2, 3]
+
+
+def test_a_search_over_seeds_is_confirmed_once_a_config() -> None:
+    over_seeds = [
+        record(
+            number,
+            0.99 - number / 100,
+            0.5 + number / 100,
+            configured({"seed": seed, "student.seed": seed, "evaluation.seed": 9}, control=control),
+            params={"seed": seed, "evaluation.seed": 9},
+        )
+        for number, (seed, control) in enumerate((s, c) for c in (True, False) for s in (0, 1, 2))
+    ]
+    runs = planned(Confirmation(seeds=2, configurations=9), over_seeds, over_seeds[5])
+    assert [run.config.seed for run in runs] == [3, 3, 4, 4]
+    assert [run.control for run in runs] == [True, False] * 2
+    assert len({run.config.fingerprint() for run in runs}) == 4
+    assert [run.params for run in runs] == [{"seed": run.config.seed} for run in runs]
 
 
 def test_nothing_is_confirmed_without_seeds() -> None:

@@ -19,7 +19,8 @@ from tune.results.records import Record
 from tune.results.statistics import Estimate, SeedPair, difference, estimate
 
 Values = Mapping[SeedPair, NDArray[np.float64]]
-SEEDS = ("seed", "student.seed")
+ATTACK_SEED = "evaluation.seed"
+SEEDS = ("seed", "student.seed", ATTACK_SEED)
 """Fields of a trial that only repeat it."""
 
 
@@ -28,7 +29,7 @@ class Arm:
     """One configuration on several seeds."""
 
     config: TrialConfig
-    """With all seeds 0."""
+    """With every seed 0 that only repeats it."""
     records: Mapping[SeedPair, Record] = field(default_factory=dict)
     settings: str = ""
     """What else sets it apart from the other arms of a study (`wording.told_apart`)."""
@@ -161,14 +162,22 @@ def columns(name: str, found: Estimate | None) -> dict[str, float | None]:
 
 def arms(records: Iterable[Record]) -> list[Arm]:
     """Complete trials that differ in their seeds alone, together; in the order of the first."""
+    complete = [(TrialConfig.from_dict(r.config), r) for r in records if r.status == "complete"]
+    repeated = repeating([config for config, _ in complete])
     found: dict[str, tuple[TrialConfig, dict[SeedPair, Record]]] = {}
-    for record in records:
-        if record.status == "complete":
-            config = TrialConfig.from_dict(record.config)
-            seeds = (config.seed, config.student.seed)
-            seedless = config.override(dict.fromkeys(SEEDS, 0))
-            found.setdefault(seedless.fingerprint(), (seedless, {}))[1].setdefault(seeds, record)
+    for config, record in complete:
+        seeds = (config.seed, config.student.seed)
+        seedless = config.override(dict.fromkeys(repeated, 0))
+        found.setdefault(seedless.fingerprint(), (seedless, {}))[1].setdefault(seeds, record)
     return named([Arm(config=config, records=own) for config, own in found.values()])
+
+
+def repeating(configs: Sequence[TrialConfig]) -> tuple[str, ...]:
+    """Which seeds only repeat these trials: all of them, but where trials differ in the attacks'
+    seed alone, that is what is compared."""
+    attacked_alike = {config.override({ATTACK_SEED: 0}).fingerprint() for config in configs}
+    is_compared = len(attacked_alike) < len({config.fingerprint() for config in configs})
+    return tuple(path for path in SEEDS if not (is_compared and path == ATTACK_SEED))
 
 
 def named(arms: Sequence[Arm]) -> list[Arm]:

@@ -15,7 +15,7 @@ from studies.design.stories import stories
 from studies.design.study import Study, confirmed
 from studies.driver.settings import base_config, parse_settings
 from studies.presets import PRESETS
-from tune.results.comparison import Arm, named
+from tune.results.comparison import SEEDS, Arm, named
 from tune.runs import Run
 
 PRESET = PRESETS["digits"]()
@@ -95,7 +95,8 @@ def test_trials_run_seed_by_seed_so_more_seeds_only_add_some() -> None:
     few, many = design.runs(BASE, 1), design.runs(BASE, 3)
     assert many[: len(few)] == few
     assert [run.config.seed for run in many] == [0] * 4 + [1] * 4 + [2] * 4
-    assert all(run.config.student.seed == run.config.seed for run in many)
+    for own in (run.config for run in many):
+        assert own.seed == own.student.seed == own.evaluation.seed
 
 
 def test_the_same_configuration_is_run_once() -> None:
@@ -244,7 +245,7 @@ def test_a_study_on_digits_has_its_arms(name: str, arms: int) -> None:
     (study,) = (study for study in STUDIES if study.name == name)
     runs = runs_of(study, 2)
     assert len(runs) == 2 * arms
-    different = {run.config.override({"seed": 0, "student.seed": 0}) for run in runs}
+    different = {run.config.override(dict.fromkeys(SEEDS, 0)) for run in runs}
     assert len({arm.title for arm in named([Arm(config=config) for config in different])}) == arms
 
 
@@ -376,7 +377,9 @@ def test_a_weight_of_zero_is_the_control_and_no_second_one() -> None:
     assert [run.config.regularizer.active for run in runs] == [False, True]
 
 
-@pytest.mark.parametrize("setting", ["seed=7", "student.seed=1", "seed=choice(0, 1)"])
+@pytest.mark.parametrize(
+    "setting", ["seed=7", "student.seed=1", "evaluation.seed=1", "seed=choice(0, 1)"]
+)
 def test_seeds_are_set_by_their_flag(setting: str) -> None:
     with pytest.raises(StudyError, match="--seeds"):
         changed(Design(), setting)

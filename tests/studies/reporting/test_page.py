@@ -19,6 +19,7 @@ from studies.design.stories import stories
 from studies.design.study import Study
 from studies.reporting.page import TRIAL_COLUMNS
 from studies.reporting.published import ATTACKS
+from tune.results.comparison import SEEDS
 from tune.results.findings import Results
 from tune.results.folder import StudyFolder
 from tune.results.tables import write_comparisons
@@ -226,7 +227,7 @@ def test_a_running_study_has_a_page_of_what_there_is(planned: Study, tmp_path: P
     done = begin(planned, folder)
     page = told(folder)
     assert "3 complete" in page.text
-    arms = {run.config.override({"seed": 0, "student.seed": 0}) for run in done}
+    arms = {run.config.override(dict.fromkeys(SEEDS, 0)) for run in done}
     assert len(page.rows("result")) == 1 + len(arms)
 
 

@@ -42,6 +42,26 @@ def test_trials_that_differ_in_seeds_alone_are_one_arm(tmp_path: Path) -> None:
     assert (first.config.seed, second.config.ipc) == (0, 1)
 
 
+def test_the_attacks_seed_repeats_a_trial_too(tmp_path: Path) -> None:
+    records = [made(tmp_path, s, 0.9, 0.5, **{"evaluation.seed": s}) for s in (1, 2, 3)]
+    records += [
+        made(tmp_path, s, 0.9, 0.3, penalty=False, **{"evaluation.seed": s}) for s in (1, 2, 3)
+    ]
+    ours, control = compare(records)
+    assert ours.robust.num_distillations == control.robust.num_distillations == 3
+    assert ours.robust_gain is not None and ours.robust_gain.num_distillations == 3
+
+
+def test_trials_that_differ_in_the_attacks_seed_alone_are_compared(tmp_path: Path) -> None:
+    records = [
+        made(tmp_path, s, 0.9, 0.5, **{"evaluation.seed": a}) for s in (0, 1) for a in (5, 6)
+    ]
+    found = arms(records)
+    assert [sorted(arm.records) for arm in found] == [[(0, 0), (1, 0)]] * 2
+    assert [arm.config.evaluation.seed for arm in found] == [5, 6]
+    assert found[1].settings == "evaluation.seed = 6"
+
+
 def test_a_gain_is_paired_with_the_control_on_the_seeds_of_both(tmp_path: Path) -> None:
     records = [made(tmp_path, s, 0.9, 0.5 + s / 100) for s in (0, 1, 2, 3)]
     records += [made(tmp_path, s, 0.95, 0.3 + s / 100, penalty=False) for s in (1, 2, 3)]
