@@ -11,7 +11,6 @@ import http.client
 import json
 import os
 import queue
-import subprocess
 import threading
 import time
 import urllib.request
@@ -23,6 +22,7 @@ from typing import Any
 
 from guard.errors import StudyError
 from guard.trial import TrialConfig
+from tune.commit import lab_commit
 from tune.results import wording
 from tune.results.folder import StudyFolder
 from tune.results.front import pareto_front
@@ -60,22 +60,6 @@ def check_tracking(uri: str) -> None:
         raise StudyError(f"--tracking-uri: must be sqlite:///FILE or http(s)://…, got {uri!r}")
 
 
-def git_commit(folder: Path) -> str:
-    """The commit that `folder` is at, with "+" if tracked files differ; "" outside a repository."""
-    try:
-        text = subprocess.run(
-            ["git", "describe", "--always", "--abbrev=40", "--dirty=+", "--exclude=*"],
-            cwd=folder,
-            capture_output=True,
-            text=True,
-            timeout=10,
-            check=True,
-        )
-    except (OSError, subprocess.SubprocessError):
-        return ""
-    return text.stdout.strip()
-
-
 @dataclass
 class Tracker:
     """Writes a study to MLflow. `close` it to wait for what is queued."""
@@ -90,7 +74,7 @@ class Tracker:
         self._queue: queue.Queue[Callable[[], None] | None] = queue.Queue()
         self._runs: dict[str, str] = {}
         self._tags = {f"version.{name}": version(name) for name in PACKAGES}
-        self._tags["guard.commit"] = git_commit(Path(__file__).parent)
+        self._tags["guard.commit"] = lab_commit()
         self._thread = threading.Thread(target=self._work, daemon=True, name="mlflow")
         self._thread.start()
         self._queue.put(self._open)

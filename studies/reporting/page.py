@@ -28,10 +28,11 @@ from studies.reporting.sections import (
     trial_row,
 )
 from studies.reporting.terminal import print_tracking_errors
+from tune.commit import lab_commit
 from tune.results.comparison import elsewhere
 from tune.results.findings import Results
 from tune.results.folder import StudyFolder, write_atomically
-from tune.tracking import PACKAGES, Tracker, git_commit
+from tune.tracking import PACKAGES, Tracker
 
 TRIAL_COLUMNS = ("trial", "configuration", "status", "clean", "robust", "seconds", "reason")
 
@@ -121,6 +122,6 @@ def content(
 
 def made_with() -> str:
     packages = ", ".join(f"{name} {version(name)}" for name in PACKAGES)
-    commit = git_commit(Path(__file__).parent)
+    commit = lab_commit()
     at = f" at commit {commit}" if commit else ""
     return f"Made with {packages}, Python {platform.python_version()} on {platform.machine()}{at}."
