@@ -66,6 +66,9 @@ class DistilledSet:
             tensors["soft_labels"] = self.soft_labels
         contiguous = {name: value.cpu().contiguous() for name, value in tensors.items()}
         save_file(contiguous, Path(folder) / "images.safetensors")
+        self.save_card(folder)
+
+    def save_card(self, folder: Path | str) -> None:
         card = {**self.card, "spec": dataclasses.asdict(self.spec)}
         (Path(folder) / "card.json").write_text(json.dumps(card, indent=1))
 
@@ -83,11 +86,13 @@ class DistilledSet:
         return TensorDataset(self.images, targets)
 
     def export(self, folder: Path | str) -> None:
-        """Write an ImageFolder tree: <folder>/<class number>_<class name>/<number>.png, 8 bits."""
+        """Write an ImageFolder tree, <folder>/<class number>_<class name>/<number>.png, 8 bits, and
+        the card."""
         for number, (image, label) in enumerate(zip(self.images, self.labels, strict=True)):
             place = Path(folder) / class_folder(self.spec, int(label))
             place.mkdir(parents=True, exist_ok=True)
             to_picture(image).save(place / f"{number // self.spec.num_classes:04d}.png")
+        self.save_card(folder)
 
     def contact_sheet(self, max_columns: int = 10, max_rows: int = 20) -> Image.Image:
         """One picture: a row a class (the first `max_rows`), up to `max_columns` images each."""

@@ -39,7 +39,7 @@ class TrialStages:
 
     teachers: Sequence[Trained]
     teacher_check: Sequence[Evaluate]
-    """The first teacher under the cheap suite, on validation."""
+    """The first teacher, or else the one that labels, under the cheap suite, on validation."""
     parts: Sequence[Part]
     distilled: Distilled | None
     """None: the student is trained on the real images."""
@@ -54,8 +54,8 @@ class TrialStages:
         teachers = tuple(own.teachers(shared))
         parts = tuple(own.parts(shared, teachers))
         distilled, student = None, None
+        teacher = labeller(config, teachers) if parts else None
         if parts:
-            teacher = labeller(config, teachers)
             distilled = Distilled(
                 teacher=teacher,
                 parts=parts,
@@ -79,7 +79,7 @@ class TrialStages:
         )
         return cls(
             teachers=teachers,
-            teacher_check=teacher_check(config, surrogate),
+            teacher_check=teacher_check(config, surrogate or teacher),
             parts=parts,
             distilled=distilled,
             student=judged,

@@ -10,11 +10,13 @@ import argparse
 import json
 import tempfile
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
 
 from guard.artifacts import ArtifactStore
+from guard.card import finished_card
 from guard.errors import ConfigError, StudyError
 from guard.pipeline import TrialResult, local_runner, run_trial
 from guard.trial import TrialConfig
@@ -40,7 +42,9 @@ def parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--device", metavar="NAME", help="default: the configuration's own")
     parser.add_argument("--fresh", action="store_true", help="reuse no stage that is there")
-    parser.add_argument("--export", metavar="DIR", help="also write the images as an ImageFolder")
+    parser.add_argument(
+        "--export", metavar="DIR", help="also write the images (an ImageFolder) and card"
+    )
     return parser
 
 
@@ -63,9 +67,9 @@ def main(argv: Sequence[str]) -> int:
         return run_trial(config, local_runner(ArtifactStore(root)), report)
 
     if not args.fresh:
-        return show(console, execute(Path(args.output) / "artifacts"), args.export)
+        return show(console, config, execute(Path(args.output) / "artifacts"), args.export)
     with tempfile.TemporaryDirectory() as scratch:
-        return show(console, execute(Path(scratch)), args.export)
+        return show(console, config, execute(Path(scratch)), args.export)
 
 
 def read_config(path: Path) -> TrialConfig:
@@ -92,7 +96,7 @@ def fixed_settings(settings: Sequence[str]) -> dict[str, object]:
     return values
 
 
-def show(console: Console, result: TrialResult, export: str | None) -> int:
+def show(console: Console, config: TrialConfig, result: TrialResult, export: str | None) -> int:
     """Print the figures; exit code 1 if the trial diverged. Raises StudyError for an export of a
     method that distils no set."""
     computed = sum(stage.built for stage in result.stages)
@@ -110,8 +114,10 @@ def show(console: Console, result: TrialResult, export: str | None) -> int:
     if export is not None:
         from guard.distilled import DistilledSet
 
-        DistilledSet.load(result.paths["distilled"]).export(export)
-        console.print(f"images written to {export}", soft_wrap=True)
+        folder = result.paths["distilled"]
+        card = finished_card(folder, config, result.metrics)
+        replace(DistilledSet.load(folder), card=card).export(export)
+        console.print(f"images and their card written to {export}", soft_wrap=True)
     return 0
 
 

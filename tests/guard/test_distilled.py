@@ -103,6 +103,9 @@ def test_an_export_is_an_image_folder(channels: int, tmp_path: Path) -> None:
     assert len(read) == 12 and len(read.classes) == 4
     assert torch.bincount(torch.tensor(read.targets)).tolist() == [3] * 4
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    assert [path.name for path in root.iterdir() if path.is_file()] == ["card.json"]
+    made.save(tmp_path)
+    assert (root / "card.json").read_bytes() == (tmp_path / "card.json").read_bytes()
     for number, (file, label) in enumerate(read.samples):
         which, index = divmod(number, 3)
         assert label == which

@@ -195,6 +195,9 @@ def test_a_trial_alone_gives_the_same_figures_to_the_last_digit(
         for name in METRICS:
             assert printed[f"{split}/{name}"] == row[f"{split}/{name}"]
     assert len(list((tmp_path / "out").rglob("*.png"))) == 10 * int(row["ipc"])
+    card = json.loads((tmp_path / "out" / "card.json").read_text())
+    for name in METRICS[:2]:
+        assert repr(card["teacher"][name]) == printed[f"teacher/{name}"]
 
 
 def test_a_stage_has_the_same_bytes_with_and_without_ray(study: Study, tmp_path: Path) -> None:
