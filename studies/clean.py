@@ -14,13 +14,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from rich.console import Console
-
 from guard.artifacts import ArtifactStore
 from guard.errors import StudyError
 from guard.pipeline import landscapes, plan
 from guard.trial import TrialConfig
 from studies.driver import flags
+from studies.reporting.console import Terminal
 from studies.reporting.progress import duration
 from tune.results.folder import RESERVED, StudyFolder
 
@@ -69,7 +68,7 @@ def main(argv: Sequence[str]) -> int:
     store = ArtifactStore(output / "artifacts")
     if not store.root.is_dir():
         raise StudyError(f"{output}: holds no results of studies (no folder artifacts)")
-    console = Console(highlight=False, soft_wrap=True, markup=False)
+    console = Terminal()
     with contextlib.ExitStack() as locks:
         folders = studies(output)
         for folder in folders:

@@ -13,7 +13,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from matplotlib.figure import Figure
-from rich.console import Console
 from rich.table import Table as ConsoleTable
 
 from guard.device import threads
@@ -25,6 +24,7 @@ from studies.driver import flags
 from studies.driver.checks import on_device
 from studies.driver.request import settled
 from studies.driver.settings import search_space
+from studies.reporting.console import Terminal
 from studies.reporting.page import publish
 from tune.results.findings import Results
 from tune.results.folder import read_csv, to_csv, write_atomically
@@ -55,7 +55,7 @@ def main(argv: Sequence[str]) -> int:
     numbers = [*args.image_size, *(args.batch_size or []), args.student_steps, args.rounds]
     if min(numbers) < 1:
         raise StudyError(f"sizes, steps and rounds must be at least 1, got {min(numbers)}")
-    request, console = settled(args), Console(highlight=False)
+    request, console = settled(args), Terminal()
     config = search_space(request.preset, request.settings, request.data).base
     config = on_device(config, request.device)
     sizes = [
@@ -76,7 +76,7 @@ def main(argv: Sequence[str]) -> int:
         for bench in benches:
             console.print(f"{bench.title}: {work}")
             found = bench.rows(args.student_steps, args.rounds)
-            console.print(as_table(found, bench.title))
+            console.print_table(as_table(found, bench.title))
             rows += found
     write_atomically(folder.path / "overhead.csv", to_csv(rows))
     write_atomically(folder.path / "overhead.md", markdown(rows))

@@ -6,12 +6,11 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console
-
 from guard.errors import StudyError
 from studies.design.about import About
 from studies.design.stories import story
 from studies.driver import flags
+from studies.reporting.console import Terminal
 from studies.reporting.page import write_report
 from tune.results.findings import Results
 from tune.results.folder import StudyFolder
@@ -32,7 +31,7 @@ def main(argv: Sequence[str]) -> int:
     if told is None:
         raise StudyError(f"{folder.path}: its about.json names no study, got {about.study!r}")
     page = write_report(told, Results.read(folder), about)
-    Console(highlight=False).print(f"report: {page}", soft_wrap=True)
+    Terminal().print(f"report: {page}")
     return 0
 
 

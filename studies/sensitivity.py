@@ -11,13 +11,13 @@ from typing import Any
 
 import optuna
 from matplotlib.figure import Figure
-from rich.console import Console
 from rich.table import Table
 
 from guard.errors import StudyError
 from studies.design.about import About
 from studies.driver import flags
 from studies.driver.request import settled
+from studies.reporting.console import Terminal
 from studies.reporting.figures import save_png
 from studies.reporting.interactive import STEP, WEIGHT, importances, robust, searched
 from studies.reporting.page import publish
@@ -38,7 +38,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str]) -> int:
     """Write tables, pictures and the report. Raises StudyError for a folder without a sweep."""
-    request, console = settled(flags.parsed(parser(), argv)), Console(highlight=False)
+    request, console = settled(flags.parsed(parser(), argv)), Terminal()
     folder = request.folder
     study = searched(folder)
     if study is None:
@@ -58,7 +58,7 @@ def main(argv: Sequence[str]) -> int:
     write_atomically(folder.path / "sensitivity.md", markdown(rows))
     for name, figure in figures(trials, found).items():
         save_png(figure, folder.path / f"{name}.png")
-    console.print(as_table(rows))
+    console.print_table(as_table(rows))
     publish(console, STORY, folder, About.read(folder), request.tracking)
     return 0
 

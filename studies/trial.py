@@ -13,8 +13,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from rich.console import Console
-
 from guard.artifacts import ArtifactStore
 from guard.card import finished_card
 from guard.errors import ConfigError, StudyError
@@ -23,6 +21,7 @@ from guard.trial import TrialConfig
 from studies.driver import flags
 from studies.driver.checks import checked, on_device
 from studies.driver.settings import overridden, parse_settings
+from studies.reporting.console import Terminal
 from studies.reporting.progress import duration
 from tune.results.wording import title
 
@@ -51,7 +50,7 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str]) -> int:
     """Run the trial: 0 if it is complete, 1 if it diverged. Raises UserError."""
     args = parser().parse_args(argv)
-    console = Console(highlight=False)
+    console = Terminal()
     values = fixed_settings(args.settings)
     if args.data is not None:
         values["data.path"] = args.data
@@ -75,7 +74,7 @@ def main(argv: Sequence[str]) -> int:
 def read_config(path: Path) -> TrialConfig:
     """Raises StudyError or ConfigError, naming the file."""
     try:
-        return TrialConfig.from_json(path.read_text())
+        return TrialConfig.from_json(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or error
         raise StudyError(f"{path}: cannot be read ({reason})") from None
@@ -96,7 +95,7 @@ def fixed_settings(settings: Sequence[str]) -> dict[str, object]:
     return values
 
 
-def show(console: Console, config: TrialConfig, result: TrialResult, export: str | None) -> int:
+def show(console: Terminal, config: TrialConfig, result: TrialResult, export: str | None) -> int:
     """Print the figures; exit code 1 if the trial diverged. Raises StudyError for an export of a
     method that distils no set."""
     computed = sum(stage.built for stage in result.stages)
@@ -105,9 +104,9 @@ def show(console: Console, config: TrialConfig, result: TrialResult, export: str
         "computed, the others were there"
     )
     for name, value in result.metrics.items():
-        console.print(f"  {name:<36} {value!r}", markup=False)
+        console.print(f"  {name:<36} {value!r}")
     if result.status != "complete":
-        console.print(f"  {result.reason}", markup=False)
+        console.print(f"  {result.reason}")
         return 1
     if export is not None and "distilled" not in result.paths:
         raise StudyError("--export: this method trains on the real images and distils no set")
@@ -117,7 +116,7 @@ def show(console: Console, config: TrialConfig, result: TrialResult, export: str
         folder = result.paths["distilled"]
         card = finished_card(folder, config, result.metrics)
         replace(DistilledSet.load(folder), card=card).export(export)
-        console.print(f"images and their card written to {export}", soft_wrap=True)
+        console.print(f"images and their card written to {export}")
     return 0
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +66,20 @@ def run_python(code: str, **environment: str) -> subprocess.CompletedProcess[str
     return subprocess.run(
         command, capture_output=True, text=True, env={**os.environ, **environment}
     )
+
+
+@contextlib.contextmanager
+def signals_as_usual() -> Iterator[None]:
+    """What asks a process to end does so, here and in those that are started meanwhile: `nohup`
+    and a shell's `&` have some of it ignored."""
+    usual = {signal.SIGINT: signal.default_int_handler}
+    asking = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = {n: signal.signal(n, usual.get(n, signal.SIG_DFL)) for n in asking}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def imported(path: Path, *, when_loaded: bool = False) -> set[str]:

@@ -7,8 +7,6 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from rich.console import Console
-
 from guard.config.schema import paths
 from guard.data.datasets import load_data
 from guard.data.images import Splits
@@ -16,11 +14,12 @@ from guard.device import is_here
 from guard.pipeline import plan as plan_stages
 from guard.trial import TrialConfig
 from studies.driver.estimate import estimate, seconds_per_pass
+from studies.reporting.console import Terminal
 from studies.reporting.progress import duration
 
 
 def print_fields(
-    console: Console,
+    console: Terminal,
     base: TrialConfig,
     varied: Mapping[str, str],
     options: Mapping[str, Any],
@@ -36,16 +35,16 @@ def print_fields(
     flat = base.flat()
     for path in paths(TrialConfig):
         if path in varied:
-            console.print(f"  {path} ~ {varied[path]}", markup=False)
+            console.print(f"  {path} ~ {varied[path]}")
         elif path in flat:
-            console.print(f"  {path} = {json.dumps(flat[path])}", markup=False)
+            console.print(f"  {path} = {json.dumps(flat[path])}")
     console.print("\nbeside the fields of a trial:")
     for path, value in options.items():
-        console.print(f"  {path} = {json.dumps(value)}", markup=False)
+        console.print(f"  {path} = {json.dumps(value)}")
     return splits
 
 
-def print_work(console: Console, config: TrialConfig, splits: Splits, num_trials: int) -> None:
+def print_work(console: Terminal, config: TrialConfig, splits: Splits, num_trials: int) -> None:
     """The stages of one trial and an estimate of its work."""
     console.print("\nstages of one trial and their keys:")
     for stage in plan_stages(config):
@@ -65,7 +64,7 @@ def print_work(console: Console, config: TrialConfig, splits: Splits, num_trials
     )
 
 
-def print_sharing(console: Console, configs: Iterable[TrialConfig]) -> None:
+def print_sharing(console: Terminal, configs: Iterable[TrialConfig]) -> None:
     """How many stages all trials together have, each counted once."""
     planned = [stage for config in configs for stage in plan_stages(config)]
     once = Counter(address.split("/")[0] for address in {stage.address for stage in planned})

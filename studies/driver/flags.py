@@ -9,7 +9,9 @@ from collections.abc import Callable, Mapping, Sequence
 
 from guard.errors import StudyError, UserError
 from guard.pipeline import STAGES
+from studies.driver.interrupts import Interrupts
 from studies.driver.options import MEANING, Options
+from studies.driver.streams import make_lasting
 from studies.presets import PRESETS
 
 PRESET = "digits"
@@ -27,15 +29,24 @@ RETIRED: Mapping[str, str] = {
 
 
 def run(main: Callable[[Sequence[str]], int]) -> None:
-    """Run a command: expected errors become one line on stderr and exit code 2."""
+    """Run a command, and exit as it says (0: done, 1: something of it failed or is missing), with 2
+    for bad input, or with 130, 143 or 129 for a signal that ended it (`Interrupts`)."""
+    make_lasting()
+    with Interrupts() as asked:
+        code = asked.until(lambda: exit_code(main, sys.argv[1:]))
+    if code is None:
+        print("interrupted; what is done is kept: the same command goes on", file=sys.stderr)
+        code = asked.exit_code
+    sys.exit(code)
+
+
+def exit_code(main: Callable[[Sequence[str]], int], argv: Sequence[str]) -> int:
+    """What the command returns; expected errors become one line on stderr and 2."""
     try:
-        sys.exit(main(sys.argv[1:]))
+        return main(argv)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        print("interrupted; what is done is kept: the same command goes on", file=sys.stderr)
-        sys.exit(130)
+        return 2
 
 
 def command_parser(

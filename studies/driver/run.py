@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Protocol
 
-from rich.console import Console
-
 from guard.artifacts import ArtifactStore
 from guard.trial import TrialConfig
 from studies.design.about import About, claim
 from studies.design.study import Story
 from studies.driver.checks import parse_resources
+from studies.driver.interrupts import Interrupts
 from studies.driver.request import Request
+from studies.reporting.console import Terminal
 from tune.resources import StageResources
 from tune.results.findings import Results
 from tune.results.tables import write_comparisons
@@ -39,7 +39,7 @@ class Job(Protocol):
     def varied(self) -> Mapping[str, str]:
         """What differs between the trials, in words by name."""
 
-    def print_plan(self, console: Console) -> None:
+    def print_plan(self, console: Terminal) -> None:
         """The answer to --dry-run."""
 
     def counted(self) -> tuple[int, int]:
@@ -50,21 +50,22 @@ class Job(Protocol):
         """What is missing, in words; "" when nothing is."""
 
     def work(self, session: Session) -> None:
-        """Do what is missing. Returns early when it is interrupted; what is done is kept."""
+        """Do what is missing. A KeyboardInterrupt may end it; what is done is kept."""
 
     def write_tables(self) -> None:
         """Tables of the trials there are."""
 
-    def print_summary(self, console: Console, results: Results) -> None:
+    def print_summary(self, console: Terminal, results: Results) -> None:
         """What the study says, and where things are."""
 
 
 def run(job: Job) -> int:
-    """Do what is missing of a study, or answer --dry-run. 0 if it is finished then, otherwise 1.
+    """Do what is missing of a study, or answer --dry-run. 0 if it is finished then, 1 if something
+    of it failed, or the code of the signal that ended it (`Interrupts`).
 
     Raises StudyError for resources or a place that are not there, or a folder that is taken.
     """
-    console = Console(highlight=False)
+    console = Terminal()
     resources = parse_resources(job.request.resources, job.base)
     if not job.request.dry_run:
         return carry_out(console, job, resources)
@@ -72,7 +73,7 @@ def run(job: Job) -> int:
     return 0
 
 
-def carry_out(console: Console, job: Job, resources: StageResources) -> int:
+def carry_out(console: Terminal, job: Job, resources: StageResources) -> int:
     """Lock and claim the folder, run what is missing, write and tell what there is.
 
     Raises StudyError, before anything is run.
@@ -82,21 +83,20 @@ def carry_out(console: Console, job: Job, resources: StageResources) -> int:
 
     folder, about = job.request.folder, About(study=job.story.name, command=job.request.command)
     place = settled_place(job.request, resources)
-    with locked(folder):
+    with locked(folder), Interrupts() as asked:
         claim(folder, about, job.base, job.varied)
         ArtifactStore(folder.artifacts).remove_abandoned()
         finished, all_trials = job.counted()
-        told = f"study {folder.path}: {finished} of {all_trials} trials are finished"
-        console.print(told, soft_wrap=True)
+        console.print(f"study {folder.path}: {finished} of {all_trials} trials are finished")
         if job.unfinished():
             with opened(console, folder, place, about, job.base) as session:
-                job.work(session)
+                asked.until(lambda: job.work(session))
                 results = write(job, about)
                 close(console, session, job.story, results, done=not job.unfinished())
         else:
             results = write(job, about)
         job.print_summary(console, results)
-        return say_how_to_go_on(console, job)
+        return say_how_to_go_on(console, job, asked)
 
 
 def write(job: Job, about: About) -> Results:
@@ -110,13 +110,12 @@ def write(job: Job, about: About) -> Results:
     return results
 
 
-def say_how_to_go_on(console: Console, job: Job) -> int:
-    """The exit code, and what to do if it is 1."""
+def say_how_to_go_on(console: Terminal, job: Job, asked: Interrupts) -> int:
+    """The exit code, and what to do if it is not 0."""
     missing = job.unfinished()
     if not missing:
         return 0
     console.print(
-        f"\n{missing} are unfinished; what is done is kept. Go on:\n  {job.request.command}",
-        soft_wrap=True,
+        f"\n{missing} are unfinished; what is done is kept. Go on:\n  {job.request.command}"
     )
-    return 1
+    return asked.exit_code if asked.first else 1

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -12,13 +11,13 @@ from typing import Any
 
 import ray
 import torch
-from rich.console import Console
 
 from guard.trial import TrialConfig
 from studies.design.about import About
 from studies.design.study import Story, conclusion
 from studies.driver.options import RunConfig
 from studies.driver.request import Request
+from studies.reporting.console import Terminal
 from studies.reporting.progress import Progress
 from studies.reporting.terminal import print_tracking_errors
 from tune import cluster, preflight
@@ -97,7 +96,7 @@ class Session:
         return RayRunner(self.desk_name, stop)
 
     def run(self, runs: Sequence[Run]) -> None:
-        """Do the runs. Ctrl-C or SIGTERM ends it; what is done is kept."""
+        """Do the runs. A KeyboardInterrupt ends it; what is done is kept."""
 
         def settle(record: Record) -> None:
             self.tracker.finish(record)
@@ -108,35 +107,17 @@ class Session:
             with contextlib.suppress(ray.exceptions.RayError):  # busy: the next tick will do
                 self.progress.tick(ray.get(self.desk.status.remote(), timeout=2))
 
-        with contextlib.suppress(KeyboardInterrupt):
-            run_all(self.folder, runs, self.run_stage, self.place.slots, settle, tick)
-
-
-@contextlib.contextmanager
-def sigterm_interrupts() -> Iterator[None]:
-    """Let SIGTERM, with which batch systems end a job, do what Ctrl-C does; Ray's own handler kills
-    the process with a stack trace. Only the first counts: they send it to `uv run` too, which
-    passes it on."""
-
-    def interrupt(*_: object) -> None:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        raise KeyboardInterrupt
-
-    signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        run_all(self.folder, runs, self.run_stage, self.place.slots, settle, tick)
 
 
 @contextlib.contextmanager
 def opened(
-    console: Console, folder: StudyFolder, place: Place, about: About, base: TrialConfig
+    console: Terminal, folder: StudyFolder, place: Place, about: About, base: TrialConfig
 ) -> Iterator[Session]:
     """Ray started or joined, its machines checked, and a session on it. The caller closes the
     tracker. Raises StudyError for machines that cannot compute the study's trials."""
     console.print("starting Ray …")
-    with cluster.started(place.address, verbose=place.run.verbose), sigterm_interrupts():
+    with cluster.started(place.address, verbose=place.run.verbose):
         if place.address is None:
             place.resources.check(totals())
         else:
@@ -158,7 +139,7 @@ def opened(
 
 
 def close(
-    console: Console, session: Session, story: Story, results: Results, *, done: bool
+    console: Terminal, session: Session, story: Story, results: Results, *, done: bool
 ) -> None:
     """Finish the tracking of a study."""
     session.timeline.update()

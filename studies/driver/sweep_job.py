@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import optuna
-from rich.console import Console
 
 from guard.trial import TrialConfig
 from studies.design.study import Story
@@ -15,6 +14,7 @@ from studies.driver.dryrun import print_fields, print_work
 from studies.driver.options import SECTIONS
 from studies.driver.request import Request
 from studies.driver.session import Session
+from studies.reporting.console import Terminal
 from studies.reporting.terminal import print_places, print_summary
 from tune.callback import StudyCallback
 from tune.confirmation import planned
@@ -109,16 +109,16 @@ class SweepJob:
         folder = self.request.folder
         folder.write_tables(folder.records(), self.best())
 
-    def print_summary(self, console: Console, results: Results) -> None:
+    def print_summary(self, console: Terminal, results: Results) -> None:
         folder, comparisons = self.request.folder, list(results.comparisons)
         print_summary(console, folder.records(), self.max_clean_drop, comparisons)
         print_places(console, folder, self.request.tracking_uri)
 
-    def print_plan(self, console: Console) -> None:
+    def print_plan(self, console: Terminal) -> None:
         space, options = self.plan.space, self.request.options
         splits = print_fields(console, space.base, self.searched, options.listed(SECTIONS))
         controls = ", ".join(json.dumps(params) for params in space.controls())
-        console.print(f"\nunregularized baselines, first: {controls}", markup=False)
+        console.print(f"\nunregularized baselines, first: {controls}")
         print_work(console, space.base, splits, self.plan.num_trials)
 
 

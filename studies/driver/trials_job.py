@@ -9,8 +9,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from rich.console import Console
-
 from guard.trial import TrialConfig
 from studies.design.design import Design
 from studies.design.study import Study, conclusion
@@ -21,6 +19,7 @@ from studies.driver.options import TRIALS_ONLY
 from studies.driver.request import Request, settled
 from studies.driver.run import run
 from studies.driver.settings import base_config
+from studies.reporting.console import Terminal
 from studies.reporting.terminal import print_results
 from tune.results.findings import Results
 from tune.results.folder import to_csv, write_atomically
@@ -80,18 +79,18 @@ class TrialsJob:
         folder = self.request.folder
         folder.write_results(folder.records())
 
-    def print_summary(self, console: Console, results: Results) -> None:
+    def print_summary(self, console: Terminal, results: Results) -> None:
         print_results(console, results, self.request.tracking_uri)
-        console.print(f"\n{conclusion(self.story, results)}", soft_wrap=True, markup=False)
+        console.print(f"\n{conclusion(self.story, results)}")
 
-    def print_plan(self, console: Console) -> None:
+    def print_plan(self, console: Terminal) -> None:
         axes = {path: ", ".join(map(str, values)) for path, values in self.design.axes.items()}
         splits = print_fields(console, self.base, axes, self.request.options.listed(TRIALS_ONLY))
         configs = [run.config for run in self.runs]
         console.print(f"\n{len(configs)} trials, {self.request.seeds} seeds:")
         for planned in self.runs:
             name = title(planned.config, planned.params)
-            console.print(f"  {planned.trial:>3} {name}", markup=False)
+            console.print(f"  {planned.trial:>3} {name}")
         print_sharing(console, configs)
         print_work(console, configs[-1], splits, len(configs))
 

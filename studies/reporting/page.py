@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import shlex
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
@@ -11,10 +12,10 @@ from typing import Any
 import jinja2
 from matplotlib.figure import Figure
 from plotly.offline import get_plotlyjs
-from rich.console import Console
 
 from studies.design.about import About
 from studies.design.study import Story, Study, conclusion
+from studies.reporting.console import Terminal
 from studies.reporting.figures import save_png
 from studies.reporting.sections import (
     distilled_images,
@@ -34,6 +35,7 @@ from tune.results.findings import Results
 from tune.results.folder import StudyFolder, write_atomically
 from tune.tracking import PACKAGES, Tracker
 
+REPORT = ("uv", "run", "python", "-m", "studies.report")
 TRIAL_COLUMNS = ("trial", "configuration", "status", "clean", "robust", "seconds", "reason")
 
 
@@ -61,7 +63,7 @@ def draw(story: Story, results: Results) -> Mapping[str, Figure]:
 
 
 def publish(
-    console: Console, story: Story, folder: StudyFolder, about: About, tracking_uri: str | None
+    console: Terminal, story: Story, folder: StudyFolder, about: About, tracking_uri: str | None
 ) -> None:
     """The report of a study that runs no trials, in its folder and in MLflow."""
     results = Results.read(folder)
@@ -69,7 +71,7 @@ def publish(
     uri = tracking_uri or folder.tracking_uri
     tracker = Tracker(folder, uri, about.note(folder))
     tracker.close(list(results.records), answer=conclusion(story, results))
-    console.print(f"report: {page}", soft_wrap=True)
+    console.print(f"report: {page}")
     print_tracking_errors(console, tracker.errors)
 
 
@@ -115,7 +117,7 @@ def content(
         "examined": sum("reliability/flags" in record.metrics for record in records),
         "trial_columns": TRIAL_COLUMNS,
         "trials": [trial_row(record) for record in records],
-        "commands": [about.command, f"uv run python -m studies.report {folder.path}"],
+        "commands": [about.command, shlex.join([*REPORT, str(folder.path)])],
         "made_with": made_with(),
     }
 

@@ -6,11 +6,10 @@ import math
 import time
 from types import TracebackType
 
-from rich.console import Console
 from rich.live import Live
-from rich.text import Text
 
 from guard.robustness.flags import FLAGS
+from studies.reporting.console import Terminal
 from tune.desk import DeskStatus
 from tune.results.records import Record
 
@@ -44,7 +43,7 @@ def signs(record: Record) -> list[str]:
 class Progress:
     """A watcher (`tune.callback.Watcher`) that prints. Use as a context manager."""
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Terminal) -> None:
         self._console = console
         self._last_line = time.monotonic()
         self._best: Record | None = None
@@ -55,7 +54,7 @@ class Progress:
     def __enter__(self) -> Progress:
         if self._console.is_terminal:
             self._live.start()
-            self._live.update(Text("starting the first trials …"))
+            self._live.update(self._console.render_str("starting the first trials …"))
         return self
 
     def __exit__(
@@ -73,7 +72,7 @@ class Progress:
         self._start = time.monotonic()
 
     def say(self, line: str) -> None:
-        self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+        self._console.print(line)
 
     def finished(self, record: Record, best: Record | None = None) -> None:
         self._best = best
@@ -93,10 +92,10 @@ class Progress:
                 self._told.add(damage)
                 self.say(f"damaged, so computed again: {damage}")
         if self._console.is_terminal:
-            self._live.update(Text("\n".join(self._block(status))))
+            self._live.update(self._console.render_str("\n".join(self._block(status))))
         elif time.monotonic() - self._last_line > PLAIN_EVERY_S:
             self._last_line = time.monotonic()
-            self._console.print(" | ".join(self._block(status)), markup=False, soft_wrap=True)
+            self._console.print(" | ".join(self._block(status)))
 
     def _block(self, status: DeskStatus) -> list[str]:
         elapsed = time.monotonic() - self._start

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import shlex
 from collections import Counter
 from collections.abc import Sequence
 
-from rich.console import Console
 from rich.table import Table
 
 from guard.robustness.measures import CLEAN, ROBUST
+from studies.reporting.console import Terminal
 from studies.reporting.progress import signs, warning
 from tune.results.comparison import Comparison, elsewhere, shared_place, short_titles
 from tune.results.findings import Results
@@ -26,7 +27,7 @@ COLUMNS = (
 
 
 def print_summary(
-    console: Console,
+    console: Terminal,
     records: list[Record],
     max_clean_drop: float,
     comparisons: list[Comparison],
@@ -38,7 +39,7 @@ def print_summary(
         console.print("No trial is complete yet, so there is nothing to compare.")
         return
     controls = [record for record in records if record.control and record.status == "complete"]
-    console.print(pareto_table(front, controls))
+    console.print_table(pareto_table(front, controls))
     counts = Counter(record.status for record in records)
     ended = [f"{counts[s]} {s}" for s in ("diverged", "failed") if counts[s]]
     if ended:
@@ -47,9 +48,9 @@ def print_summary(
         print_choice(console, best, control_of(best, records), max_clean_drop)
     flagged = [record for record in records if record.flags]
     if flagged:
-        console.print(flag_table(flagged))
+        console.print_table(flag_table(flagged))
     if comparisons:
-        console.print(comparison_table(comparisons))
+        console.print_table(comparison_table(comparisons))
         print_verdicts(console, comparisons)
 
 
@@ -98,7 +99,7 @@ def comparison_table(comparisons: Sequence[Comparison]) -> Table:
     return table
 
 
-def print_verdicts(console: Console, comparisons: list[Comparison]) -> None:
+def print_verdicts(console: Terminal, comparisons: list[Comparison]) -> None:
     """One line for each regularized configuration: better, worse, or not clear."""
     for comparison in comparisons:
         if comparison.robust_gain is None:
@@ -108,19 +109,15 @@ def print_verdicts(console: Console, comparisons: list[Comparison]) -> None:
         console.print(
             f"{comparison.arm.title} against its unregularized baseline: {verdict(gain)} "
             f"({signed_percent(gain)} points, {seeds})",
-            highlight=False,
-            markup=False,
-            soft_wrap=True,
         )
 
 
 def print_choice(
-    console: Console, best: Record, control: Record | None, max_clean_drop: float
+    console: Terminal, best: Record, control: Record | None, max_clean_drop: float
 ) -> None:
     console.print(
         f"\nChosen on validation (most robust within {max_clean_drop:.3f} of its baseline's clean "
         f"accuracy): trial {best.trial}, {best.title}",
-        soft_wrap=True,
     )
     if best.control:
         console.print("  That is the baseline itself: no penalty has been found to help.")
@@ -133,33 +130,31 @@ def print_choice(
         console.print(
             f"  test {measure.heading:<7} {old:.3f} unregularized -> {new:.3f} chosen "
             f"({100 * (new - old):+.1f} points; {samples} images, one seed)",
-            highlight=False,
-            soft_wrap=True,
         )
 
 
-def print_results(console: Console, results: Results, tracking_uri: str) -> None:
+def print_results(console: Terminal, results: Results, tracking_uri: str) -> None:
     """Tables of a study whose trials are compared, and where things are."""
     records = results.records
     console.print()
     if results.comparisons:
-        console.print(comparison_table(results.comparisons))
+        console.print_table(comparison_table(results.comparisons))
     ended = [f"{n} {status}" for status, n in Counter(r.status for r in records).items()]
     console.print(f"{len(records)} trials: {', '.join(ended)} (see results.csv)")
     flagged = [record for record in records if record.flags]
     if flagged:
-        console.print(flag_table(flagged))
+        console.print_table(flag_table(flagged))
     print_places(console, results.folder, tracking_uri)
 
 
-def print_tracking_errors(console: Console, errors: Sequence[str]) -> None:
-    """Failed calls to MLflow are told, and change nothing else."""
+def print_tracking_errors(console: Terminal, errors: Sequence[str]) -> None:
+    """Failed calls to MLflow are told on stderr, and change nothing else."""
     if errors:
-        console.print(f"MLflow: {len(errors)} calls failed; first: {errors[0]}", style="yellow")
+        console.warn(f"MLflow: {len(errors)} calls failed; first: {errors[0]}")
 
 
-def print_places(console: Console, folder: StudyFolder, tracking_uri: str) -> None:
-    console.print("\nResults:", highlight=False)
+def print_places(console: Terminal, folder: StudyFolder, tracking_uri: str) -> None:
+    console.print("\nResults:")
     places = {
         "report": folder.path / "report.html",
         "every trial": folder.path / "results.csv",
@@ -172,15 +167,12 @@ def print_places(console: Console, folder: StudyFolder, tracking_uri: str) -> No
     }
     for what, place in places.items():
         if place.exists():
-            console.print(f"  {what:<15} {place}", highlight=False, soft_wrap=True)
-    ui = f"mlflow ui --backend-store-uri {tracking_uri}"
+            console.print(f"  {what:<15} {place}")
     if tracking_uri.startswith(("http://", "https://")):
-        console.print(f"  MLflow          {tracking_uri}", highlight=False, soft_wrap=True)
+        console.print(f"  MLflow          {tracking_uri}")
     else:
-        console.print(f"\nCompare the runs:   uv run {ui}", highlight=False, soft_wrap=True)
-    if (folder.path / "best.json").exists():
-        console.print(
-            f"Run the choice again: uv run python -m studies.trial {folder.path / 'best.json'}",
-            highlight=False,
-            soft_wrap=True,
-        )
+        ui = ("uv", "run", "mlflow", "ui", "--backend-store-uri", tracking_uri)
+        console.print(f"\nCompare the runs:   {shlex.join(ui)}")
+    if places["chosen config"].exists():
+        again = ("uv", "run", "python", "-m", "studies.trial", str(places["chosen config"]))
+        console.print(f"Run the choice again: {shlex.join(again)}")

@@ -1,12 +1,16 @@
 from __future__ import annotations
 
+import contextlib
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+
+from helpers import signals_as_usual
 
 Interrupted = Callable[..., str]
 Quick = Callable[..., list[str]]
@@ -44,15 +48,38 @@ def quick() -> Quick:
     return command
 
 
+def left(session: int) -> list[str]:
+    """What runs in a session of the operating system: a study's own process and Ray's."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            name, _, fields = stat.read_text().rpartition(") ")
+            state, _, _, its_session = fields.split()[:4]
+            if int(its_session) == session and state != "Z":
+                found.append(name)
+    return found
+
+
+@pytest.fixture
+def as_usual() -> Iterator[None]:
+    with signals_as_usual():
+        yield
+
+
 @pytest.fixture(scope="session")
 def interrupted() -> Interrupted:
     """What a study prints that gets signals after the first line with `mark`, and ends as it
-    should."""
+    should, with nothing of it left."""
 
     def run(command: list[str], mark: str, *signals: signal.Signals) -> str:
-        process = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-        )
+        with signals_as_usual():
+            process = subprocess.Popen(
+                command,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                start_new_session=True,
+            )
         assert process.stdout is not None
         text = ""
         for line in process.stdout:
@@ -60,10 +87,14 @@ def interrupted() -> Interrupted:
                 for number in signals:
                     process.send_signal(number)
             text += line
-        assert process.wait(60) == 1, text
+        assert process.wait(60) == 128 + signals[0], text
         assert "what is done is kept. Go on:" in text
         noise = ("Traceback", "core_worker", *(number.name for number in signals))
         assert not any(word in text for word in noise)
+        until = time.monotonic() + 10
+        while left(process.pid) and time.monotonic() < until:
+            time.sleep(0.1)
+        assert left(process.pid) == []
         return text
 
     return run

@@ -68,9 +68,12 @@ def test_more_workers_are_counted(output: Path) -> None:
     assert not list((output / "scaling").glob("throughput-*"))
 
 
-def test_sigterm_ends_a_study_as_ctrl_c_does_also_sent_twice(
-    interrupted: Callable[..., str], quick: Callable[..., list[str]], tmp_path: Path
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_each_signal_ends_a_study_with_its_tables(
+    number: signal.Signals,
+    interrupted: Callable[..., str],
+    quick: Callable[..., list[str]],
+    tmp_path: Path,
 ) -> None:
-    """A batch system sends it, and `uv run` passes it on."""
-    interrupted(quick("gallery", tmp_path, "--seeds", "2"), "[1/8]", *2 * [signal.SIGTERM])
+    interrupted(quick("gallery", tmp_path, "--seeds", "2"), "[1/8]", number)
     assert rows(tmp_path / "gallery" / "results.csv")

@@ -7,12 +7,13 @@ import json
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import optuna
 import pytest
+from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 
 from guard.artifacts import ArtifactStore
@@ -54,7 +55,9 @@ def command(output: Path, num_trials: int) -> list[str]:
 class Study:
     folder: StudyFolder
     killed: str
-    """What the first sitting printed before it was interrupted."""
+    """What the first sitting printed, which was interrupted."""
+    left: Mapping[str, str]
+    """Status of each run in MLflow after it."""
     text: str
 
     def phase(self, name: str) -> list[dict[str, str]]:
@@ -68,18 +71,34 @@ class Study:
 
 @pytest.fixture(scope="module")
 def study(interrupted: Callable[..., str], tmp_path_factory: pytest.TempPathFactory) -> Study:
-    """A grid of 2 controls and 4 trials, interrupted by Ctrl-C after the first, then finished."""
+    """A grid of 2 controls and 4 trials, ended by SIGTERM after the first, then finished."""
     output = tmp_path_factory.mktemp("sweep")
-    killed = interrupted(command(output, 6), "[1/6]", signal.SIGINT)
+    folder = StudyFolder(output, "small")
+    killed = interrupted(command(output, 6), "[1/6]", signal.SIGTERM, signal.SIGTERM)
+    assert (folder.path / "report.html").is_file()
+    left = {name: run.info.status for name, run in tracked(folder).items()}
     done = subprocess.run(command(output, 6), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr + done.stdout
     assert done.stderr == ""
-    return Study(StudyFolder(output, "small"), killed, done.stdout)
+    return Study(folder, killed, left, done.stdout)
+
+
+def tracked(folder: StudyFolder) -> dict[str, Run]:
+    """The runs in MLflow, by trial."""
+    client = MlflowClient(folder.tracking_uri)
+    experiment = client.get_experiment_by_name(EXPERIMENT)
+    assert experiment is not None
+    return {r.data.tags[TRIAL]: r for r in client.search_runs([experiment.experiment_id])}
 
 
 def test_an_interrupted_study_says_how_to_go_on(study: Study) -> None:
     assert "python -m studies.sweep --sampler grid" in study.killed
     assert "study" in study.text and ": 0 of 6 trials" not in study.text
+
+
+def test_an_interrupted_study_is_closed_in_mlflow(study: Study) -> None:
+    assert study.left["parent"] == "KILLED"
+    assert "FINISHED" in study.left.values() and "RUNNING" not in study.left.values()
 
 
 def test_the_table_has_every_trial_once_and_its_controls(study: Study) -> None:
@@ -168,10 +187,7 @@ def test_optuna_holds_what_the_table_says(study: Study) -> None:
 
 
 def test_mlflow_has_one_run_a_trial_with_the_tables_values(study: Study) -> None:
-    client = MlflowClient(study.folder.tracking_uri)
-    experiment = client.get_experiment_by_name(EXPERIMENT)
-    assert experiment is not None
-    runs = {r.data.tags[TRIAL]: r for r in client.search_runs([experiment.experiment_id])}
+    runs = tracked(study.folder)
     confirmed = [record.label for record in study.folder.confirmations()]
     assert sorted(runs) == sorted(["parent", *(row["trial"] for row in study.rows), *confirmed])
     assert all(run.info.status == "FINISHED" for run in runs.values())

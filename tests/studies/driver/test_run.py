@@ -5,13 +5,13 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import signal
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from rich.console import Console
 
 from guard.errors import StudyError
 from guard.trial import TrialConfig
@@ -22,6 +22,7 @@ from studies.driver.flags import parsed
 from studies.driver.request import Request, settled
 from studies.driver.run import run
 from studies.reporting import page
+from studies.reporting.console import Terminal
 from tune.search import locked
 
 
@@ -32,12 +33,14 @@ class Pretended:
     request: Request
     missing: int = 0
     after: int = 0
+    signals: tuple[signal.Signals, ...] = ()
+    """That come while it works."""
     told: list[str] = field(default_factory=list)
     story: Story = sweep.STORY
     base: TrialConfig = field(default_factory=TrialConfig)
     varied: Mapping[str, str] = field(default_factory=lambda: {"search ipc": "choice(1, 2)"})
 
-    def print_plan(self, console: Console) -> None:
+    def print_plan(self, console: Terminal) -> None:
         self.told.append("plan")
 
     def counted(self) -> tuple[int, int]:
@@ -49,11 +52,13 @@ class Pretended:
     def work(self, session: Any) -> None:
         self.told.append("work")
         self.missing = self.after
+        for number in self.signals:
+            signal.raise_signal(number)
 
     def write_tables(self) -> None:
         self.told.append("tables")
 
-    def print_summary(self, console: Console, results: Results) -> None:
+    def print_summary(self, console: Terminal, results: Results) -> None:
         assert results.folder == self.request.folder
         self.told.append("summary")
 
@@ -64,11 +69,11 @@ def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pretended:
     pretended = Pretended(request=settled(parsed(sweep.parser(), argv)))
 
     @contextlib.contextmanager
-    def opened(console: Console, *others: Any) -> Iterator[None]:
+    def opened(console: Terminal, *others: Any) -> Iterator[None]:
         pretended.told.append("Ray")
         yield
 
-    def close(console: Console, session: None, *others: Any, done: bool) -> None:
+    def close(console: Terminal, session: None, *others: Any, done: bool) -> None:
         pretended.told.append("finished" if done else "killed")
 
     def report(*others: Any) -> None:
@@ -104,15 +109,30 @@ def test_what_is_missing_is_run_on_ray_and_then_told(job: Pretended) -> None:
     assert job.told == ["Ray", "work", "tables", "report", "finished", "summary"]
 
 
-def test_an_interrupted_study_is_told_and_says_how_to_go_on(
-    job: Pretended, capsys: pytest.CaptureFixture[str]
+@pytest.mark.usefixtures("as_usual")
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [(None, 1), (signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)],
+)
+def test_an_unfinished_study_is_told_and_says_how_to_go_on(
+    number: signal.Signals | None, code: int, job: Pretended, capsys: pytest.CaptureFixture[str]
 ) -> None:
     job.missing, job.after = 3, 1
-    assert run(job) == 1
+    job.signals = (number,) if number else ()
+    assert run(job) == code
     assert job.told == ["Ray", "work", "tables", "report", "killed", "summary"]
     lines = capsys.readouterr().out.splitlines()
     assert lines[-2] == "1 trials are unfinished; what is done is kept. Go on:"
     assert lines[-1] == f"  {job.request.command}"
+
+
+def test_a_signal_while_a_study_is_closed_changes_nothing(
+    job: Pretended, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job.missing = 1
+    monkeypatch.setattr(page, "write_report", lambda *_: signal.raise_signal(signal.SIGTERM))
+    assert run(job) == 0
+    assert job.told == ["Ray", "work", "tables", "finished", "summary"]
 
 
 def test_the_folder_is_claimed_with_the_command_and_without_the_options(job: Pretended) -> None:

@@ -4,10 +4,10 @@ import io
 from dataclasses import replace
 
 import pytest
-from rich.console import Console
 
 from builders import record, scores
 from studies.reporting import progress
+from studies.reporting.console import Terminal
 from studies.reporting.progress import Progress, duration
 from tune.desk import DeskStatus
 from tune.results.records import CONFIRMATION
@@ -33,7 +33,7 @@ def test_durations_read_well(seconds: float, text: str) -> None:
 def test_a_log_gets_a_line_a_trial_and_a_line_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(progress, "PLAIN_EVERY_S", -1.0)
     output = io.StringIO()
-    with Progress(Console(file=output, width=200)) as shown:
+    with Progress(Terminal(file=output, width=200)) as shown:
         shown.begin("trials", 10, already=4)
         best = record(5, 0.9, 0.4)
         shown.finished(best, best)
@@ -58,7 +58,7 @@ def test_a_log_gets_a_line_a_trial_and_a_line_now_and_then(monkeypatch: pytest.M
 def test_what_was_damaged_is_said_once() -> None:
     output = io.StringIO()
     status = replace(STATUS, damaged=("squeeze/0a: model.safetensors cannot be read",))
-    with Progress(Console(file=output, width=200)) as shown:
+    with Progress(Terminal(file=output, width=200)) as shown:
         shown.tick(status)
         shown.tick(status)
     said = "damaged, so computed again: squeeze/0a: model.safetensors cannot be read"
@@ -67,7 +67,7 @@ def test_what_was_damaged_is_said_once() -> None:
 
 def test_a_terminal_gets_one_live_block() -> None:
     output = io.StringIO()
-    console = Console(file=output, width=120, force_terminal=True)
+    console = Terminal(file=output, width=120, force_terminal=True)
     with Progress(console) as shown:
         shown.begin("trials", 3)
         shown.tick(STATUS)
@@ -80,7 +80,7 @@ def test_a_confirmation_has_lines_and_a_count_of_its_own(monkeypatch: pytest.Mon
     on_test = record(5, metrics=scores(0.9, 0.4, "test"), phase=CONFIRMATION)
     monkeypatch.setattr(progress, "PLAIN_EVERY_S", -1.0)
     output = io.StringIO()
-    with Progress(Console(file=output, width=200)) as shown:
+    with Progress(Terminal(file=output, width=200)) as shown:
         shown.begin("runs of the confirmation", 2)
         shown.finished(on_test)
         shown.tick(STATUS)

@@ -1,16 +1,22 @@
 from __future__ import annotations
 
 import io
+import shlex
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from rich.console import Console
 
 from builders import configured, estimated, record
 from guard.robustness.measures import CLEAN, ROBUST
+from studies.reporting.console import Terminal
 from studies.reporting.figures import pareto_figure, save_png
-from studies.reporting.terminal import print_places, print_summary, print_verdicts
+from studies.reporting.terminal import (
+    print_places,
+    print_summary,
+    print_tracking_errors,
+    print_verdicts,
+)
 from tune.results.comparison import Arm, Comparison
 from tune.results.folder import StudyFolder
 from tune.results.front import choose
@@ -21,7 +27,7 @@ PLAIN = configured(control=True)
 
 
 def said(records: list[Record], folder: StudyFolder) -> str:
-    console = Console(file=io.StringIO(), width=200)
+    console = Terminal(file=io.StringIO(), width=200)
     print_summary(console, records, 0.03, [])
     print_places(console, folder, folder.tracking_uri)
     file = console.file
@@ -41,6 +47,28 @@ def test_the_choice_is_held_against_its_baseline(tmp_path: Path) -> None:
     assert "robust  0.100 unregularized -> 0.450 chosen (+35.0 points" in text
     assert "3 trials, of which 1 diverged" in text
     assert f"mlflow ui --backend-store-uri sqlite:///{tmp_path}/mlflow.db" in text
+
+
+def test_paths_are_printed_as_they_are_and_quoted_in_commands(tmp_path: Path) -> None:
+    folder = StudyFolder(tmp_path / "[bold]my :cat:", "s")
+    folder.path.mkdir(parents=True)
+    for name in ("best.json", "results.csv"):
+        (folder.path / name).touch()
+    lines = said([record(0, 0.9, 0.5, PLAIN)], folder).splitlines()
+    assert f"  every trial     {folder.path}/results.csv" in lines
+    (again,) = (line for line in lines if line.startswith("Run the choice again:"))
+    command = shlex.split(again.partition(": ")[2])
+    assert command == ["uv", "run", "python", "-m", "studies.trial", f"{folder.path}/best.json"]
+    (ui,) = (line for line in lines if line.startswith("Compare the runs:"))
+    assert shlex.split(ui)[-1] == folder.tracking_uri
+
+
+def test_what_mlflow_did_not_take_is_told_on_stderr(capsys: pytest.CaptureFixture[str]) -> None:
+    print_tracking_errors(Terminal(), [])
+    print_tracking_errors(Terminal(), ["OSError: [Errno 28] full", "OSError: again"])
+    told = capsys.readouterr()
+    assert told.out == ""
+    assert told.err == "MLflow: 2 calls failed; first: OSError: [Errno 28] full\n"
 
 
 def test_a_baseline_that_nothing_beats_is_called_so(tmp_path: Path) -> None:
@@ -99,7 +127,7 @@ def comparison(gain: Estimate) -> Comparison:
 def test_a_winner_needs_an_interval_without_zero(
     low: float, mean: float, high: float, verdict: str
 ) -> None:
-    console = Console(file=io.StringIO(), width=200)
+    console = Terminal(file=io.StringIO(), width=200)
     print_verdicts(console, [comparison(estimated(mean, low, high))])
     assert isinstance(console.file, io.StringIO)
     assert f" against its unregularized baseline: {verdict} " in console.file.getvalue()
