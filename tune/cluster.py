@@ -5,15 +5,18 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import signal
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import ray
 
 from guard.errors import StudyError
 from tune.desk import NAMESPACE
+from tune.local import short_folder, start_local
 
 ANSWER_TIMEOUT_S = 5.0
 PACKAGES = ("guard", "tune", "studies")
@@ -40,32 +43,52 @@ def check_address(address: str) -> None:
 
 @contextlib.contextmanager
 def started(address: str | None, *, verbose: bool = False) -> Iterator[None]:
-    """A local Ray on all cores, or the cluster at `address`; left again at the end.
+    """A local Ray on all cores (`tune.local`), or the cluster at `address`; left again at the end.
 
-    Raises StudyError if the cluster cannot be joined.
+    Raises StudyError if the one does not start or the other cannot be joined, and KeyboardInterrupt
+    if SIGTERM comes meanwhile.
     """
     level = logging.INFO if verbose else logging.CRITICAL
     quiet = contextlib.nullcontext if verbose else silent_stderr
+    options = {"namespace": NAMESPACE, "log_to_driver": verbose, "logging_level": level}
+    place = short_folder() if address is None else contextlib.nullcontext("")
+    with place as folder:
+        try:
+            with quiet(), own_sigterm():
+                start(address, folder, options)
+            for name in ("ray", "ray.tune", "ray.train", "ray.data"):
+                logging.getLogger(name).setLevel(level)
+            yield
+        finally:
+            with quiet():
+                ray.shutdown()
+
+
+def start(address: str | None, folder: str, options: Mapping[str, Any]) -> None:
+    """Join the cluster, or start a Ray that keeps its files in the folder. Raises StudyError."""
     try:
-        with quiet():
-            ray.init(
-                address=address or "local",
-                namespace=NAMESPACE,
-                include_dashboard=False if address is None else None,
-                log_to_driver=verbose,
-                logging_level=level,
-                runtime_env=None if address is None else shipped_code(),
-            )
-    except (ConnectionError, RuntimeError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise StudyError(f"--address: cannot join Ray at {address} ({reason})") from None
-    for name in ("ray", "ray.tune", "ray.train", "ray.data"):
-        logging.getLogger(name).setLevel(level)
+        if address is None:
+            start_local(folder, options)
+        else:
+            ray.init(address=address, runtime_env=shipped_code(), **options)
+    except Exception as error:  # of the operating system, of Ray, or a bare one
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        told = f"--address: cannot join Ray at {address}" if address else "Ray does not start here"
+        raise StudyError(f"{told} ({reason})") from None
+
+
+@contextlib.contextmanager
+def own_sigterm() -> Iterator[None]:
+    """Keep what SIGTERM does; `ray.init` has it end the process with SystemExit."""
+    handler = signal.getsignal(signal.SIGTERM)
     try:
         yield
+    except SystemExit:
+        signal.signal(signal.SIGTERM, handler)
+        signal.raise_signal(signal.SIGTERM)
+        raise KeyboardInterrupt from None
     finally:
-        with quiet():
-            ray.shutdown()
+        signal.signal(signal.SIGTERM, handler)
 
 
 def has_gpus(address: str) -> bool:

@@ -24,6 +24,7 @@ from guard.stage import Stage
 from guard.trial import TrialConfig
 from helpers import files
 from tune.desk import NAMESPACE, RayRunner, StageLost, open_desk, wait_for_desk
+from tune.local import short_folder, start_local
 from tune.resources import Resources, StageResources
 from tune.trainable import COORDINATOR_CPUS
 
@@ -61,17 +62,25 @@ def two_gpus() -> Iterator[None]:
     paths = os.environ.get("PYTHONPATH", "")
     here = str(Path(__file__).parent)  # where workers find this file's stage
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (here, paths)))
-    ray.init(
-        address="local",
-        num_cpus=4,
-        num_gpus=2,
-        namespace=NAMESPACE,
-        include_dashboard=False,
-        log_to_driver=False,
-    )
-    os.environ["PYTHONPATH"] = paths
-    yield
-    ray.shutdown()
+    with short_folder() as folder:
+        resources = {"num_cpus": 4, "num_gpus": 2}
+        start_local(folder, {"namespace": NAMESPACE, "log_to_driver": False, **resources})
+        os.environ["PYTHONPATH"] = paths
+        yield
+        ray.shutdown()
+
+
+def test_a_local_ray_is_for_this_machine_alone() -> None:
+    import psutil  # which Ray brings
+
+    driver = psutil.Process()
+    connections = [
+        connection
+        for process in (driver, *driver.children(recursive=True))
+        for connection in process.net_connections("inet")
+    ]
+    listening = {c.laddr.ip for c in connections if c.status == psutil.CONN_LISTEN}
+    assert listening and listening <= {"127.0.0.1", "::ffff:127.0.0.1", "::1"}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,75 @@
+"""A Ray for this machine and this user alone, wherever there is room for it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import ray
+from ray._private import ray_constants
+
+from guard.errors import StudyError
+
+PLACES = ("/tmp", "/var/tmp", "/dev/shm")
+"""Where Ray's folder may be, after $RAY_TMPDIR and $TMPDIR."""
+LONGEST_BYTES = 24
+"""Of such a place: the address of a socket has at most 103 bytes, and below the place there is
+"/ray-xxxxxxxx/r/session_2026-01-31_12-00-00_123456_1234567/sockets/plasma_store"."""
+LEAST_FREE_BYTES = 16 * 2**20
+TOKEN = "RAY_AUTH_TOKEN"
+
+
+def start_local(folder: str, options: Mapping[str, Any]) -> None:
+    """Start Ray without a dashboard. It keeps what it writes in the folder, listens on the loopback
+    interface only, and asks for a token, which nothing outside this process's children knows."""
+    if f"{TOKEN}_PATH" not in os.environ:
+        os.environ.setdefault(TOKEN, secrets.token_hex(32))  # or it would be kept in the home
+    with on_loopback():
+        ray.init(address="local", include_dashboard=False, _temp_dir=f"{folder}/r", **options)
+
+
+@contextlib.contextmanager
+def on_loopback() -> Iterator[None]:
+    """Let Ray choose 127.0.0.1, as it does where it knows no clusters (Windows and macOS); an
+    address that it is given may not be that one."""
+    usual = ray_constants.ENABLE_RAY_CLUSTER
+    ray_constants.ENABLE_RAY_CLUSTER = False
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = usual
+
+
+@contextlib.contextmanager
+def short_folder() -> Iterator[str]:
+    """A new folder that others cannot enter, with room in its name for Ray's; removed at the end.
+
+    Raises StudyError if there is no place for one.
+    """
+    chosen = [os.environ[name] for name in ("RAY_TMPDIR", "TMPDIR") if os.environ.get(name)]
+    refused = {}
+    for place in dict.fromkeys((*chosen, *PLACES)):
+        refused[place] = why_not(place)
+        if not refused[place]:
+            break
+    else:
+        reasons = "; ".join(f"{place}: {reason}" for place, reason in refused.items())
+        raise StudyError(f"TMPDIR: Ray needs a folder for its sockets and logs, got {reasons}")
+    with tempfile.TemporaryDirectory(prefix="ray-", dir=place, ignore_cleanup_errors=True) as new:
+        yield new
+
+
+def why_not(place: str) -> str:
+    """Why Ray's folder cannot be there; "" if it can."""
+    if not os.path.isabs(place) or not os.path.isdir(place):
+        return "no folder"
+    if len(os.fsencode(place)) > LONGEST_BYTES:
+        return f"longer than {LONGEST_BYTES} bytes"
+    if not os.access(place, os.W_OK | os.X_OK):
+        return "cannot be written"
+    return "full" if shutil.disk_usage(place).free < LEAST_FREE_BYTES else ""
