@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from guard.distilled import DistilledSet, to_picture
@@ -12,6 +13,7 @@ from studies.design.design import Design
 from studies.design.study import Study, confirmed
 from studies.driver.trials_job import run_command
 from studies.presets import Preset
+from studies.reporting.fonts import families
 from tune.results.comparison import Arm
 from tune.results.findings import Results, gains_in_words
 from tune.results.wording import joined
@@ -62,9 +64,20 @@ def side_by_side(arms: list[Arm]) -> Figure:
                 cells[row, column].imshow(image, cmap="gray", vmin=0, vmax=255)
                 cells[row, column].set_axis_off()
                 if row == 0:
-                    name = spec.class_names[column][:9]
-                    cells[row, column].set_title(name, fontsize=6, pad=2)
+                    head(cells[row, column], spec.class_names[column][:9], column)
     return figure
+
+
+def head(axes: Axes, name: str, number: int) -> None:
+    """The class's name over its column, or its number where no font has the name."""
+    usable = families(name)
+    axes.set_title(
+        name if usable else f"class {number}",
+        fontsize=6,
+        pad=2,
+        fontfamily=usable or None,
+        parse_math=False,
+    )
 
 
 STUDY = Study(
