@@ -236,7 +236,8 @@ def write_record(stage: Stage, folder: Path, summary: Mapping[str, Any], seconds
         "files": file_sums(folder),
     }
     file = folder / RECORD
-    file.write_text(json.dumps({**record, "sha256": digest(record)}, indent=1, allow_nan=False))
+    text = json.dumps({**record, "sha256": digest(record)}, indent=1, allow_nan=False)
+    file.write_text(text, encoding="utf-8")
     readable = file.stat().st_mode & 0o777
     for path in (folder, *folder.rglob("*")):
         path.chmod(readable | (readable & 0o444) >> 2 if path.is_dir() else readable)

@@ -49,7 +49,7 @@ class DistilledSet:
     @classmethod
     def load(cls, folder: Path | str) -> DistilledSet:
         """Read `images.safetensors` and `card.json` of a folder."""
-        card = json.loads((Path(folder) / "card.json").read_text())
+        card = json.loads((Path(folder) / "card.json").read_text(encoding="utf-8"))
         tensors = load_file(Path(folder) / "images.safetensors")
         spec = spec_from_dict(card["spec"])
         return cls(
@@ -70,7 +70,7 @@ class DistilledSet:
 
     def save_card(self, folder: Path | str) -> None:
         card = {**self.card, "spec": dataclasses.asdict(self.spec)}
-        (Path(folder) / "card.json").write_text(json.dumps(card, indent=1))
+        (Path(folder) / "card.json").write_text(json.dumps(card, indent=1), encoding="utf-8")
 
     def one_hot(self) -> Tensor:
         """float32 (K·ipc, K), the labels as distributions."""
@@ -134,7 +134,7 @@ def save_part(folder: Path, images: Tensor, spec: ImageSpec, **facts: Any) -> No
         folder / "images.safetensors",
     )
     description = {"spec": dataclasses.asdict(spec), **plain}
-    (folder / "part.json").write_text(json.dumps(description, indent=1))
+    (folder / "part.json").write_text(json.dumps(description, indent=1), encoding="utf-8")
 
 
 def assemble(stage: Distilled, store: ArtifactStore, folder: Path) -> Mapping[str, Any]:
@@ -142,7 +142,7 @@ def assemble(stage: Distilled, store: ArtifactStore, folder: Path) -> Mapping[st
     device = setup(stage.compute)
     paths = [store.read(part).path for part in stage.parts]
     parts = [load_file(path / "images.safetensors") for path in paths]
-    facts = json.loads((paths[0] / "part.json").read_text())
+    facts = json.loads((paths[0] / "part.json").read_text(encoding="utf-8"))
     spec = spec_from_dict(facts.pop("spec"))
     images, labels = in_prefix_order([part["images"] for part in parts], stage.ipc)
     soft, metrics = None, {}

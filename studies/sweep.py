@@ -33,7 +33,7 @@ def chosen(results: Results) -> Record | None:
     path = results.folder.path / "best.json"
     if not path.is_file():
         return None
-    fingerprint = TrialConfig.from_json(path.read_text()).fingerprint()
+    fingerprint = TrialConfig.from_json(path.read_text(encoding="utf-8")).fingerprint()
     return next((r for r in results.records if r.fingerprint == fingerprint), None)
 
 

@@ -59,7 +59,7 @@ def locked(folder: StudyFolder) -> Iterator[None]:
     """Hold the study's folder. Raises StudyError if another process does."""
     try:
         folder.path.mkdir(parents=True, exist_ok=True)
-        file = (folder.path / ".lock").open("w")
+        file = (folder.path / ".lock").open("wb")
     except OSError as error:
         raise StudyError(f"--output: cannot write in {folder.path} ({error.strerror})") from None
     with file:

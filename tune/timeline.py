@@ -40,7 +40,7 @@ class Timeline:
 
 def append(path: Path, spans: Iterable[Span]) -> None:
     text = "".join(json.dumps(asdict(span)) + "\n" for span in spans)
-    with path.open("a") as file:
+    with path.open("a", encoding="utf-8") as file:
         file.write(text)
 
 
@@ -50,5 +50,5 @@ def read(folder: Path) -> list[Span]:
     path = folder / FILE
     if not path.is_file():
         return []
-    lines = path.read_text().splitlines(keepends=True)
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
     return [Span(**json.loads(line)) for line in lines if line.endswith("\n")]

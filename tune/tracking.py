@@ -212,7 +212,9 @@ class Tracker:
 
         if path is None:
             return
-        history = json.loads((Path(path) / "stage.json").read_text())["summary"]["history"]
+        history = json.loads((Path(path) / "stage.json").read_text(encoding="utf-8"))["summary"][
+            "history"
+        ]
         now = _milliseconds()
         names = ("loss", "accuracy", "lr")
         rows = [

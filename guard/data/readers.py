@@ -110,7 +110,11 @@ def _listing(folder: Path, classes: list[str]) -> list[tuple[Path, int]]:
     labels = {name: label for label, name in enumerate(classes)}
     annotations = folder / "val_annotations.txt"
     if annotations.is_file():
-        rows = [line.split("\t")[:2] for line in annotations.read_text().splitlines() if line]
+        rows = [
+            line.split("\t")[:2]
+            for line in annotations.read_text(encoding="utf-8").splitlines()
+            if line
+        ]
         return [(folder / "images" / file, labels[name]) for file, name in rows if name in labels]
     unknown = [f.name for f in folder.iterdir() if f.is_dir() and f.name not in labels]
     if unknown:

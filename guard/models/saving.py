@@ -20,12 +20,12 @@ def save_model(model: Classifier, config: ModelConfig, spec: ImageSpec, folder: 
     weights = {name: value.cpu().contiguous() for name, value in model.state_dict().items()}
     save_file(weights, folder / "model.safetensors")
     description = {"model": config.to_dict(), "spec": dataclasses.asdict(spec)}
-    (folder / "model.json").write_text(json.dumps(description, indent=1))
+    (folder / "model.json").write_text(json.dumps(description, indent=1), encoding="utf-8")
 
 
 def load_model(folder: Path | str, device: torch.device | str = "cpu") -> Classifier:
     """A model written by `save_model`, in evaluation mode. Its input is pixels in [0, 1]."""
-    description = json.loads((Path(folder) / "model.json").read_text())
+    description = json.loads((Path(folder) / "model.json").read_text(encoding="utf-8"))
     model = build_model(ModelConfig.from_dict(description["model"]), load_spec(folder))
     model.load_state_dict(load_file(Path(folder) / "model.safetensors"))
     return model.to(device).eval()
@@ -33,7 +33,9 @@ def load_model(folder: Path | str, device: torch.device | str = "cpu") -> Classi
 
 def load_spec(folder: Path | str) -> ImageSpec:
     """The data set facts that a saved model was built for."""
-    return spec_from_dict(json.loads((Path(folder) / "model.json").read_text())["spec"])
+    return spec_from_dict(
+        json.loads((Path(folder) / "model.json").read_text(encoding="utf-8"))["spec"]
+    )
 
 
 def spec_from_dict(values: dict[str, Any]) -> ImageSpec:

@@ -28,7 +28,7 @@ class About:
     def read(cls, folder: StudyFolder) -> About:
         """Raises StudyError for a folder without a study."""
         try:
-            return cls(**json.loads((folder.path / "about.json").read_text()))
+            return cls(**json.loads((folder.path / "about.json").read_text(encoding="utf-8")))
         except OSError:
             raise StudyError(f"{folder.path}: holds no study (there is no about.json)") from None
 
@@ -43,7 +43,7 @@ def claim(folder: StudyFolder, about: About, base: TrialConfig, varied: Mapping[
     now: dict[str, Any] = {"study": about.study, **base.flat(), **varied}
     del now["data.path"]  # data.sha256 says which data
     if path.is_file():
-        before = json.loads(path.read_text())
+        before = json.loads(path.read_text(encoding="utf-8"))
         for name in [n for n in (*now, *before) if before.get(n) != now.get(n)]:
             raise StudyError(
                 f"--name: the study in {folder.path} was made with {name} = {before.get(name)}, "

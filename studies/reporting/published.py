@@ -43,7 +43,7 @@ class Published:
 
 @cache
 def published() -> tuple[Published, ...]:
-    with FILE.open() as file:
+    with FILE.open(encoding="utf-8") as file:
         return tuple(
             Published(
                 table=row["table"],

@@ -25,7 +25,7 @@ def write_atomically(path: Path, text: str) -> None:
     """Replace a file so that a reader never sees half of it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
-    with os.fdopen(descriptor, "w") as file:
+    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
         file.write(text)
     os.chmod(name, 0o644)
     os.replace(name, path)
@@ -101,7 +101,7 @@ def read_record(path: Path) -> Record | None:
     """The record in a file; None before it is there. Raises ValueError for what is no JSON, and
     TypeError for other fields than a record's."""
     try:
-        values = json.loads(path.read_text())
+        values = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
     return Record(**{**values, "stages": tuple(values["stages"])})
@@ -111,7 +111,7 @@ def read_csv(path: Path) -> list[dict[str, str]]:
     """The rows of a CSV file; none before it is there."""
     if not path.is_file():
         return []
-    with path.open(newline="") as file:
+    with path.open(newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))
 
 
