@@ -1,17 +1,22 @@
-"""What of the project travels: to every node of a cluster, and into the wheel."""
+"""How Ray starts, and what of the project travels to every node of a cluster and into the wheel."""
 
 from __future__ import annotations
 
+import signal
+import sys
 import tomllib
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 from ray._private.runtime_env.packaging import create_package
 from ray._private.thirdparty.pathspec import PathSpec
 
 import tune
-from tune.cluster import PACKAGES, shipped_code
+from guard.errors import StudyError
+from helpers import run_python
+from tune.cluster import PACKAGES, shipped_code, started
 
 ROOT = Path(tune.__file__).resolve().parents[1]
 
@@ -44,3 +49,47 @@ def test_the_wheel_has_the_code_and_none_of_the_results() -> None:
     assert left_out.match_file("studies/results/compare/accuracy.png")
     files = {f"{name}/{file}" for name in PACKAGES for file in needed(ROOT / name)}
     assert not list(left_out.match_files([*files, "guard/py.typed"]))
+
+
+@pytest.mark.parametrize(
+    ("address", "told"),
+    [(None, "Ray does not start here"), ("x:1", "--address: cannot join Ray at x:1")],
+)
+@pytest.mark.parametrize(
+    "error", [OSError(28, "No space left"), RuntimeError("why\nmore"), KeyError]
+)
+def test_what_ray_raises_is_a_line(
+    error: Any, address: str | None, told: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(**options: Any) -> None:
+        raise error
+
+    monkeypatch.setattr("ray.init", fail)
+    with pytest.raises(StudyError) as caught, started(address):
+        pass
+    reasons = {OSError: "[Errno 28] No space left", RuntimeError: "why", type: "KeyError"}
+    assert str(caught.value) == f"{told} ({reasons[type(error)]})"
+
+
+def test_sigterm_while_ray_starts_does_what_it_did_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    heard: list[int] = []
+    monkeypatch.setattr("ray.init", lambda **options: sys.exit(signal.SIGTERM))  # as Ray's handler
+    usual = signal.signal(signal.SIGTERM, lambda number, frame: heard.append(number))
+    try:
+        with pytest.raises(KeyboardInterrupt), started(None):
+            pass
+    finally:
+        signal.signal(signal.SIGTERM, usual)
+    assert heard == [signal.SIGTERM]
+
+
+def test_a_user_without_a_home_has_one_that_is_not_there() -> None:
+    code = (
+        "import os, pwd\n"
+        "def nobody(uid): raise KeyError(uid)\n"
+        "pwd.getpwuid = nobody\n"
+        "os.environ.pop('HOME', None)\n"
+        "import tune\n"
+        "print(os.path.expanduser('~'))\n"
+    )
+    assert run_python(code).stdout == "/nonexistent\n"
