@@ -11,7 +11,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import ray
-from ray._private import ray_constants
+from ray._private import ray_constants, services
+from ray._private.utils import detect_fate_sharing_support
 
 from guard.errors import StudyError
 
@@ -26,23 +27,34 @@ TOKEN = "RAY_AUTH_TOKEN"
 
 def start_local(folder: str, options: Mapping[str, Any]) -> None:
     """Start Ray without a dashboard. It keeps what it writes in the folder, listens on the loopback
-    interface only, and asks for a token, which nothing outside this process's children knows."""
+    interface only, asks for a token, which only this process's children know, and hears no signal
+    of the terminal's."""
     if f"{TOKEN}_PATH" not in os.environ:
         os.environ.setdefault(TOKEN, secrets.token_hex(32))  # or it would be kept in the home
-    with on_loopback():
+    with secluded():
         ray.init(address="local", include_dashboard=False, _temp_dir=f"{folder}/r", **options)
 
 
+class OwnGroup(services.ConsolePopen):
+    """A process that leads a group."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, process_group=0, **options)
+
+
 @contextlib.contextmanager
-def on_loopback() -> Iterator[None]:
-    """Let Ray choose 127.0.0.1, as it does where it knows no clusters (Windows and macOS); an
-    address that it is given may not be that one."""
-    usual = ray_constants.ENABLE_RAY_CLUSTER
+def secluded() -> Iterator[None]:
+    """Let Ray do what it does on Windows, and has no option for elsewhere: choose 127.0.0.1, and
+    start its processes in groups of their own, so that a terminal's Ctrl-C, or its end, reaches the
+    study and not the Ray below it. Where the kernel does not end them with it, they stay in its."""
+    usual = ray_constants.ENABLE_RAY_CLUSTER, services.ConsolePopen
     ray_constants.ENABLE_RAY_CLUSTER = False
+    if detect_fate_sharing_support():
+        services.ConsolePopen = OwnGroup  # type: ignore[misc]
     try:
         yield
     finally:
-        ray_constants.ENABLE_RAY_CLUSTER = usual
+        ray_constants.ENABLE_RAY_CLUSTER, services.ConsolePopen = usual  # type: ignore[misc]
 
 
 @contextlib.contextmanager

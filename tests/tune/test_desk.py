@@ -83,6 +83,15 @@ def test_a_local_ray_is_for_this_machine_alone() -> None:
     assert listening and listening <= {"127.0.0.1", "::ffff:127.0.0.1", "::1"}
 
 
+def test_a_local_ray_hears_no_signal_of_the_terminals() -> None:
+    """A terminal sends them to the group of processes in front of it."""
+    import psutil
+
+    children = psutil.Process().children(recursive=True)
+    groups = {process.name(): os.getpgid(process.pid) for process in children}
+    assert "raylet" in groups and os.getpgrp() not in groups.values()
+
+
 @dataclass(frozen=True, kw_only=True)
 class Pause(Stage):
     """Waits for a file."""
