@@ -1,6 +1,6 @@
 """Whether an evaluation can be believed: cheap measurements of a model that is attacked.
 
-Small enough to run with every trial (some 300 passes of 64 images). What they mean is said in
+Small enough to run with every trial (up to 500 passes of 64 images). What they mean is said in
 `guard.robustness.flags`.
 """
 
