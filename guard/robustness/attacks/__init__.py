@@ -99,8 +99,8 @@ def mim(model: nn.Module, threat: ThreatModel) -> Attack:
 
 
 def vmi(model: nn.Module, threat: ThreatModel) -> Attack:
-    """Variance-tuned momentum iterative FGSM (arXiv 2103.15571), with five neighbours of each point,
-    as torchattacks has it (the paper: 20)."""
+    """Variance-tuned momentum iterative FGSM (arXiv 2103.15571), with torchattacks' five neighbours
+    of a point (the paper: 20)."""
     attack: Attack = torchattacks.VMIFGSM(
         model, eps=threat.eps, alpha=threat.eps / 4, steps=VMI_STEPS
     )

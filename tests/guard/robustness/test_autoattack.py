@@ -148,3 +148,16 @@ def test_square_s_windows_shrink_as_in_autoattack(
     assert (attack.n_queries, attack.rescale_schedule) == (queries, stretched)
     shares = [0.8 / attack.p_selection(number) for number in (0, 100, queries - 1)]
     assert shares == ([1, 128, 512] if stretched else [1, 4, 128])
+
+
+@each_norm
+def test_images_of_0_and_1_alone_are_broken_by_both_targeted_attacks(norm: str) -> None:
+    model, x, _ = pictures(1, 6, count=12)
+    x = (x > 0.5).float()
+    y = model.float()(x).argmax(dim=1)
+    broken = [
+        wrong(model, attack_images(name, model, x, y, threat(norm, 4), 0), y)
+        for name in ("apgd-t", "fab-t")
+    ]
+    assert 2 < int(broken[0].sum()) < 12
+    assert torch.equal(*broken)
