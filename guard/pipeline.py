@@ -63,10 +63,12 @@ class TrialStages:
                 ipc=config.ipc,
                 compute=config.compute,
             )
+            whitening = Whitening.of(shared, config.student_model)
+            labels = Relabel.of(teacher, distilled, config.student, whitening) if teacher else None
             student = Student(
                 distilled=distilled,
-                whitening=Whitening.of(shared, config.student_model),
-                labels=Relabel.of(teacher, distilled, config.student) if teacher else None,
+                whitening=whitening,
+                labels=labels,
                 model=config.student_model,
                 student=config.student,
                 compute=config.compute,

@@ -59,12 +59,18 @@ class Stage:
         return {name: _plain(getattr(self, name)) for name in names}
 
     @property
+    def mended(self) -> tuple[str, ...]:
+        """What has been put right since `version`, as far as this configuration meets it: it has an
+        address of its own, and those that do not meet it keep theirs. A new version ends it."""
+        return ()
+
+    @property
     def description(self) -> dict[str, Any]:
         """Everything that the key is made of, as plain values."""
         addresses = {role: stage.address for role, stage in self.inputs.items()}
         return {
             "name": self.name,
-            "version": self.version,
+            "version": [self.version, *self.mended] if self.mended else self.version,
             "config": self.config,
             "inputs": addresses,
         }

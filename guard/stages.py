@@ -29,6 +29,21 @@ class Whitening(Stage):
         return cls(data=shared.data, compute=shared.compute) if model.input == "zca" else None
 
 
+CROPS, WHITENED = "crops of redrawn area", "dsa of whitened images"
+"""What `mended` names."""
+
+
+def mended_batches(train: TrainConfig, whitening: Whitening | None) -> tuple[str, ...]:
+    """`Stage.mended` of networks that are trained like this."""
+    met = {CROPS: "resized-crop" in train.augment, WHITENED: bool(dsa_space(train, whitening))}
+    return tuple(name for name, meets in met.items() if meets)
+
+
+def dsa_space(train: TrainConfig, whitening: Whitening | None) -> Whitening | None:
+    """The whitening, where augmentation depends on it."""
+    return whitening if "dsa" in train.augment else None
+
+
 class Trained(Stage):
     """A stage that writes a network (`guard.models.saving`), and says of its training: `metrics`,
     `history`."""
@@ -63,6 +78,10 @@ class Squeeze(Trained):
             compute=shared.compute,
         )
 
+    @property
+    def mended(self) -> tuple[str, ...]:
+        return mended_batches(self.train, self.whitening)
+
     def passes(self, sizes: Sizes) -> float:
         return sizes.train * self.train.epochs * (PLAIN_STEP + self.regularizer.passes)
 
@@ -94,16 +113,30 @@ class Relabel(Stage):
     distilled: Distilled
     student: StudentConfig
     """As far as the batches depend on it (`StudentConfig.batches_only`)."""
+    whitening: Whitening | None
+    """The student's, where the batches depend on it."""
     compute: ComputeConfig
 
     @classmethod
-    def of(cls, teacher: Trained, distilled: Distilled, student: StudentConfig) -> Relabel:
+    def of(
+        cls,
+        teacher: Trained,
+        distilled: Distilled,
+        student: StudentConfig,
+        whitening: Whitening | None,
+    ) -> Relabel:
+        """whitening: of the student's first layer."""
         return cls(
             teacher=teacher,
             distilled=distilled,
             student=student.batches_only(),
+            whitening=dsa_space(student.train, whitening),
             compute=distilled.compute,
         )
+
+    @property
+    def mended(self) -> tuple[str, ...]:
+        return mended_batches(self.student.train, self.whitening)
 
     def passes(self, sizes: Sizes) -> float:
         return images_seen(self.distilled, self.student, sizes)
@@ -121,6 +154,10 @@ class Student(Trained):
     model: ModelConfig
     student: StudentConfig
     compute: ComputeConfig
+
+    @property
+    def mended(self) -> tuple[str, ...]:
+        return mended_batches(self.student.train, self.whitening)
 
     def passes(self, sizes: Sizes) -> float:
         return PLAIN_STEP * images_seen(self.distilled, self.student, sizes)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated
 
 from guard.config.common import Seed
-from guard.config.schema import Config, OneOf, above, at_least
+from guard.config.schema import LATER, Config, OneOf, above, at_least
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,6 +72,10 @@ class DataConfig(Config):
     """A folder or an .npz file; empty: scikit-learn's or torchvision's own copy."""
     image_size: Annotated[int, at_least(0)] = 0
     """Side in pixels that images are resized to; 0: as the data set has them."""
+    center_crop: Annotated[float, above(0, at_most=1)] = field(default=1.0, metadata=LATER)
+    """Share of an image file's short side that is kept where it is seen whole, as in testing: it is
+    resized to image_size / center_crop, and its middle cut out. 0.875 at 224 px is the Resize(256)
+    and CenterCrop(224) that ImageNet is tested with."""
     validation_fraction: Annotated[float, above(0, at_most=0.9)] = 0.1
     """Share of each class's training images that the search selects on."""
     split_seed: Seed = 0

@@ -6,11 +6,12 @@ The mathematics is in `guard.training.penalties` and `guard.training.losses`.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from typing import Annotated, Any, ClassVar, Literal
 
-from guard.config.schema import Config, OneOf, above, at_least
+from guard.config.schema import LATER, Config, OneOf, above, at_least
+from guard.errors import ConfigError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +35,7 @@ class Kind:
 PENALTY = frozenset(
     {"kind", "weight", "power", "units", "scale", "bn", "fraction", "weight_warmup_epochs"}
 )
-STEPPING = PENALTY | {"h", "direction", "h_warmup_epochs"}
+STEPPING = PENALTY | {"h", "direction", "h_warmup_epochs", "h_ramp"}
 ATTACK = frozenset({"kind", "steps", "step_size", "eps"})
 WEIGHTED = ATTACK | {"weight", "weight_warmup_epochs"}
 
@@ -85,6 +86,9 @@ class RegularizerConfig(Config):
     weight_warmup_epochs: Annotated[int, at_least(0)] = 0
     """Epochs over which λ rises linearly to its value."""
     h_warmup_epochs: Annotated[int, at_least(0)] = 0
+    """Epochs over which h rises linearly to its value."""
+    h_ramp: tuple[Annotated[float, above(0)], ...] = field(default=(), metadata=LATER)
+    """h of the first epochs, one after another; then it is `h`."""
     steps: Annotated[int, at_least(1)] = 7
     """Of the attack (adversarial, trades, mart): signed gradient ascent from a random start."""
     step_size: Annotated[float, above(0)] = 0.25
@@ -129,9 +133,22 @@ class RegularizerConfig(Config):
             "units": "normalized",
             "power": 1,
             "direction": "sign",
-            "h_warmup_epochs": 5,
+            "h_ramp": (0.1, 0.4, 0.8, 1.8),
         },
     }
+
+    def check(self) -> None:
+        """Two ways for h to rise. Raises ConfigError."""
+        if self.h_ramp and self.h_warmup_epochs:
+            raise ConfigError(
+                "h_ramp", f"needs h_warmup_epochs = 0, got h_warmup_epochs = {self.h_warmup_epochs}"
+            )
+
+    def h_at(self, epoch: int) -> float:
+        """h of an epoch (from 0), in `units`."""
+        if epoch < len(self.h_ramp):
+            return self.h_ramp[epoch]
+        return self.h * risen(epoch, self.h_warmup_epochs)
 
     @property
     def facts(self) -> Kind:
@@ -167,6 +184,11 @@ class RegularizerConfig(Config):
     def fields_used(self) -> frozenset[str]:
         """The fields that this kind reads."""
         return self.facts.reads
+
+
+def risen(epoch: int, warmup_epochs: int) -> float:
+    """Share of its value that something has in an epoch (from 0) when it rises linearly."""
+    return min((epoch + 1) / warmup_epochs, 1.0) if warmup_epochs else 1.0
 
 
 @cache

@@ -67,6 +67,11 @@ def _read_type_hints(cls: type) -> Mapping[str, Any]:
 type_hints: Callable[[type], Mapping[str, Any]] = functools.cache(_read_type_hints)
 
 
+LATER: Mapping[str, bool] = {"later": True}
+"""Metadata of a field that was added when addresses had been given: at its default, which is how it
+was before, it says nothing (`Config.to_dict`), so that they stay."""
+
+
 class Config:
     """Base of every configuration section. Subclasses are frozen, keyword-only dataclasses."""
 
@@ -93,10 +98,15 @@ class Config:
         return cls(**cls.NAMED[name])
 
     def to_dict(self) -> dict[str, Any]:
-        """Nested plain values, as JSON has them (tuples become lists). A section without fields
-        says nothing, so it is left out."""
+        """Nested plain values, as JSON has them (tuples become lists). What says nothing is left
+        out: a section without fields, and a field of LATER at its default."""
         values = {name: getattr(self, name) for name in field_names(type(self))}
-        return {name: _plain(value) for name, value in values.items() if not _is_empty(value)}
+        silent = later(type(self)).items()
+        return {
+            name: _plain(value)
+            for name, value in values.items()
+            if not _is_empty(value) and (name, value) not in silent
+        }
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
@@ -140,6 +150,11 @@ def digest(value: Any) -> str:
 
 def field_names(cls: type) -> list[str]:
     return [field.name for field in dataclasses.fields(cls)]
+
+
+def later(cls: type) -> dict[str, Any]:
+    """The fields of LATER, with their defaults."""
+    return {f.name: f.default for f in dataclasses.fields(cls) if f.metadata == LATER}
 
 
 def paths(cls: type[Config], prefix: str = "") -> Iterator[str]:

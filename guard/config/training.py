@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, ClassVar, Literal
 
 from guard.config.common import ModelConfig, Seed
-from guard.config.schema import Config, above, at_least
+from guard.config.schema import LATER, Config, above, at_least
 from guard.errors import ConfigError
 
 Augmentation = Literal["crop", "flip", "resized-crop", "dsa"]
@@ -26,7 +26,10 @@ class TrainConfig(Config):
     momentum: Annotated[float, at_least(0, at_most=1)] = 0.9
     """SGD only."""
     weight_decay: Annotated[float, at_least(0)] = 5e-4
-    """SGD: on every parameter; AdamW: on tensors with more than one dimension."""
+    """SGD: on every parameter; AdamW: on tensors with more than one dimension, unless
+    `decay_all`."""
+    decay_all: bool = field(default=False, metadata=LATER)
+    """AdamW: decay biases and the parameters of normalisation layers too."""
     schedule: Literal["cosine", "constant", "step"] = "cosine"
     """Learning rate by epoch; cosine falls to 0 after the last one, step to a tenth half way."""
     warmup_epochs: Annotated[int, at_least(0)] = 0
@@ -93,6 +96,7 @@ class StudentConfig(Config):
                 lr=loop.lr,
                 momentum=loop.momentum,
                 weight_decay=loop.weight_decay,
+                decay_all=loop.decay_all,
                 schedule=loop.schedule,
                 warmup_epochs=loop.warmup_epochs,
             ),
@@ -128,6 +132,7 @@ class StudentConfig(Config):
                 "optimizer": "adamw",
                 "lr": 1e-3,
                 "weight_decay": 0.01,
+                "decay_all": True,
                 "augment": ("crop", "flip"),
             },
             "temperature": 30,

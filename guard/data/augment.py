@@ -7,15 +7,24 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from guard.config import TrainConfig
 from guard.data.dsa import DsaDraw, apply_dsa, draw_dsa
-from guard.data.spec import ImageSpec
 
 MAX_LOG_RATIO = math.log(4 / 3)
+CROP_TRIES = 10
+
+
+class Space(Protocol):
+    """What a network sees of pixels: its first layer (`guard.models.input_layer`)."""
+
+    def __call__(self, x: Tensor) -> Tensor: ...
+
+    def inverse(self, u: Tensor) -> Tensor: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,38 +34,39 @@ class Augmenter:
     names: tuple[str, ...]
     crop_scale: float
     dsa_ops: tuple[str, ...]
-    spec: ImageSpec
+    space: Space
 
     @classmethod
-    def of(cls, config: TrainConfig, spec: ImageSpec) -> Augmenter:
+    def of(cls, config: TrainConfig, space: Space) -> Augmenter:
         return cls(
-            names=config.augment, crop_scale=config.crop_scale, dsa_ops=config.dsa_ops, spec=spec
+            names=config.augment, crop_scale=config.crop_scale, dsa_ops=config.dsa_ops, space=space
         )
 
     def __call__(self, x: Tensor, generator: torch.Generator) -> Tensor:
         """x: (B, C, H, W) in pixels; the color operation of dsa may leave [0, 1]."""
         if "resized-crop" in self.names:
-            x = resized_crop(x, crop_windows(len(x), self.crop_scale, generator))
+            height, width = x.shape[-2:]
+            windows = crop_windows(len(x), self.crop_scale, (height, width), generator)
+            x = resized_crop(x, windows)
         if "crop" in self.names:
             x = padded_crop(x, max(x.shape[-1] // 8, 1), generator)
         if "flip" in self.names:
             x = flip(x, generator)
         if "dsa" in self.names:
-            x = in_deviations(x, draw_dsa(self.dsa_ops, len(x), generator), self.spec)
+            x = in_space(x, draw_dsa(self.dsa_ops, len(x), generator), self.space)
         return x
 
 
-def in_deviations(x: Tensor, draw: DsaDraw, spec: ImageSpec) -> Tensor:
-    """DSA of pixels x (B, C, H, W), in units of the data set's channel deviations around its mean:
-    what DSA's code sees, whatever the network's first layer."""
-    mean = torch.tensor(spec.mean).view(1, -1, 1, 1).to(x)
-    std = torch.tensor(spec.std).view(1, -1, 1, 1).to(x)
-    return apply_dsa((x - mean) / std, draw) * std + mean
+def in_space(x: Tensor, draw: DsaDraw, space: Space) -> Tensor:
+    """DSA of pixels x (B, C, H, W) as a network sees them: in deviations of each channel around its
+    mean (DSA's code), or whitened (MTT's with ZCA)."""
+    return space.inverse(apply_dsa(space(x), draw))
 
 
-def flip(x: Tensor, generator: torch.Generator) -> Tensor:
-    """Mirror each image of x (B, C, H, W) left to right with probability 1/2."""
-    mirrored = torch.rand(len(x), generator=generator).lt(0.5).to(x.device)
+def flip(x: Tensor, generator: torch.Generator, *, together: bool = False) -> Tensor:
+    """Mirror each image of x (B, C, H, W), or all `together`, left to right with probability
+    1/2."""
+    mirrored = torch.rand(1 if together else len(x), generator=generator).lt(0.5).to(x.device)
     return torch.where(mirrored[:, None, None, None], x.flip(-1), x)
 
 
@@ -80,16 +90,27 @@ def roll(x: Tensor, jitter: int, generator: torch.Generator, *, two_sided: bool 
     return x.roll((down, right), dims=(-2, -1))
 
 
-def crop_windows(count: int, min_scale: float, generator: torch.Generator) -> Tensor:
-    """Windows as of torchvision's RandomResizedCrop in relative coordinates: (count, 4) as
-    top, left, height, width in [0, 1]. Area uniform in [min_scale, 1]; aspect ratio log-uniform in
-    [3/4, 4/3], as far as a window of that area and ratio fits into the image."""
-    uniform = torch.rand(4, count, generator=generator)
-    area = min_scale + (1 - min_scale) * uniform[0]
-    widest = (-area.log()).clamp(max=MAX_LOG_RATIO)
-    ratio = torch.exp(widest * (2 * uniform[1] - 1))
-    height, width = (area / ratio).sqrt().clamp(max=1), (area * ratio).sqrt().clamp(max=1)
-    return torch.stack([uniform[2] * (1 - height), uniform[3] * (1 - width), height, width], dim=1)
+def crop_windows(
+    count: int, min_scale: float, size: tuple[int, int], generator: torch.Generator
+) -> Tensor:
+    """Windows of torchvision's RandomResizedCrop in an image of `size` (height, width) pixels:
+    whole numbers (count, 4) as top, left, height, width. Area uniform in [min_scale, 1] of the
+    image, width / height log-uniform in [3/4, 4/3], both drawn again, up to ten times, where the
+    window does not fit; then the middle, as large as a ratio in that range lets it be.
+    """
+    height, width = size
+    uniform = torch.rand(2, CROP_TRIES + 1, count, generator=generator, dtype=torch.float64)
+    area = height * width * (min_scale + (1 - min_scale) * uniform[0, 1:])
+    ratio = torch.exp(MAX_LOG_RATIO * (2 * uniform[1, 1:] - 1))
+    tried = torch.stack([(area / ratio).sqrt(), (area * ratio).sqrt()], dim=2).round()
+    fits = ((tried > 0) & (tried <= torch.tensor(size))).all(dim=2)
+    found = fits.any(dim=0)[:, None]
+    first = tried[fits.int().argmax(dim=0), torch.arange(count)]
+    middle = torch.tensor([min(height, round(width * 4 / 3)), min(width, round(height * 4 / 3))])
+    window = torch.where(found, first, middle)
+    room = torch.tensor(size) - window
+    corner = torch.where(found, (uniform[:, 0].T * (room + 1)).floor(), (room / 2).floor())
+    return torch.cat([corner, window], dim=1).long()
 
 
 def resized_crop(x: Tensor, windows: Tensor) -> Tensor:
@@ -103,11 +124,10 @@ def resized_crop(x: Tensor, windows: Tensor) -> Tensor:
 
 
 def _interpolation(start: Tensor, length: Tensor, size: int) -> Tensor:
-    """(N, size, size) matrices that resample [start, start + length] of a line of `size` pixels."""
-    centers = (torch.arange(size, device=start.device) + 0.5) / size
-    position = (start[:, None] + length[:, None] * centers) * size - 0.5
-    position = position.clamp(0, size - 1)
+    """(N, size, size) matrices that resample `length` pixels from `start` of a line of `size`."""
     pixels = torch.arange(size, device=start.device)
+    position = length[:, None] * ((pixels + 0.5) / size) - 0.5
+    position = start[:, None] + torch.minimum(position.clamp(min=0), length[:, None] - 1)
     return (1 - (position[:, :, None] - pixels).abs()).clamp(min=0)
 
 

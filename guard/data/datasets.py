@@ -152,7 +152,7 @@ def _read(config: DataConfig, info: Dataset) -> Raw:
 
 def _tree(root: Path, config: DataConfig, info: Dataset) -> Raw:
     size = config.image_size or info.image_size
-    return read_tree(root, size, info.channels, config.max_tensor_gib)
+    return read_tree(root, size, info.channels, config.max_tensor_gib, config.center_crop)
 
 
 def _check_labels(config: DataConfig, y: Tensor, num_classes: int) -> None:
@@ -177,7 +177,8 @@ def _content(raw: Raw) -> list[bytes]:
         if isinstance(part, TensorImages):
             parts.append(part.x.numpy().tobytes())
         elif isinstance(part, FileImages):
-            parts.append(f"{part.channels}x{part.image_size}".encode())
+            side = round(part.image_size / part.center_crop)
+            parts.append(f"{part.channels}x{part.image_size} of {side}".encode())
             parts += [f"{Path(f).name}:{_size(Path(f))}".encode() for f in part.files]
     return parts
 

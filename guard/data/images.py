@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -61,13 +61,17 @@ class TensorImages:
 
     x: Tensor
     y: Tensor
+    originals: FileImages | None = None
+    """Where x is what remains of larger or oblong pictures: these. Resized crops are cut from them,
+    as from a set that streams; None: from x."""
 
     def __len__(self) -> int:
         return len(self.y)
 
     def subset(self, indices: Tensor) -> TensorImages:
         """The images of indices (N,), in that order."""
-        return TensorImages(self.x[indices], self.y[indices])
+        originals = None if self.originals is None else self.originals.subset(indices)
+        return TensorImages(self.x[indices], self.y[indices], originals)
 
     def batches(
         self,
@@ -77,12 +81,18 @@ class TensorImages:
         crop_scale: float | None = None,
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """As of `ImageSet.batches`: images (B, C, H, W) in [0, 1] and labels (B,)."""
+        cropped = shuffle is not None and crop_scale is not None
+        if cropped and self.originals is not None:
+            yield from self.originals.batches(batch_size, device, shuffle, crop_scale)
+            return
         x, y = self.x.to(device), self.y.to(device)
+        height, width = x.shape[-2:]
         for indices in epoch_order(len(self), shuffle).split(batch_size):
             indices = indices.to(device)
             images = x[indices].float() / 255
             if shuffle is not None and crop_scale is not None:
-                images = resized_crop(images, crop_windows(len(images), crop_scale, shuffle))
+                windows = crop_windows(len(images), crop_scale, (height, width), shuffle)
+                images = resized_crop(images, windows)
             yield images, y[indices]
 
 
@@ -104,6 +114,8 @@ class FileImages:
     y: Tensor
     channels: int
     image_size: int
+    center_crop: float = 1.0
+    """Share of the short side that a whole image keeps, see `to_square`."""
     num_workers: int = field(default_factory=lambda: min(4, os.cpu_count() or 1))
 
     def __len__(self) -> int:
@@ -112,13 +124,7 @@ class FileImages:
     def subset(self, indices: Tensor) -> FileImages:
         """The images of indices (N,), in that order."""
         files = tuple(self.files[i] for i in indices.tolist())
-        return FileImages(
-            files=files,
-            y=self.y[indices],
-            channels=self.channels,
-            image_size=self.image_size,
-            num_workers=self.num_workers,
-        )
+        return replace(self, files=files, y=self.y[indices])
 
     def batches(
         self,
@@ -154,20 +160,25 @@ class _Decode(Dataset[tuple[Tensor, Tensor]]):
     def __getitem__(self, position: int) -> tuple[Tensor, Tensor]:
         index = int(self.order[position])
         image = open_image(Path(self.images.files[index]), self.images.channels)
-        if self.seed is not None:
-            window = crop_windows(1, self.crop_scale, generator(derive(self.seed, position)))[0]
-            image = _cut(image, window)
-            image = image.resize((self.images.image_size,) * 2, Image.Resampling.BILINEAR)
-            return to_tensor(image), self.images.y[index]
-        return to_square(image, self.images.image_size), self.images.y[index]
+        if self.seed is None:
+            size, share = self.images.image_size, self.images.center_crop
+            return to_square(image, size, share), self.images.y[index]
+        draws, whole = generator(derive(self.seed, position)), (image.height, image.width)
+        top, left, height, width = crop_windows(1, self.crop_scale, whole, draws)[0].tolist()
+        window = image.crop((left, top, left + width, top + height))
+        resized = window.resize((self.images.image_size,) * 2, Image.Resampling.BILINEAR)
+        return to_tensor(resized), self.images.y[index]
 
 
-def _cut(image: Image.Image, window: Tensor) -> Image.Image:
-    top, left, height, width = window.tolist()
-    corners = (left, top, left + width, top + height)
-    scale = (image.width, image.height) * 2
-    box = [round(c * s) for c, s in zip(corners, scale, strict=True)]
-    return image.crop((box[0], box[1], max(box[2], box[0] + 1), max(box[3], box[1] + 1)))
+def in_memory(files: FileImages) -> TensorImages:
+    """The files as a set in memory. It keeps the files where any is not a square of `image_size`
+    already. Raises DataError that names an unreadable file."""
+    side, whole, squares = files.image_size, True, []
+    for file in files.files:
+        image = open_image(Path(file), files.channels)
+        whole = whole and image.size == (side, side)
+        squares.append(to_square(image, side, files.center_crop))
+    return TensorImages(torch.stack(squares), files.y, None if whole else files)
 
 
 def open_image(path: Path, channels: int) -> Image.Image:
@@ -185,12 +196,13 @@ def to_tensor(image: Image.Image) -> Tensor:
     return pixels[None] if pixels.ndim == 2 else pixels.permute(2, 0, 1).contiguous()
 
 
-def to_square(image: Image.Image, size: int) -> Tensor:
-    """uint8 (C, size, size): the short side resized to `size`, the middle kept."""
-    scale = size / min(image.size)
-    width, height = (max(round(side * scale), size) for side in image.size)
+def to_square(image: Image.Image, size: int, share: float = 1.0) -> Tensor:
+    """uint8 (C, size, size): the short side resized to size / share, the middle kept, as
+    torchvision's Resize and CenterCrop do it."""
+    short = round(size / share)
+    width, height = (int(short * side / min(image.size)) for side in image.size)
     resized = image.resize((width, height), Image.Resampling.BILINEAR)
-    left, top = (width - size) // 2, (height - size) // 2
+    left, top = round((width - size) / 2), round((height - size) / 2)
     return to_tensor(resized.crop((left, top, left + size, top + size)))
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from guard.data.images import FileImages, ImageSet, TensorImages, open_image, to_square
+from guard.data.images import FileImages, ImageSet, TensorImages, in_memory, open_image
 from guard.errors import DataError
 
 BROKEN_ARCHIVE = (zipfile.BadZipFile, zlib.error)
@@ -66,12 +66,14 @@ def channels_first(x: np.ndarray) -> Tensor:
     return images[:, None] if images.ndim == 3 else images.permute(0, 3, 1, 2).contiguous()
 
 
-def read_tree(root: Path, size: int, channels: int, max_tensor_gib: float) -> Raw:
+def read_tree(
+    root: Path, size: int, channels: int, max_tensor_gib: float, center_crop: float = 1.0
+) -> Raw:
     """An ImageFolder tree: train/<class>/…, and test/ or val/ likewise; Tiny ImageNet's flat val/
     with val_annotations.txt too. The first of test/ and val/ that is there is the test set.
 
-    size: side in pixels, or 0 for that of the first image. Sets of more than `max_tensor_gib` are
-    streamed.
+    size: side in pixels, or 0 for that of the first image; center_crop: share of an image's short
+    side that it keeps. Sets of more than `max_tensor_gib` are streamed.
 
     Raises DataError, which names the folder, for a tree without classes, images or a held-out half.
     """
@@ -86,16 +88,18 @@ def read_tree(root: Path, size: int, channels: int, max_tensor_gib: float) -> Ra
     if size == 0:
         size = min(open_image(listings[0][0][0], channels).size)
     total = sum(map(len, listings)) * channels * size**2
-    in_memory = total <= max_tensor_gib * 2**30
+    fits = total <= max_tensor_gib * 2**30
     sets: list[ImageSet] = []
     for listing in listings:
         y = torch.tensor([label for _, label in listing])
-        if in_memory:
-            x = torch.stack([to_square(open_image(f, channels), size) for f, _ in listing])
-            sets.append(TensorImages(x, y))
-        else:
-            files = tuple(str(file) for file, _ in listing)
-            sets.append(FileImages(files=files, y=y, channels=channels, image_size=size))
+        files = FileImages(
+            files=tuple(str(file) for file, _ in listing),
+            y=y,
+            channels=channels,
+            image_size=size,
+            center_crop=center_crop,
+        )
+        sets.append(in_memory(files) if fits else files)
     return Raw(train=sets[0], test=sets[1], class_names=tuple(classes))
 
 

@@ -123,6 +123,13 @@ def fit_whitening(stage: Whitening, store: ArtifactStore, folder: Path) -> Mappi
     return {"metrics": {}}
 
 
+def first_layer(fitted: Whitening | None, spec: ImageSpec, store: ArtifactStore) -> InputLayer:
+    """The first layer of networks with this whitening, or without one."""
+    layer = Normalize(spec.mean, spec.std) if fitted is None else Zca(spec)
+    load_whitening(layer, fitted, store)
+    return layer
+
+
 def load_whitening(layer: InputLayer, fitted: Whitening | None, store: ArtifactStore) -> None:
     """Give the first layer what was fitted, if anything was."""
     if fitted is not None:

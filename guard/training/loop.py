@@ -11,9 +11,8 @@ from torch import Tensor, nn
 
 from guard.checkpoint import NOWHERE, Checkpoint, Stateful
 from guard.config import TrainConfig
-from guard.data.augment import Augmenter
+from guard.data.augment import Augmenter, Space
 from guard.data.images import ImageSet
-from guard.data.spec import ImageSpec
 from guard.errors import Diverged
 
 Batch = tuple[Tensor, Tensor]
@@ -51,9 +50,13 @@ def build_optimizer(config: TrainConfig, model: nn.Module) -> torch.optim.Optimi
         return torch.optim.SGD(
             parameters, config.lr, momentum=config.momentum, weight_decay=config.weight_decay
         )
+    decayed = [p for p in parameters if p.ndim > 1 or config.decay_all]
     groups = [
-        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": config.weight_decay},
-        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+        {"params": decayed, "weight_decay": config.weight_decay},
+        {
+            "params": [p for p in parameters if p.ndim <= 1 and not config.decay_all],
+            "weight_decay": 0.0,
+        },
     ]
     return torch.optim.AdamW(groups, config.lr)
 
@@ -106,14 +109,15 @@ def train(
 def image_batches(
     images: ImageSet,
     config: TrainConfig,
-    spec: ImageSpec,
+    space: Space,
     device: torch.device,
     draws: torch.Generator,
 ) -> Iterator[Batch]:
-    """One epoch of augmented batches of real images, everything drawn from `draws`."""
+    """One epoch of augmented batches of real images, everything drawn from `draws`. space: what
+    their network sees."""
     crop_scale = config.crop_scale if "resized-crop" in config.augment else None
     others = tuple(name for name in config.augment if name != "resized-crop")
-    augment = replace(Augmenter.of(config, spec), names=others)
+    augment = replace(Augmenter.of(config, space), names=others)
     for x, y in images.batches(config.batch_size, device, draws, crop_scale):
         yield augment(x, draws), y
 

@@ -14,9 +14,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from guard.config import RegularizerConfig
+from guard.config.regularizers import risen
 from guard.models.batchnorm import batchnorm_mode
 from guard.models.networks import frozen
-from guard.training.penalties import Regularizer, ramp
+from guard.training.penalties import Regularizer
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ class TrainingLoss:
             logits = model(x)
             loss = F.cross_entropy(logits, y)
         else:
-            weight = config.weight * ramp(epoch, config.weight_warmup_epochs)
+            weight = config.weight * risen(epoch, config.weight_warmup_epochs)
             loss, logits = ADVERSARIAL_LOSSES[config.kind](model, x, attacked, y, weight)
         if self.regularizer.active and not self.regularizer.attacks:
             penalty = Regularizer(self.regularizer, self.eps, self.transformed)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from guard.config import RegularizerConfig
+from guard.config.regularizers import risen
 from guard.models.batchnorm import batchnorm_mode
 from guard.models.input_layer import Normalize
 from guard.models.networks import Classifier
@@ -145,13 +146,13 @@ class Regularizer:
                 transformed=self.transformed,
             )
             penalty = PENALTIES[config.kind](losses, x, h, config)
-        return config.weight * ramp(epoch, config.weight_warmup_epochs) * penalty
+        return config.weight * risen(epoch, config.weight_warmup_epochs) * penalty
 
     def step_length(self, x: Tensor, epoch: int) -> float:
         """L2 length of the step for images x (B, C, H, W): in pixels, or in normalised units if
         `units` says so."""
         scale = self.eps * math.sqrt(x[0].numel()) if self.config.units == "eps" else 1.0
-        return self.config.h * scale * ramp(epoch, self.config.h_warmup_epochs)
+        return self.config.h_at(epoch) * scale
 
     def pixels(self, model: nn.Module, x: Tensor) -> Tensor:
         """Pixels per unit of the space that steps and gradients are measured in, (1, C, 1, 1)."""
@@ -159,7 +160,3 @@ class Regularizer:
             assert isinstance(model.normalize, Normalize)
             return model.normalize.std.to(x)
         return x.new_ones((1, 1, 1, 1))
-
-
-def ramp(epoch: int, warmup_epochs: int) -> float:
-    return min((epoch + 1) / warmup_epochs, 1.0) if warmup_epochs else 1.0

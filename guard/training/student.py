@@ -21,11 +21,10 @@ from torch.nn import functional as F
 from guard.artifacts import Artifact, ArtifactStore
 from guard.checkpoint import Checkpoint
 from guard.config import StudentConfig
-from guard.data.augment import Augmenter, mix
-from guard.data.spec import ImageSpec
+from guard.data.augment import Augmenter, Space, mix
 from guard.device import setup
 from guard.distilled import DistilledSet
-from guard.models.input_layer import load_whitening
+from guard.models.input_layer import first_layer, load_whitening
 from guard.models.networks import build_model
 from guard.models.saving import load_model, save_model
 from guard.seeding import derive, generator
@@ -46,8 +45,9 @@ class Recipe:
     mix_alpha: float
 
     @classmethod
-    def of(cls, config: StudentConfig, spec: ImageSpec) -> Recipe:
-        augmenter = Augmenter.of(config.train, spec)
+    def of(cls, config: StudentConfig, space: Space) -> Recipe:
+        """space: what the student sees of pixels."""
+        augmenter = Augmenter.of(config.train, space)
         return cls(
             seed=config.seed,
             batch_size=config.train.batch_size,
@@ -76,7 +76,8 @@ def relabel(stage: Relabel, store: ArtifactStore, folder: Path) -> Mapping[str, 
     the order in which the student sees the images. The teacher is in evaluation mode."""
     device = setup(stage.compute)
     distilled = DistilledSet.load(store.read(stage.distilled).path)
-    recipe = Recipe.of(stage.student, distilled.spec)
+    layer = first_layer(stage.whitening, distilled.spec, store).to(device)
+    recipe = Recipe.of(stage.student, layer)
     teacher = load_model(store.read(stage.teacher).path, device)
     images, hard = distilled.images.to(device), distilled.one_hot().to(device)
     epochs, together = stage.student.train.epochs, epochs_in_a_file(images, teacher)
@@ -144,7 +145,7 @@ def train_student(stage: Student, store: ArtifactStore, folder: Path) -> Mapping
     images = distilled.images.to(device)
     own = distilled.soft_labels if config.labels != "hard" else None
     targets = (distilled.one_hot() if own is None else own).to(device)
-    recipe = Recipe.of(config, distilled.spec)
+    recipe = Recipe.of(config, model.normalize)
     logits_of_epoch = None
     if stage.labels is not None:
         logits_of_epoch = SoftLabels.of(store.read(stage.labels)).epoch

@@ -101,8 +101,8 @@ class TeacherTraining:
 
         def batches(epoch: int) -> Iterator[Batch]:
             order = generator(self.seed, "real", epoch)
-            spec = self.splits.spec
-            return image_batches(self.splits.train, self.config, spec, self.device, order)
+            space = self.model.normalize
+            return image_batches(self.splits.train, self.config, space, self.device, order)
 
         def objective(model: nn.Module, x: Tensor, y: Tensor, epoch: int) -> tuple[Tensor, Tensor]:
             return self.loss(model, x, y, epoch, draws)

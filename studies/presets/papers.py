@@ -1,14 +1,38 @@
-"""The papers' settings: SRe2L (arXiv 2306.13092), CDA, DC, DSA and MTT (named settings of their
-sections), and GUARD's experiments (arXiv 2403.10045)."""
+"""The papers' settings: SRe2L (arXiv 2306.13092), CDA, DC, DSA, MTT and TESLA (named settings of
+their sections, and what they publish by IPC), and GUARD's experiments (arXiv 2403.10045).
+
+What is different here, in all of them: a tenth of each class's training images is kept apart for
+validation, where the papers train on all and look at test images; each data set is normalised by
+its own statistics; and every method's set is judged by the same student, SRe2L's. Each paper's own
+student is `--set student=mtt`, `dsa` or `dc`.
+"""
 
 from __future__ import annotations
 
+from typing import Any
+
 from guard.config import DataConfig, EvaluationConfig, ModelConfig, RegularizerConfig, TrainConfig
+from guard.methods.mtt import MTT, TESLA
 from guard.trial import TrialConfig
 from studies.presets.preset import Preset, condensed_on, penalty_space
 
+IMAGENET_TEST_CROP = 0.875
+"""Resize(256) and CenterCrop(224)."""
+
+
+def trajectories(mtt: str, tesla: str) -> dict[str, Any]:
+    """MTT, and MAT, whose own constants are not public, as MTT publishes it at each IPC, and TESLA
+    as it does, with the released gradient, which its learning rates are for."""
+    released = {**TESLA.as_published(tesla), "published_half": True}
+    return {
+        "mtt": MTT.as_published(mtt),
+        "mat": MTT.as_published(mtt),
+        "tesla": {**released, "soft_labels": tesla == "imagenet"},
+    }
+
 
 def cifar10() -> Preset:
+    """TESLA publishes IPC 1 alone; at others it has the same settings."""
     config = TrialConfig(
         data=DataConfig(name="cifar10"),
         model=ModelConfig(name="resnet18"),
@@ -19,8 +43,8 @@ def cifar10() -> Preset:
         {
             "sre2l": "cifar",
             "cda": "cifar",
-            "mtt": "cifar10-10",
             "student": "sre2l-cifar",
+            **trajectories("cifar10", "cifar10"),
             **condensed_on(ModelConfig(name="convnet", width=128, depth=3)),
         }
     )
@@ -33,11 +57,13 @@ def cifar10() -> Preset:
 
 
 def cifar100() -> Preset:
+    """CIFAR-100's own channel statistics, where SRe2L, MTT and GUARD have those of CIFAR-10. TESLA
+    publishes IPC 50 alone; at others it has the same settings."""
     config = cifar10().config.override(
         {
             "data.name": "cifar100",
-            "mtt": "cifar100-10",
-            "mtt.model": cifar10().config.mtt.model,
+            **trajectories("cifar100", "cifar100"),
+            **condensed_on(ModelConfig(name="convnet", width=128, depth=3)),
         }
     )
     return Preset(
@@ -49,9 +75,10 @@ def cifar100() -> Preset:
 
 
 def imagenette() -> Preset:
-    """GUARD's settings: those of SRe2L on ImageNet with half of the iterations."""
+    """GUARD's settings: those of SRe2L on ImageNet with half of the iterations. MTT's and TESLA's
+    are those of other sides, see `imagenette_128`."""
     config = TrialConfig(
-        data=DataConfig(name="imagenette"),
+        data=DataConfig(name="imagenette", center_crop=IMAGENET_TEST_CROP),
         model=ModelConfig(name="resnet18"),
         regularizer=RegularizerConfig(weight=1, h=1, units="eps", fraction=0.25),
         squeeze=TrainConfig(
@@ -70,6 +97,7 @@ def imagenette() -> Preset:
             "cda.iterations": 2000,
             "student": "sre2l-imagenet",
             "student.train.batch_size": 100,
+            **trajectories("imagenet-subset", "imagenet"),
             **condensed_on(ModelConfig(name="convnet", width=128, depth=5)),
         }
     )
@@ -81,7 +109,21 @@ def imagenette() -> Preset:
     )
 
 
+def imagenette_128() -> Preset:
+    """MTT on its subsets of ImageNet. The images are fastai's second split of ImageNette, where MTT
+    has ImageNet's own."""
+    data = {"name": "imagenette", "image_size": 128}
+    config = imagenette().config.override({"data": data, "method": "mtt"})
+    return Preset(
+        config=config,
+        space=penalty_space((1, 10), h=(0.1, 10)),
+        num_trials=20,
+        about="ImageNette at 128 px, for MTT",
+    )
+
+
 def imagenet() -> Preset:
+    """TESLA's own are at 64 px, on a ConvNet of depth 4; nobody publishes MTT's."""
     config = imagenette().config.override({"data.name": "imagenet"})
     return Preset(
         config=config,
@@ -92,9 +134,11 @@ def imagenet() -> Preset:
 
 
 def tiny_imagenet() -> Preset:
+    """At 64 px, as SRe2L and MTT have it; GUARD enlarges the images to 224. TESLA publishes nothing
+    for it, so it has those of ImageNet."""
     config = imagenette().config.override(
         {
-            "data.name": "tiny-imagenet",
+            "data": {"name": "tiny-imagenet"},
             "model.stem": "64",
             "squeeze": {
                 "epochs": 50,
@@ -106,7 +150,7 @@ def tiny_imagenet() -> Preset:
             },
             "sre2l": "tiny-imagenet",
             "cda": "tiny-imagenet",
-            "mtt": "tiny-imagenet-10",
+            **trajectories("tiny-imagenet", "imagenet"),
             "student": "sre2l-tiny-imagenet",
             **condensed_on(ModelConfig(name="convnet", width=128, depth=4)),
         }

@@ -154,6 +154,7 @@ def cifar10_small() -> Preset:
             },
             "student.train.epochs": 200,
             "student.train.batch_size": 50,
+            "student.train.decay_all": False,
             "student.temperature": 20,
             "evaluation.max_samples": 1000,
         }

@@ -26,7 +26,7 @@ MATCHED_PASSES = 9
 class GradientMatching(Part):
     """A whole set, optimised by gradient matching."""
 
-    name, version, work = "gradient-matching", 1, "guard.methods.dc.matching:match_gradients"
+    name, version, work = "gradient-matching", 2, "guard.methods.dc.matching:match_gradients"
     whitening: Whitening | None
     data: DataConfig
     model: ModelConfig
@@ -77,8 +77,8 @@ class DC(Method):
     augment: tuple[DsaOp, ...] = ()
     """Siamese operations: one a matching step and class, the same for real and synthetic images."""
     classes_at_once: Annotated[int, at_least(1)] | None = None
-    """Classes whose gradients are computed together; 1 is a plain loop; None: 1 on a CPU, up to 20
-    elsewhere."""
+    """Classes whose gradients are computed together, which changes rounding only; 1 is a plain
+    loop; None: 1 on a CPU, up to 20 elsewhere."""
 
     @property
     def network(self) -> ModelConfig | None:

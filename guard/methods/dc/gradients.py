@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 from torch.nn import functional as F
 
+from guard.seeding import generator
 from guard.training.losses import TrainingLoss
 
 Gradients = list[Tensor]
@@ -30,21 +31,29 @@ class ClassGradients:
     """1: class by class. More: as one computation, vectorised over the classes."""
 
     def of_real(
-        self, model: nn.Module, x: Tensor, labels: Tensor, epoch: int, draws: torch.Generator
+        self, model: nn.Module, x: Tensor, labels: Tensor, epoch: int, seed: int
     ) -> Gradients:
-        """Detached gradients of the loss on images x (k, B, C, H, W) of the classes (k,)."""
+        """Detached gradients of the loss on images x (k, B, C, H, W) of the classes (k,). Attacks
+        draw for each class by the seed; a penalty draws once, the same for all."""
         y = labels[:, None].expand(x.shape[:2])
-        attacked = self.loss.attacked(model, x.flatten(0, 1), y.flatten(), draws)
-        moved = x if attacked is None else attacked.view_as(x)
+        moved = x
+        if self.loss.attack is not None:
+            moved = torch.stack(
+                [self.attacked(model, *rows, seed) for rows in zip(x, y, strict=True)]
+            )
         inner = replace(self.loss, transformed=self.classes_at_once > 1)
-        seed = int(torch.randint(2**62, (), generator=draws))
 
         def loss(model: nn.Module, x: Tensor, moved: Tensor, y: Tensor) -> Tensor:
-            same = torch.Generator().manual_seed(seed)  # for every class, however many at once
-            value, _ = inner.of(model, x, moved, y, epoch, same)
+            value, _ = inner.of(model, x, moved, y, epoch, generator(seed, "penalty"))
             return value
 
         return self._gradients(model, loss, (x, moved, y), create_graph=False)
+
+    def attacked(self, model: nn.Module, x: Tensor, y: Tensor, seed: int) -> Tensor:
+        """The adversarial versions of the images x (B, C, H, W) of one class, y (B,)."""
+        moved = self.loss.attacked(model, x, y, generator(seed, "attack", int(y[0])))
+        assert moved is not None
+        return moved
 
     def of_synthetic(self, model: nn.Module, x: Tensor, labels: Tensor) -> Gradients:
         """Gradients of the cross-entropy on images x (k, ipc, C, H, W), differentiable in x."""

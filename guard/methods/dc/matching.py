@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from guard.artifacts import ArtifactStore
 from guard.config import ModelConfig, RegularizerConfig, TrainConfig
-from guard.data.augment import Augmenter, in_deviations
+from guard.data.augment import Augmenter, in_space
 from guard.data.datasets import load_data
 from guard.data.dsa import draw_dsa
 from guard.data.images import Splits, load_images
@@ -115,25 +115,26 @@ class Matching:
     def penalty_ratio(self, model: Classifier, u: Tensor, draws: torch.Generator) -> float:
         """How far the regularizer moves the gradient that u (K, ipc, C, H, W) is matched to,
         relative to the plain one."""
-        everything = torch.arange(len(u))
-        real, _ = self.batches(u, everything, draws)
+        everything, seed = torch.arange(len(u)), _seed(draws)
+        real, _ = self.batches(u, everything, seed)
         labels, epoch = everything.to(self.device), self.config.iterations - 1
         plain = ClassGradients(TrainingLoss(RegularizerConfig.named("none")), 1)
-        changed = ClassGradients(self.loss, 1).of_real(model, real, labels, epoch, draws)
-        return relative_change(changed, plain.of_real(model, real, labels, epoch, draws))
+        changed = ClassGradients(self.loss, 1).of_real(model, real, labels, epoch, seed)
+        return relative_change(changed, plain.of_real(model, real, labels, epoch, seed))
 
     def step(
         self, model: Classifier, u: Tensor, number: int, draws: torch.Generator
     ) -> dict[str, float]:
         """One matching step: fill `u.grad` (K, ipc, C, H, W) with the gradient of the summed
-        distances. Raises Diverged if they are not finite."""
+        distances. What a class draws does not depend on the classes beside it. Raises Diverged if
+        they are not finite."""
         self.prepare(model, draws)
-        total = 0.0
+        seed, total = _seed(draws), 0.0
         u.grad = torch.zeros_like(u)
         for group in torch.arange(len(u)).split(self.gradients.classes_at_once):
-            real, synthetic = self.batches(u, group, draws)
+            real, synthetic = self.batches(u, group, seed)
             labels = group.to(self.device)
-            target = self.gradients.of_real(model, real, labels, number, draws)
+            target = self.gradients.of_real(model, real, labels, number, seed)
             matched = self.gradients.of_synthetic(model, synthetic, labels)
             value = distance(self.config.distance, matched, target).sum()
             u.grad += torch.autograd.grad(value, u)[0]
@@ -150,20 +151,20 @@ class Matching:
             use_statistics_of(model, load_images(self.splits.train, torch.cat(chosen), self.device))
         model.eval()
 
-    def batches(self, u: Tensor, group: Tensor, draws: torch.Generator) -> tuple[Tensor, Tensor]:
+    def batches(self, u: Tensor, group: Tensor, seed: int) -> tuple[Tensor, Tensor]:
         """Pixels of real (k, B, C, H, W) and of all synthetic images (k, ipc, C, H, W) of some
         classes; siamese operations are drawn for each class and hit both alike."""
-        chosen = [_some(self.members[label], self.batch_size, draws) for label in group.tolist()]
+        draws = {label: generator(seed, "class", label) for label in group.tolist()}
+        chosen = [_some(self.members[k], self.batch_size, own) for k, own in draws.items()]
         real = load_images(self.splits.train, torch.cat(chosen), self.device)
         real = real.unflatten(0, (len(group), -1))
         own = u[group.to(self.device)]
         synthetic = self.layer.inverse(own.flatten(0, 1)).view_as(own)
         if not self.config.augment:
             return real, synthetic
-        siamese = [draw_dsa(self.config.augment, 1, draws) for _ in group]
-        spec = self.splits.spec
+        siamese = [draw_dsa(self.config.augment, 1, own) for own in draws.values()]
         pairs = [
-            tuple(in_deviations(x, draw, spec) for x in pair)
+            tuple(in_space(x, draw, self.layer) for x in pair)
             for *pair, draw in zip(real, synthetic, siamese, strict=True)
         ]
         return torch.stack([pair[0] for pair in pairs]), torch.stack([pair[1] for pair in pairs])
@@ -176,7 +177,7 @@ class Matching:
         labels = torch.arange(len(u), device=self.device).repeat_interleave(self.ipc)
         names: Sequence[Any] = ("dsa",) if self.config.augment else ()
         training = TrainConfig(augment=tuple(names), dsa_ops=self.config.augment)
-        augment = Augmenter.of(training, self.splits.spec)
+        augment = Augmenter.of(training, self.layer)
         parameters = list(model.parameters())
         optimizer = torch.optim.SGD(parameters, self.config.lr_network)
         model.train()
@@ -187,6 +188,10 @@ class Matching:
                 optimizer.zero_grad(set_to_none=True)
                 loss.backward(inputs=parameters)
                 optimizer.step()
+
+
+def _seed(draws: torch.Generator) -> int:
+    return int(torch.randint(2**62, (), generator=draws))
 
 
 def _some(members: Tensor, count: int, draws: torch.Generator) -> Tensor:

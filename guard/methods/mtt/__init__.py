@@ -4,19 +4,29 @@ gradient of the matching loss in `trajectory.py`."""
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Annotated, Any, ClassVar, Literal
 
 from guard.config.common import ComputeConfig, ModelConfig
 from guard.config.data import DataConfig
 from guard.config.regularizers import RegularizerConfig
-from guard.config.schema import Config, above, at_least
+from guard.config.schema import LATER, Config, above, at_least
 from guard.config.shared import Shared
 from guard.config.training import DSA_OPS, DsaOp, TrainConfig
 from guard.errors import ConfigError
 from guard.methods.method import Method
+from guard.methods.mtt.published import (
+    COLUMNS,
+    MTT_WALKS,
+    TESLA_WALKS,
+    DataName,
+    Published,
+    Walk,
+    at,
+    settings,
+)
 from guard.stage import Sizes
-from guard.stages import PLAIN_STEP, Part, Trained, Whitening
+from guard.stages import PLAIN_STEP, WHITENED, Part, Trained, Whitening, mended_batches
 
 STUDENT_STEP_PASSES = 12
 """Of a synthetic image in a student's step: the walk, and its gradient in image and parameters."""
@@ -39,6 +49,10 @@ class Expert(Trained):
     seed: int
     compute: ComputeConfig
 
+    @property
+    def mended(self) -> tuple[str, ...]:
+        return mended_batches(self.train, self.whitening)
+
     def passes(self, sizes: Sizes) -> float:
         step = PLAIN_STEP + self.regularizer.passes + self.adversary.passes
         return sizes.train * self.train.epochs * step
@@ -57,9 +71,15 @@ class TrajectoryMatching(Part):
     seed: int
     compute: ComputeConfig
 
+    @property
+    def mended(self) -> tuple[str, ...]:
+        whitened = any(isinstance(e, Expert) and e.whitening for e in self.experts)
+        return (WHITENED,) if whitened and self.matching.augment else ()
+
     def passes(self, sizes: Sizes) -> float:
-        batch = self.matching.batch_size or self.ipc * sizes.num_classes
-        steps = self.matching.iterations * self.matching.student_steps
+        walk = self.matching.walk(self.ipc)
+        batch = walk.batch_size or self.ipc * sizes.num_classes
+        steps = self.matching.iterations * walk.student_steps
         return steps * batch * STUDENT_STEP_PASSES
 
 
@@ -108,19 +128,19 @@ class MTT(Method):
     """The network of experts and students; None: the trial's model."""
     experts: ExpertConfig = field(default_factory=ExpertConfig)
     iterations: Annotated[int, at_least(1)] = 5000
-    student_steps: Annotated[int, at_least(1)] = 30
+    student_steps: Annotated[int, at_least(1)] | None = 30
     """N, steps on the synthetic images."""
-    expert_epochs: Annotated[int, at_least(1)] = 2
+    expert_epochs: Annotated[int, at_least(1)] | None = 2
     """M, epochs of the expert that N steps should reach."""
-    max_start: Annotated[int, at_least(1)] = 20
+    max_start: Annotated[int, at_least(1)] | None = 20
     """Trajectories start at an epoch of 0..max_start − 1."""
     batch_size: Annotated[int, at_least(1)] | None = None
-    """Synthetic images a student step; None: all."""
-    lr_images: Annotated[float, above(0)] = 100.0
+    """Synthetic images a student step; None: as published says, all where nothing does."""
+    lr_images: Annotated[float, above(0)] | None = 100.0
     """SGD with momentum 0.5, in units of the network's input layer."""
-    lr_rate: Annotated[float, at_least(0)] = 1e-5
+    lr_rate: Annotated[float, at_least(0)] | None = 1e-5
     """Of the student's learning rate α, itself learned."""
-    rate: Annotated[float, above(0)] = 0.01
+    rate: Annotated[float, above(0)] | None = 0.01
     """α at the start."""
     init: Literal["noise", "real"] = "real"
     augment: tuple[DsaOp, ...] = DSA_OPS
@@ -132,35 +152,35 @@ class MTT(Method):
     soft_labels: bool = False
     """Labels are the target expert's probabilities for the current images (TESLA)."""
 
-    NAMED: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        f"{data}-{ipc}": {
-            "student_steps": steps,
-            "expert_epochs": epochs,
-            "max_start": start,
-            "lr_images": lr_images,
-            "lr_rate": lr_rate,
-            "rate": rate,
-            "batch_size": batch_size,
-        }
-        for data, ipc, steps, epochs, start, lr_images, lr_rate, rate, batch_size in (
-            ("cifar10", 1, 50, 2, 2, 1e2, 1e-7, 0.01, None),
-            ("cifar10", 10, 30, 2, 20, 1e2, 1e-5, 0.001, None),
-            ("cifar10", 50, 30, 2, 40, 1e3, 1e-5, 0.001, None),
-            ("cifar100", 1, 20, 3, 20, 1e3, 1e-5, 0.01, None),
-            ("cifar100", 10, 20, 2, 20, 1e3, 1e-5, 0.01, None),
-            ("cifar100", 50, 80, 2, 40, 1e3, 1e-5, 0.01, 125),
-            ("tiny-imagenet", 1, 10, 2, 10, 1e4, 1e-4, 0.01, None),
-            ("tiny-imagenet", 10, 20, 2, 40, 1e4, 1e-4, 0.01, 200),
-            ("tiny-imagenet", 50, 20, 2, 40, 1e4, 1e-4, 0.01, 300),
-        )
-    }
-    """MTT's settings by data set and IPC (those of CIFAR with `model.input` = zca, except at
-    cifar10-50 and cifar100-10)."""
+    published: DataName = field(default="", metadata=LATER)
+    """Data set in WALKS whose settings, at the trial's IPC, the fields that are null have (an IPC
+    that is not listed: those of the next smaller one); empty: none is null."""
+    zca: bool | None = field(default=False, metadata=LATER)
+    """Whether its network whitens, whatever `model.input` says (MTT on CIFAR); null: as published
+    says."""
 
-    @property
-    def epochs_needed(self) -> int:
-        """Epochs that an expert must have for the latest trajectory."""
-        return self.max_start - 1 + self.expert_epochs
+    WALKS: ClassVar[Published] = MTT_WALKS
+    NAMED: ClassVar[Mapping[str, Mapping[str, Any]]] = settings(MTT_WALKS)
+    """MTT's settings by data set and IPC."""
+
+    @classmethod
+    def as_published(cls, data: str) -> dict[str, Any]:
+        """Values of its fields that have it be as published for a data set of WALKS, whatever the
+        IPC."""
+        return {**dict.fromkeys(COLUMNS), "published": data}
+
+    def walk(self, ipc: int) -> Walk:
+        """What its fields, and what is published, say at an IPC."""
+        own = {name: getattr(self, name) for name in COLUMNS}
+        if self.published:
+            listed = asdict(at(self.WALKS, self.published, ipc))
+            own = {name: listed[name] if own[name] is None else own[name] for name in COLUMNS}
+        return Walk(**own)
+
+    def network_of(self, shared: Shared) -> ModelConfig:
+        """The network that the set is distilled with, whitening as the walk has it."""
+        model = super().network_of(shared)
+        return replace(model, input="zca") if self.walk(shared.ipc).zca else model
 
     @property
     def network(self) -> ModelConfig | None:
@@ -190,12 +210,14 @@ class MTT(Method):
         ]
 
     def parts(self, shared: Shared, teachers: Sequence[Trained]) -> Sequence[Part]:
-        shortest = ExpertConfig(train=TrainConfig(epochs=self.epochs_needed))
+        walk = self.walk(shared.ipc)
+        shortest = ExpertConfig(train=TrainConfig(epochs=walk.epochs_needed))
+        matching = {**asdict(walk), "published": "", "zca": False, "experts": shortest}
         return [
             TrajectoryMatching(
                 experts=tuple(teachers),
                 data=shared.data,
-                matching=replace(self, experts=shortest),  # the inputs say which
+                matching=replace(self, **matching),  # the inputs say which experts, whitened or not
                 ipc=shared.ipc,
                 seed=shared.seed,
                 compute=shared.compute,
@@ -212,15 +234,27 @@ class MTT(Method):
                 f"({adversary.kind}); got {kind}",
             )
 
-    def check(self) -> None:
-        """Trajectories that are longer than the experts'. Raises ConfigError."""
-        needed = self.epochs_needed
-        if needed > self.experts.train.epochs:
+    def _check_length(self, walk: Walk) -> None:
+        needed, epochs = walk.epochs_needed, self.experts.train.epochs
+        if needed > epochs:
             raise ConfigError(
                 "experts.train.epochs",
-                f"a trajectory of {self.expert_epochs} epochs that starts at epoch "
-                f"{self.max_start - 1} needs at least {needed}, got {self.experts.train.epochs}",
+                f"a trajectory of {walk.expert_epochs} epochs that starts at epoch "
+                f"{walk.max_start - 1} needs at least {needed}, got {epochs}",
             )
+
+    def check(self) -> None:
+        """Nothing published for a field that is null, and trajectories that are longer than the
+        experts'. Raises ConfigError."""
+        if self.published and self.published not in self.WALKS:
+            raise ConfigError(
+                "published", f"there is {', '.join(self.WALKS)}; got {self.published!r}"
+            )
+        for name in COLUMNS:
+            if not self.published and getattr(self, name) is None and name != "batch_size":
+                raise ConfigError(name, "null stands for what `published` says, which is empty")
+        for ipc in self.WALKS[self.published] if self.published else (1,):
+            self._check_length(self.walk(ipc))
         if self.published_half and self.gradient != "tesla":
             raise ConfigError(
                 "published_half", f"is of gradient = tesla only, got gradient = {self.gradient}"
@@ -235,7 +269,13 @@ class TESLA(MTT):
     soft_labels: bool = True
     iterations: Annotated[int, at_least(1)] = 10000
 
-    NAMED: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    WALKS: ClassVar[Published] = TESLA_WALKS
+    NAMED: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        name: {**walk, "published_half": True, "soft_labels": name.startswith("imagenet")}
+        for name, walk in settings(TESLA_WALKS).items()
+    }
+    """TESLA's settings by data set and IPC: hard labels on CIFAR, and the released gradient, which
+    its learning rates are for."""
 
 
 def adversarial_experts() -> ExpertConfig:
@@ -247,7 +287,7 @@ def adversarial_experts() -> ExpertConfig:
 @dataclass(frozen=True, kw_only=True)
 class MAT(MTT):
     """MTT on adversarially trained, smoothed experts (arXiv 2503.12069). The paper's constants are
-    not public; those of `adversarial_experts` are ours."""
+    not public: those of `adversarial_experts` are ours, the others MTT's."""
 
     experts: ExpertConfig = field(default_factory=adversarial_experts)
 

@@ -22,7 +22,7 @@ from torch.nn import functional as F
 
 from guard.artifacts import ArtifactStore
 from guard.checkpoint import Checkpoint
-from guard.data.augment import in_deviations
+from guard.data.augment import in_space
 from guard.data.datasets import load_data
 from guard.data.dsa import DsaDraw, draw_dsa
 from guard.data.spec import ImageSpec
@@ -30,6 +30,7 @@ from guard.device import setup
 from guard.distilled import save_part
 from guard.errors import Diverged
 from guard.methods.mtt import MTT, Expert, TrajectoryMatching
+from guard.methods.mtt.published import Walk
 from guard.methods.mtt.trajectory import GRADIENTS, Gradient, call, flat_parameters, tesla
 from guard.methods.start import initial_images
 from guard.models.networks import Classifier
@@ -174,23 +175,27 @@ class Matching:
     seed: int
     device: torch.device
 
+    @property
+    def walk(self) -> Walk:
+        return self.config.walk(self.ipc)
+
     def run(self, u: Tensor) -> tuple[Tensor, float, dict[str, float]]:
         """(u (K·ipc, C, H, W), α, metrics) after the last iteration. Raises Diverged if the loss or
         u is not finite."""
-        config = self.config
+        walk = self.walk
         u = u.clone().requires_grad_()
-        optimizer = torch.optim.SGD([u], config.lr_images, momentum=MOMENTUM)
-        rate = LearnedRate(config.rate, config.lr_rate)
+        optimizer = torch.optim.SGD([u], walk.lr_images, momentum=MOMENTUM)
+        rate = LearnedRate(walk.rate, walk.lr_rate)
         loss = math.nan
-        for number in range(config.iterations):
+        for number in range(self.config.iterations):
             draws = generator(self.seed, "trajectory", number)
             expert = self.experts[_below(len(self.experts), draws)]
-            start = _below(config.max_start, draws)
+            start = _below(walk.max_start, draws)
             theta = expert.snapshot(start, self.device)
-            target = expert.snapshot(start + config.expert_epochs, self.device)
+            target = expert.snapshot(start + walk.expert_epochs, self.device)
             step_loss = self.step_loss(self.targets(u, target), draws)
             alpha = torch.tensor(rate.value, device=self.device)
-            found = self.gradient(step_loss, theta, target, u, alpha, config.student_steps)
+            found = self.gradient(step_loss, theta, target, u, alpha, walk.student_steps)
             loss = float(found.loss)
             finite = math.isfinite(loss) and math.isfinite(float(found.rate))
             if not finite or not bool(found.images.isfinite().all()):
@@ -226,7 +231,7 @@ class Matching:
     def mean_labels(self, u: Tensor) -> Tensor:
         """Probabilities of the images, averaged over the experts at the last epoch that is matched,
         (K·ipc, K). Our choice: the published code keeps those of the last expert it drew."""
-        last = self.config.max_start - 1 + self.config.expert_epochs
+        last = self.walk.epochs_needed
         total = torch.zeros(len(u), self.spec.num_classes, device=self.device)
         for expert in self.experts:
             total += self.targets(u, expert.snapshot(last, self.device))
@@ -236,9 +241,9 @@ class Matching:
         """The student's loss by step, as a `StepLoss` of theta (P,) and u (K·ipc, C, H, W): its
         batch and augmentation are drawn here, once."""
         count = len(targets)
-        size = self.config.batch_size or count
+        walk, size = self.walk, self.walk.batch_size or count
         steps: list[tuple[Tensor, DsaDraw | None]] = []
-        while len(steps) < self.config.student_steps:
+        while len(steps) < walk.student_steps:
             for indices in torch.randperm(count, generator=draws).split(size):
                 ops = self.config.augment
                 draw = draw_dsa(ops, len(indices), draws) if ops else None
@@ -248,7 +253,7 @@ class Matching:
             indices, draw = steps[number]
             x = self.pixels(u[indices])
             if draw is not None:
-                x = in_deviations(x, draw, self.spec)
+                x = in_space(x, draw, self.model.normalize)
             return F.cross_entropy(call(self.model, theta, x), targets[indices])
 
         return loss

@@ -12,7 +12,7 @@ from guard.config.shared import Shared
 from guard.errors import ConfigError
 from guard.methods.method import Method
 from guard.stage import Sizes
-from guard.stages import Part, Squeeze, Trained
+from guard.stages import CROPS, Part, Squeeze, Trained
 
 ITERATION_PASSES = 2
 """Of an image: forward, and its own gradient."""
@@ -29,6 +29,10 @@ class Recover(Part):
     """Its number."""
     seed: int
     compute: ComputeConfig
+
+    @property
+    def mended(self) -> tuple[str, ...]:
+        return () if self.recover.crop == "none" else (CROPS,)
 
     def passes(self, sizes: Sizes) -> float:
         images = self.recover.chunk * sizes.num_classes
@@ -64,6 +68,7 @@ class SRe2L(Method):
     milestone: Annotated[float, at_least(0, at_most=1)] = 1.0
     """Share of the iterations after which the curriculum has ended; 0 turns it off."""
     flip: bool = False
+    """Mirror each image, or with crop = batch all of them (published), with probability 1/2."""
     chunk: Annotated[int, at_least(1)] = 1
     """Images per class that are recovered together, and share BN statistics; a set of any IPC is a
     prefix of the chunks. The papers' value is 1."""

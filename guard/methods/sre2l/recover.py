@@ -88,11 +88,13 @@ def recover_images(
 def augmented(u: Tensor, config: SRe2L, step: int, draws: torch.Generator) -> Tensor:
     """A view of the images u (N, C, H, W) for one step: resized crop, flip and roll, as `config`
     says."""
+    together = config.crop == "batch"
     if config.crop != "none":
-        count = len(u) if config.crop == "image" else 1
-        u = resized_crop(u, crop_windows(count, smallest_crop(config, step), draws))
+        count, (height, width) = 1 if together else len(u), u.shape[-2:]
+        windows = crop_windows(count, smallest_crop(config, step), (height, width), draws)
+        u = resized_crop(u, windows)
     if config.flip:
-        u = flip(u, draws)
+        u = flip(u, draws, together=together)
     if config.jitter == 0:
         return u
     return roll(u, config.jitter, draws, two_sided=config.two_sided_jitter)

@@ -117,7 +117,12 @@ def test_the_students_model_is_the_teachers_unless_it_is_given() -> None:
 def test_a_named_setting_replaces_the_whole_section_before_its_fields() -> None:
     config = TrialConfig().override({"regularizer.weight": 7, "regularizer": "cure"})
     expected = RegularizerConfig(
-        weight=7, h=3, units="normalized", power=1, direction="sign", h_warmup_epochs=5
+        weight=7,
+        h=3,
+        units="normalized",
+        power=1,
+        direction="sign",
+        h_ramp=(0.1, 0.4, 0.8, 1.8),
     )
     assert config.regularizer == expected
 

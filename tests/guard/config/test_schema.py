@@ -11,7 +11,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 import pytest
 
-from guard.config.schema import Bounds, Config, above, at_least, digest, paths
+from guard.config.schema import LATER, Bounds, Config, above, at_least, digest, paths
 from guard.errors import ConfigError
 
 
@@ -301,3 +301,21 @@ def test_a_digest_ignores_the_order_of_keys_but_not_of_lists() -> None:
 def test_a_fingerprint_is_the_start_of_the_digest_of_the_dict() -> None:
     assert CHANGED.fingerprint() == digest(CHANGED.to_dict())[:16]
     assert len(CHANGED.fingerprint()) == 16
+
+
+@dataclass(frozen=True, kw_only=True)
+class Grown(Config):
+    """Inner, with a field that came later."""
+
+    width: int = 2
+    share: float = field(default=1.0, metadata=LATER)
+
+
+def test_a_later_field_says_nothing_at_its_default() -> None:
+    assert Grown(share=1).to_dict() == {"width": 2}
+    assert Grown(share=0.5).to_dict() == {"width": 2, "share": 0.5}
+    assert Grown.from_dict({"width": 3}) == Grown(width=3)
+    assert Grown().override({"share": 0.25}).share == 0.25
+    assert Grown(share=0.5).override({"share": 1}) == Grown()
+    assert Grown().flat() == {"width": 2, "share": 1.0}
+    assert Grown().fingerprint() != Grown(share=0.5).fingerprint()

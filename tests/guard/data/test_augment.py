@@ -1,8 +1,6 @@
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
-from dataclasses import replace
 
 import pytest
 import torch
@@ -11,28 +9,19 @@ from torch import Tensor
 from guard.config import DSA_OPS, TrainConfig
 from guard.data.augment import (
     Augmenter,
-    crop_windows,
     flip,
-    in_deviations,
+    in_space,
     mix,
     mixing_weight,
     padded_crop,
-    resized_crop,
     roll,
 )
 from guard.data.dsa import DsaDraw, draw_dsa
-from guard.data.spec import ImageSpec
+from guard.models.input_layer import Normalize
 from helpers import draws
 
-SPEC = ImageSpec(
-    channels=3,
-    image_size=8,
-    num_classes=2,
-    mean=(0.3, 0.4, 0.5),
-    std=(0.2, 0.25, 0.3),
-    class_names=("a", "b"),
-)
-WHOLE = torch.tensor([[0.0, 0.0, 1.0, 1.0]])
+MEAN, STD = (0.3, 0.4, 0.5), (0.2, 0.25, 0.3)
+SPACE = Normalize(MEAN, STD)
 
 
 def images(count: int = 6, channels: int = 3, size: int = 8) -> Tensor:
@@ -40,20 +29,15 @@ def images(count: int = 6, channels: int = 3, size: int = 8) -> Tensor:
 
 
 def augment(x: Tensor, names: list[str], crop_scale: float, generator: torch.Generator) -> Tensor:
-    return Augmenter.of(TrainConfig(augment=names, crop_scale=crop_scale), facts(x))(x, generator)
-
-
-def facts(x: Tensor) -> ImageSpec:
-    """SPEC with as many channels as the images have."""
-    channels = x.shape[1]
-    return replace(SPEC, channels=channels, mean=SPEC.mean[:channels], std=SPEC.std[:channels])
+    space = Normalize(MEAN[: x.shape[1]], STD[: x.shape[1]])
+    return Augmenter.of(TrainConfig(augment=names, crop_scale=crop_scale), space)(x, generator)
 
 
 OPERATIONS: dict[str, Callable[[Tensor, torch.Generator], Tensor]] = {
     "flip": flip,
     "padded_crop": lambda x, g: padded_crop(x, 2, g),
     "roll": lambda x, g: roll(x, 3, g),
-    "resized_crop": lambda x, g: resized_crop(x, crop_windows(len(x), 0.3, g)),
+    "resized-crop": lambda x, g: augment(x, ["resized-crop"], 0.3, g),
     "mixup": lambda x, g: mix(x, "mixup", 1.0, g)[0],
     "cutmix": lambda x, g: mix(x, "cutmix", 1.0, g)[0],
     "crop": lambda x, g: augment(x, ["crop"], 0.08, g),
@@ -104,6 +88,14 @@ def test_a_flip_mirrors_about_half_of_the_images() -> None:
     assert 160 < int(mirrored.sum()) < 240
 
 
+def test_a_batch_is_mirrored_as_one() -> None:
+    x = images(400)
+    seen = [flip(x, draws(seed), together=True) for seed in range(40)]
+    mirrored = [torch.equal(y, x.flip(-1)) for y in seen]
+    assert all(mirrored[n] or torch.equal(y, x) for n, y in enumerate(seen))
+    assert 10 < sum(mirrored) < 30
+
+
 def test_a_padded_crop_shifts_each_image_by_its_own_offset() -> None:
     x, pad = images(300), 2
     padded = torch.nn.functional.pad(x, (pad,) * 4)
@@ -124,9 +116,6 @@ def test_the_names_select_the_augmentations() -> None:
     x = images()
     assert torch.equal(augment(x, [], 0.08, draws()), x)
     assert torch.equal(augment(x, ["flip"], 0.08, draws(1)), flip(x, draws(1)))
-    window = crop_windows(len(x), 0.2, draws(1))
-    cropped = augment(x, ["resized-crop"], 0.2, draws(1))
-    assert torch.equal(cropped, resized_crop(x, window))
     one_way = augment(x, ["flip", "crop"], 0.2, draws(1))
     assert torch.equal(one_way, augment(x, ["crop", "flip"], 0.2, draws(1)))
 
@@ -137,17 +126,17 @@ SHIFT = torch.tensor([[1 - 2**-24, 0.0, 0.0]])
 
 def test_dsa_fills_with_the_mean_of_the_data_set() -> None:
     x = images()
-    y = in_deviations(x, DsaDraw("crop", SHIFT), SPEC)
-    assert (y[..., 0] - torch.tensor(SPEC.mean)[:, None]).abs().max() < 1e-6
-    assert (y[..., 7, :] - torch.tensor(SPEC.mean)[:, None]).abs().max() < 1e-6
+    y = in_space(x, DsaDraw("crop", SHIFT), SPACE)
+    assert (y[..., 0] - torch.tensor(MEAN)[:, None]).abs().max() < 1e-6
+    assert (y[..., 7, :] - torch.tensor(MEAN)[:, None]).abs().max() < 1e-6
     torch.testing.assert_close(y[..., :7, 1:], x[..., 1:, :7])
 
 
 def test_dsa_brightens_by_deviations_of_each_channel() -> None:
     """Saturation and contrast of one half and one half are no change."""
     x = images()
-    y = in_deviations(x, DsaDraw("color", torch.tensor([[0.9, 0.5, 0.5]])), SPEC)
-    expected = x + 0.4 * torch.tensor(SPEC.std)[:, None, None]
+    y = in_space(x, DsaDraw("color", torch.tensor([[0.9, 0.5, 0.5]])), SPACE)
+    expected = x + 0.4 * torch.tensor(STD)[:, None, None]
     torch.testing.assert_close(y, expected)
 
 
@@ -156,8 +145,8 @@ def test_dsa_draws_one_of_its_operations_last(op: str) -> None:
     x, config = images(), TrainConfig(augment=("dsa", "flip"), dsa_ops=(op,))
     generator = draws(4)
     flipped = flip(x, generator)
-    expected = in_deviations(flipped, draw_dsa([op], len(x), generator), SPEC)
-    assert torch.equal(Augmenter.of(config, SPEC)(x, draws(4)), expected)
+    expected = in_space(flipped, draw_dsa([op], len(x), generator), SPACE)
+    assert torch.equal(Augmenter.of(config, SPACE)(x, draws(4)), expected)
     assert not torch.equal(expected, flipped)
 
 
@@ -173,62 +162,6 @@ def test_a_roll_moves_the_whole_batch_by_up_to_the_jitter(lowest: int) -> None:
             if torch.equal(x.roll((d, r), (2, 3)), y)
         }
     assert seen == {(d, r) for d in range(lowest, 3) for r in range(lowest, 3)}
-
-
-@pytest.mark.parametrize("min_scale", [0.08, 0.5, 0.9, 1.0])
-def test_crop_windows_lie_inside_and_keep_the_least_area(min_scale: float) -> None:
-    top, left, height, width = crop_windows(3000, min_scale, draws()).double().T
-    assert min(top.min(), left.min()) >= 0
-    assert max((top + height).max(), (left + width).max()) <= 1 + 1e-6
-    ratio, area = width / height, width * height
-    assert 3 / 4 - 1e-6 <= ratio.min() and ratio.max() <= 4 / 3 + 1e-6
-    assert area.max() <= 1 + 1e-6
-    assert area.min() >= min_scale - 1e-6
-
-
-def test_crop_windows_spread_over_areas_ratios_and_places() -> None:
-    top, left, height, width = crop_windows(4000, 0.1, draws()).double().T
-    small = width * height < 0.5
-    area, log_ratio = (width * height)[small], (width / height)[small].log()
-    place = (top / (1 - height))[small]
-    assert float(area.mean()) == pytest.approx(0.3, abs=0.01)
-    assert float(log_ratio.mean()) == pytest.approx(0, abs=0.01)
-    assert float(log_ratio.std()) == pytest.approx(2 * math.log(4 / 3) / math.sqrt(12), rel=0.05)
-    assert float(place.mean()) == pytest.approx(0.5, abs=0.02)
-    correlation = torch.corrcoef(torch.stack([top / (1 - height), left / (1 - width)])[:, small])
-    assert abs(float(correlation[0, 1])) < 0.06
-
-
-@pytest.mark.parametrize("count", [1, 6])
-def test_the_whole_window_is_the_image(count: int) -> None:
-    x = images().double()
-    torch.testing.assert_close(resized_crop(x, WHOLE.expand(count, 4)), x)
-
-
-def test_a_window_is_resampled_bilinearly_within_the_image() -> None:
-    x = images(2).double()
-    windows = torch.tensor([[0.1, 0.35, 0.5, 0.6], [0.4, 0.0, 0.6, 0.3]], dtype=torch.float64)
-    result = resized_crop(x, windows)
-    for image, (top, left, height, width), got in zip(x, windows, result, strict=True):
-        centers = (torch.arange(8, dtype=torch.float64) + 0.5) / 8
-        rows, columns = 2 * (top + height * centers) - 1, 2 * (left + width * centers) - 1
-        grid = torch.stack(torch.meshgrid(columns, rows, indexing="xy"), dim=-1)
-        expected = torch.nn.functional.grid_sample(
-            image[None], grid[None], padding_mode="border", align_corners=False
-        )[0]
-        torch.testing.assert_close(got, expected)
-
-
-def test_half_a_ramp_is_a_ramp_of_half_the_slope() -> None:
-    ramp = torch.arange(8.0).expand(1, 1, 8, 8)
-    right = resized_crop(ramp, torch.tensor([[0.0, 0.5, 1.0, 0.5]]))[0, 0, 3]
-    assert right.tolist() == pytest.approx([3.75, 4.25, 4.75, 5.25, 5.75, 6.25, 6.75, 7.0])
-
-
-def test_one_window_serves_the_whole_batch() -> None:
-    x = images(1).expand(5, -1, -1, -1)
-    y = resized_crop(x, torch.tensor([[0.2, 0.1, 0.5, 0.6]]))
-    torch.testing.assert_close(y, y[:1].expand_as(y))
 
 
 @pytest.mark.parametrize("alpha", [0.2, 1.0, 8.0])

@@ -139,7 +139,7 @@ def test_a_step_forgets_the_gradient_of_the_one_before() -> None:
 @pytest.mark.parametrize(("wanted", "size"), [(4, 4), (256, 9)])
 def test_a_real_batch_is_drawn_without_replacement(wanted: int, size: int) -> None:
     run = matching(splits(9), batch_size=wanted)
-    batches = [run.batches(start(run), torch.tensor([2, 0]), draws(seed))[0] for seed in (0, 0, 1)]
+    batches = [run.batches(start(run), torch.tensor([2, 0]), seed)[0] for seed in (0, 0, 1)]
     assert batches[0].shape == (2, size, 3, 8, 8)
     for label, rows in zip([2, 0], batches[0], strict=True):
         distances = (rows[:, None] - of_class(run.splits, label)[None]).abs().amax(dim=(2, 3, 4))
@@ -167,7 +167,7 @@ def test_the_smallest_class_bounds_the_batch() -> None:
     assert isinstance(data.train, TensorImages)
     kept = torch.arange(18)[(data.train.y != 1) | (torch.arange(18) < 9)]
     run = matching(replace(data, train=data.train.subset(kept)))
-    assert run.batches(start(run), torch.arange(3), draws())[0].shape[:2] == (3, 3)
+    assert run.batches(start(run), torch.arange(3), 0)[0].shape[:2] == (3, 3)
 
 
 @pytest.mark.parametrize("op", DSA_OPS)
@@ -182,7 +182,7 @@ def test_siamese_operations_hit_the_images_of_a_class_alike_and_classes_differen
     u = start(run, "real")
     furthest = 0.0
     for seed in range(5):
-        real, synthetic = run.batches(u, torch.arange(3), draws(seed))
+        real, synthetic = run.batches(u, torch.arange(3), seed)
         assert real.shape == (3, 4, 3, 8, 8) and synthetic.shape == (3, 2, 3, 8, 8)
         first = real[:, :1]
         torch.testing.assert_close(real, first.expand_as(real), rtol=0, atol=1e-5)
@@ -194,7 +194,7 @@ def test_siamese_operations_hit_the_images_of_a_class_alike_and_classes_differen
 def test_without_operations_batches_are_pixels() -> None:
     run = matching()
     u = start(run)
-    real, synthetic = run.batches(u, torch.tensor([1]), draws())
+    real, synthetic = run.batches(u, torch.tensor([1]), 0)
     torch.testing.assert_close(synthetic, pixels(u)[[1]])
     assert real.min() >= 0 and real.max() <= 1
 

@@ -18,11 +18,13 @@ from guard.artifacts import ArtifactStore
 from guard.config import DSA_OPS, RegularizerConfig
 from guard.data.datasets import load_data
 from guard.errors import Diverged
+from guard.methods.dc.gradients import ClassGradients
 from guard.methods.dc.matching import Matching
 from guard.methods.start import initial_images
 from guard.models.input_layer import Normalize
 from guard.models.networks import Classifier
 from guard.seeding import derive
+from guard.training.losses import TrainingLoss
 from guard.training.penalties import Regularizer
 from guard.trial import TrialConfig
 from helpers import CPU, draws
@@ -153,6 +155,22 @@ def test_the_inner_training_augments_each_image_for_itself() -> None:
     u = start(run)[:, :1].expand(3, 8, 3, 8, 8)
     (images,) = seen_in_training(run, u, 1)
     assert len({round(float(image.sum()), 4) for image in images}) == 24
+
+
+@pytest.mark.parametrize("regularizer", ["none", "trades", "curvature"])
+def test_a_run_does_not_depend_on_how_many_classes_are_at_once(regularizer: str) -> None:
+    """Real images, siamese operations, an attack's starts and a penalty's share are drawn."""
+    found = []
+    for at_once in (1, 2, 20):
+        settings = {"iterations": 2, "outer_loops": 2, "batch_size": 5, "augment": DSA_OPS}
+        run = matching(classes_at_once=at_once, lr_images=0.1, **settings)
+        penalty = RegularizerConfig.named(regularizer).override({"fraction": 0.4, "weight": 1})
+        run.loss = TrainingLoss(penalty, 0.03)
+        run.gradients = ClassGradients(run.loss, at_once)
+        found.append(run.run()[0])
+    for other in found[1:]:
+        torch.testing.assert_close(other, found[0], rtol=1e-3, atol=1e-4)
+    assert float((found[0] - start(matching())).abs().max()) > 0.01
 
 
 def test_how_far_the_regularizer_moves_the_gradient_is_reported() -> None:

@@ -18,9 +18,8 @@ from trajectory_matching import SNAPSHOTS, SPEC, convnet, matching_of
 
 import guard.methods.mtt.matching as mtt
 from guard.config import DSA_OPS
-from guard.data.augment import in_deviations
+from guard.data.augment import in_space
 from guard.data.dsa import DsaDraw
-from guard.data.spec import ImageSpec
 from guard.errors import Diverged
 from guard.methods.mtt import MTT
 from guard.methods.mtt.matching import LearnedRate, Matching, Trajectory, by_class
@@ -154,15 +153,18 @@ def test_a_step_is_the_cross_entropy_of_its_images_and_their_labels() -> None:
         assert float(loss(theta, u, number)) == pytest.approx(float(expected.detach()), rel=1e-5)
 
 
-def test_a_step_is_augmented_image_by_image_in_deviations(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_step_is_augmented_image_by_image_as_the_network_sees_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     seen: list[tuple[Tensor, DsaDraw, Tensor]] = []
 
-    def noted(x: Tensor, draw: DsaDraw, spec: ImageSpec) -> Tensor:
-        result = in_deviations(x, draw, spec)
+    def noted(x: Tensor, draw: DsaDraw, space: Any) -> Tensor:
+        assert space is run.model.normalize
+        result = in_space(x, draw, space)
         seen.append((x, draw, result))
         return result
 
-    monkeypatch.setattr(mtt, "in_deviations", noted)
+    monkeypatch.setattr(mtt, "in_space", noted)
     run = matching(batch_size=5, student_steps=30)
     loss, u = run.step_loss(LABELS, draws()), synthetic()
     values = [float(loss(theta_at()[0], u, number)) for number in range(30)]

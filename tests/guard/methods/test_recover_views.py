@@ -26,6 +26,7 @@ def test_a_view_without_augmentation_is_the_images_and_draws_nothing() -> None:
         ({"jitter": 3}, True),
         ({"jitter": 3, "two_sided_jitter": True}, True),
         ({"crop": "batch"}, True),
+        ({"crop": "batch", "flip": True}, True),
         ({"crop": "image"}, False),
         ({"flip": True}, False),
     ],
@@ -81,7 +82,7 @@ def test_without_a_curriculum_a_crop_keeps_the_same_share() -> None:
 def test_crops_follow_the_curriculum(crop: str, count: int, step: int) -> None:
     u = torch.rand(5, 3, 8, 8, generator=draws(1))
     config = CDA(iterations=10, crop=crop, flip=False, crop_scale=0.1)
-    windows = crop_windows(count, smallest_crop(config, step), draws(3))
+    windows = crop_windows(count, smallest_crop(config, step), (8, 8), draws(3))
     view = augmented(u, config, step, draws(3))
     torch.testing.assert_close(view, resized_crop(u, windows))
     assert torch.allclose(view, u, atol=1e-6) is (step == 0)

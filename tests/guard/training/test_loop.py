@@ -9,12 +9,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from guard.config import DSA_OPS, TrainConfig
-from guard.data.augment import flip, in_deviations
+from guard.config import DSA_OPS, StudentConfig, TrainConfig
+from guard.data.augment import flip, in_space
 from guard.data.dsa import draw_dsa
 from guard.data.images import TensorImages
-from guard.data.spec import ImageSpec
 from guard.errors import Diverged
+from guard.models.input_layer import Normalize
 from guard.seeding import fenced
 from guard.training.loop import (
     accuracy,
@@ -26,9 +26,7 @@ from guard.training.loop import (
 )
 from helpers import CPU, draws
 
-SPEC = ImageSpec(
-    channels=1, image_size=8, num_classes=3, mean=(0.3,), std=(0.25,), class_names=tuple("abc")
-)
+SPACE = Normalize((0.3,), (0.25,))
 
 
 def toy() -> tuple[Tensor, Tensor]:
@@ -90,6 +88,12 @@ def step_without_gradient(**config: Any) -> dict[str, float]:
         parameter.grad = torch.zeros_like(parameter)
     build_optimizer(TrainConfig(**config), model).step()
     return {name: float(1 - p.detach().mean()) for name, p in model.named_parameters()}
+
+
+def test_adamw_decays_everything_where_it_is_told_to() -> None:
+    shrunk = step_without_gradient(optimizer="adamw", lr=0.1, weight_decay=0.2, decay_all=True)
+    assert list(shrunk.values()) == pytest.approx([0.02] * 6, abs=1e-6)
+    assert StudentConfig.named("sre2l-cifar").train.decay_all
 
 
 def test_adamw_decays_only_tensors_of_more_than_one_dimension() -> None:
@@ -237,7 +241,7 @@ def image_set() -> TensorImages:
 
 def test_image_batches_are_shuffled_and_drawn_from_the_generator() -> None:
     images, config = image_set(), TrainConfig(batch_size=4, augment=("crop", "flip"))
-    epochs = [list(image_batches(images, config, SPEC, CPU, draws(seed))) for seed in (1, 1, 2)]
+    epochs = [list(image_batches(images, config, SPACE, CPU, draws(seed))) for seed in (1, 1, 2)]
     assert [len(y) for _, y in epochs[0]] == [4, 4, 1]
     for (x, y), (again_x, again_y) in zip(epochs[0], epochs[1], strict=True):
         assert torch.equal(x, again_x) and torch.equal(y, again_y)
@@ -251,14 +255,14 @@ def test_image_batches_are_shuffled_and_drawn_from_the_generator() -> None:
 def test_image_batches_apply_the_named_augmentations(names: tuple[str, ...]) -> None:
     images = image_set()
     config = TrainConfig(batch_size=9, augment=names, crop_scale=0.2)
-    ((x, y),) = image_batches(images, config, SPEC, CPU, draws(1))
+    ((x, y),) = image_batches(images, config, SPACE, CPU, draws(1))
     generator = draws(1)
     scale = 0.2 if names == ("resized-crop",) else None
     ((expected, labels),) = images.batches(9, CPU, generator, scale)
     if names == ("flip",):
         expected = flip(expected, generator)
     if names == ("dsa",):
-        expected = in_deviations(expected, draw_dsa(DSA_OPS, 9, generator), SPEC)
+        expected = in_space(expected, draw_dsa(DSA_OPS, 9, generator), SPACE)
     assert torch.equal(x, expected)
     assert torch.equal(y, labels)
     plain = next(images.batches(9, CPU, draws(1)))[0]

@@ -12,11 +12,13 @@ from torch import nn
 
 from guard.config import RegularizerConfig
 from guard.config.regularizers import KINDS as ALL
+from guard.config.regularizers import risen
 from guard.config.schema import field_names
+from guard.errors import ConfigError
 from guard.models.input_layer import Normalize
 from guard.models.networks import Classifier
 from guard.training.losses import ADVERSARIAL_LOSSES
-from guard.training.penalties import PENALTIES, Regularizer, ramp
+from guard.training.penalties import PENALTIES, Regularizer
 from helpers import draws, number
 
 
@@ -58,8 +60,23 @@ def test_the_step_warms_up(kind: str, epoch: int, share: float) -> None:
 
 
 def test_a_ramp_reaches_one_in_the_last_warmup_epoch() -> None:
-    assert [ramp(epoch, 4) for epoch in range(6)] == [0.25, 0.5, 0.75, 1, 1, 1]
-    assert [ramp(epoch, 0) for epoch in range(2)] == [1, 1]
+    assert [risen(epoch, 4) for epoch in range(6)] == [0.25, 0.5, 0.75, 1, 1, 1]
+    assert [risen(epoch, 0) for epoch in range(2)] == [1, 1]
+
+
+def test_the_step_of_cure_rises_as_in_its_code() -> None:
+    cure = Regularizer(RegularizerConfig.named("cure"))
+    steps = [cure.step_length(samples()[0], epoch) for epoch in range(7)]
+    assert steps == [0.1, 0.4, 0.8, 1.8, 3, 3, 3]
+    with pytest.raises(ConfigError, match=r"^h_ramp: needs h_warmup_epochs = 0, got .* = 2"):
+        RegularizerConfig(h_ramp=(0.1,), h_warmup_epochs=2)
+
+
+def test_a_step_that_is_listed_is_in_the_units_of_h() -> None:
+    x = samples()[0]
+    config = RegularizerConfig(h=2, h_ramp=(0.5,), units="eps")
+    first, later = (Regularizer(config, eps=0.1).step_length(x, epoch) for epoch in (0, 1))
+    assert later == pytest.approx(4 * first) == pytest.approx(0.2 * math.sqrt(x[0].numel()))
 
 
 @pytest.mark.parametrize(
@@ -154,6 +171,7 @@ OTHER_VALUES = {
     "fraction": 0.4,
     "weight_warmup_epochs": 4,
     "h_warmup_epochs": 4,
+    "h_ramp": [0.9],
     "steps": 3,
     "step_size": 0.7,
     "eps": 0.3,

@@ -19,6 +19,7 @@ from guard.config import StudentConfig, TrainConfig
 from guard.data.augment import Augmenter
 from guard.data.spec import ImageSpec
 from guard.distilled import DistilledSet
+from guard.models.input_layer import Normalize
 from guard.models.networks import build_model
 from guard.models.saving import load_model
 from guard.pipeline import plan
@@ -30,9 +31,7 @@ from guard.training.student import Recipe, SoftLabels, distillation_loss
 from guard.trial import TrialConfig
 from helpers import draws
 
-SPEC = ImageSpec(
-    channels=1, image_size=8, num_classes=5, mean=(0.3,), std=(0.25,), class_names=tuple("abcde")
-)
+SPACE = Normalize((0.3,), (0.25,))
 
 
 def stage_named(config: TrialConfig, name: str) -> Stage:
@@ -74,7 +73,7 @@ def recipe(**changes: Any) -> Recipe:
     config = StudentConfig().override(
         {"train.batch_size": 4, "train.augment": ["crop", "flip"], "mix": "mixup", **changes}
     )
-    return Recipe.of(config, SPEC)
+    return Recipe.of(config, SPACE)
 
 
 def targets(count: int = 10, seed: int = 7) -> Tensor:
@@ -142,8 +141,8 @@ def test_a_recipe_holds_what_the_config_says() -> None:
             "mix_alpha": 0.7,
         }
     )
-    augmenter = Augmenter(names=("flip",), crop_scale=0.3, dsa_ops=("color",), spec=SPEC)
-    assert Recipe.of(config, SPEC) == Recipe(
+    augmenter = Augmenter(names=("flip",), crop_scale=0.3, dsa_ops=("color",), space=SPACE)
+    assert Recipe.of(config, SPACE) == Recipe(
         seed=4, batch_size=3, augment=augmenter, mix="cutmix", mix_alpha=0.7
     )
 
@@ -152,7 +151,7 @@ def test_soft_labels_are_the_teachers_logits_in_half_precision(trial: SimpleName
     labels = SoftLabels.of(trial.store.read(stage_named(trial.config, "relabel")))
     made = DistilledSet.load(trial.result.paths["distilled"])
     teacher = load_model(trial.result.paths["teacher"])
-    replayed = Recipe.of(trial.config.student, made.spec)
+    replayed = Recipe.of(trial.config.student, Normalize(made.spec.mean, made.spec.std))
     for epoch in range(3):
         batches = inputs(replayed.batches(made.images, made.one_hot(), epoch))
         with torch.no_grad():
@@ -369,8 +368,8 @@ def test_the_relabel_stage_replays_the_students_recipe(tiny_config: TrialConfig)
     assert student == planned
     assert relabel.inputs == {"teacher": teacher, "distilled": distilled}
     assert student.inputs == {"distilled": distilled, "labels": relabel}
-    replayed = Recipe.of(relabel.student, SPEC)
-    assert replayed == Recipe.of(tiny_config.student, SPEC)
+    replayed = Recipe.of(relabel.student, SPACE)
+    assert replayed == Recipe.of(tiny_config.student, SPACE)
     run = relabel.config["student"]["train"]
     assert run["epochs"] == tiny_config.student.train.epochs
 
@@ -382,7 +381,7 @@ def test_batches_are_augmented_as_named(names: tuple[str, ...]) -> None:
     ((batch, _),) = made.batches(images, targets(5), 0)
     generator = draws(derive(0, "student-batches", 0))
     order = torch.randperm(5, generator=generator)
-    augment = Augmenter.of(TrainConfig(augment=names), SPEC)
+    augment = Augmenter.of(TrainConfig(augment=names), SPACE)
     assert torch.equal(batch, augment(images[order], generator))
 
 
