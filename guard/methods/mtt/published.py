@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-
 DataName = Literal["", "cifar10", "cifar100", "tiny-imagenet", "imagenet-subset", "imagenet"]
 
 
