@@ -23,6 +23,8 @@ from studies.driver.checks import checked, on_device
 from studies.driver.settings import overridden, parse_settings
 from studies.reporting.console import Terminal
 from studies.reporting.progress import duration
+from studies.reporting.terminal import print_cautions
+from tune.results.cautions import before
 from tune.results.wording import title
 
 
@@ -57,6 +59,7 @@ def main(argv: Sequence[str]) -> int:
     config = overridden(read_config(Path(args.config)), values)
     config = on_device(config, args.device or config.compute.device)
     config = checked(config, [config])
+    print_cautions(console, before([config]))
     console.print(f"{title(config)}, fingerprint {config.fingerprint()}")
 
     def report(heading: str, metrics: object) -> None:

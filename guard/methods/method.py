@@ -48,6 +48,10 @@ class Method(Config):
     def check_trial(self, shared: Shared) -> None:
         """Rules between its fields and the trial's. Raises ConfigError, its path from the trial."""
 
+    def cautions(self, shared: Shared) -> Sequence[str]:
+        """What is to be known before it runs in this trial, a line each; nothing is refused."""
+        return ()
+
     def teachers(self, shared: Shared) -> Sequence[Trained]:
         """Networks that the set is distilled from, trained at the same time. May be none."""
         return ()

@@ -1,5 +1,5 @@
-"""Signs that a robust accuracy is too good: rules over what `guard.robustness.reliability`
-measures.
+"""Signs that an accuracy is not what it seems, mostly that a robust one is too good: rules over
+what `guard.robustness.reliability` measures.
 
 After Athalye et al., "Obfuscated Gradients Give a False Sense of Security" (arXiv 1802.00420), and
 Carlini et al., "On Evaluating Adversarial Robustness" (arXiv 1902.06705).
@@ -52,6 +52,11 @@ FLAGS: Mapping[str, Flag] = {
     ),
     "probabilities": Flag(
         measure="probabilities", limit=0.5, meaning="outputs are probabilities, not logits"
+    ),
+    "student-at-chance": Flag(
+        measure="behind_teacher",
+        limit=0.85,
+        meaning="the student is near chance under a good teacher: it has learned next to nothing",
     ),
 }
 

@@ -27,7 +27,7 @@ from guard.robustness.flags import flags_of
 from guard.robustness.stages import Diagnose
 from guard.seeding import derive, fenced
 
-SAMPLES = 64
+SAMPLES, COMPARED = 64, 1000
 ATTACK, RESTARTS, BLACK_BOX = "pgd20", 4, "square200"
 HALF_RANGE = 0.5
 
@@ -48,7 +48,7 @@ def diagnose(
     surrogate, but not by PGD-20. large_eps_excess: accuracy under PGD-20 at half of the pixel range
     less 1/K. random_change, state_change: largest change of an output relative to the largest
     output, with other random numbers, and with the same ones after other questions. probabilities:
-    1 if every output row is one. flags: how many are raised.
+    1 if every output row is one. behind_teacher: see there. flags: how many are raised.
     """
     model.eval()
     x, y = right_samples(model, images, config, device)
@@ -56,7 +56,30 @@ def diagnose(
     if len(y):
         found |= {"zero_gradients": zero_gradients(model, x, y)}
         found |= attack_gains(model, x, y, config, num_classes, surrogate)
+    if surrogate is not None:
+        compared = drawn(images, COMPARED, config.seed, "compared")
+        student, teacher = (accuracy(own, compared, config, device) for own in (model, surrogate))
+        found["behind_teacher"] = behind_teacher(student, teacher, 1 / num_classes)
     return {**found, "flags": float(len(flags_of(found, prefix="")))}
+
+
+def behind_teacher(student: float, teacher: float, chance: float) -> float:
+    """Share of the teacher's accuracy above chance that the student has not; 0 under a teacher that
+    is itself less than half way from chance to 1. Accuracies in [0, 1]."""
+    if teacher - chance < 0.5 * (1 - chance):
+        return 0.0
+    return 1 - (student - chance) / (teacher - chance)
+
+
+@torch.no_grad()
+def accuracy(
+    model: nn.Module, images: ImageSet, config: EvaluationConfig, device: torch.device
+) -> float:
+    """Share of the images that the model gets right, in evaluation mode."""
+    model.eval()
+    batches = images.batches(config.batch_size, device)
+    right = [~wrong(model, x, y, config) for x, y in batches]
+    return float(torch.cat(right).double().mean())
 
 
 def right_samples(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from guard.artifacts import ArtifactStore
@@ -13,7 +13,9 @@ from studies.driver.checks import parse_resources
 from studies.driver.interrupts import Interrupts
 from studies.driver.request import Request
 from studies.reporting.console import Terminal
+from studies.reporting.terminal import print_cautions
 from tune.resources import StageResources
+from tune.results.cautions import after, before
 from tune.results.findings import Results
 from tune.results.tables import write_comparisons
 
@@ -34,6 +36,10 @@ class Job(Protocol):
     @property
     def base(self) -> TrialConfig:
         """The config of every trial, as far as it is the same."""
+
+    @property
+    def configs(self) -> Sequence[TrialConfig]:
+        """Of its trials, as far as they are known beforehand."""
 
     @property
     def varied(self) -> Mapping[str, str]:
@@ -67,6 +73,7 @@ def run(job: Job) -> int:
     """
     console = Terminal()
     resources = parse_resources(job.request.resources, job.base)
+    print_cautions(console, before(job.configs))
     if not job.request.dry_run:
         return carry_out(console, job, resources)
     job.print_plan(console)
@@ -96,6 +103,7 @@ def carry_out(console: Terminal, job: Job, resources: StageResources) -> int:
         else:
             results = write(job, about)
         job.print_summary(console, results)
+        print_cautions(console, after(results.records))
         return say_how_to_go_on(console, job, asked)
 
 

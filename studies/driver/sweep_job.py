@@ -30,7 +30,7 @@ from tune.search import (
     run_study,
     study_context,
 )
-from tune.space import SearchSpace, describe
+from tune.space import SearchSpace, configured, describe
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +44,11 @@ class SweepJob:
     @property
     def base(self) -> TrialConfig:
         return self.plan.space.base
+
+    @property
+    def configs(self) -> list[TrialConfig]:
+        space = self.plan.space
+        return [configured(space.base, params, control=True) for params in space.controls()]
 
     @property
     def varied(self) -> dict[str, str]:

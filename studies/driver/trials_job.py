@@ -44,6 +44,10 @@ class TrialsJob:
         return self.design.runs(self.base, self.request.seeds)
 
     @property
+    def configs(self) -> list[TrialConfig]:
+        return [run.config for run in self.runs]
+
+    @property
     def varied(self) -> dict[str, str]:
         axes = {f"axis {path}": json.dumps(list(v)) for path, v in self.design.axes.items()}
         arms = [json.dumps(settings) for settings in (*self.design.variants, *self.design.single)]
@@ -86,7 +90,7 @@ class TrialsJob:
     def print_plan(self, console: Terminal) -> None:
         axes = {path: ", ".join(map(str, values)) for path, values in self.design.axes.items()}
         splits = print_fields(console, self.base, axes, self.request.options.listed(TRIALS_ONLY))
-        configs = [run.config for run in self.runs]
+        configs = self.configs
         console.print(f"\n{len(configs)} trials, {self.request.seeds} seeds:")
         for planned in self.runs:
             name = title(planned.config, planned.params)

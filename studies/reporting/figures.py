@@ -64,7 +64,7 @@ def search_title(search: Search) -> str:
 
 
 def draw_clouds(axes: Axes, search: Search) -> None:
-    """The trials of each method and IPC, and a cross over each that is not to be believed."""
+    """The trials of each method and IPC, and a cross over each with a flag."""
     for cloud in search.clouds():
         color = f"C{cloud.look}"
         axes.scatter(
@@ -78,7 +78,7 @@ def draw_clouds(axes: Axes, search: Search) -> None:
             zorder=2,
         )
     if search.flagged:
-        label = "evaluation unreliable"
+        label = "flagged"
         flagged = points(search.flagged)
         axes.scatter(*flagged, marker="x", s=90, color="black", label=label, zorder=3)
 

@@ -13,6 +13,7 @@ import jinja2
 from matplotlib.figure import Figure
 from plotly.offline import get_plotlyjs
 
+from guard.trial import TrialConfig
 from studies.design.about import About
 from studies.design.study import Story, Study, conclusion
 from studies.reporting.console import Terminal
@@ -30,6 +31,7 @@ from studies.reporting.sections import (
 )
 from studies.reporting.terminal import print_tracking_errors
 from tune.commit import lab_commit
+from tune.results.cautions import after, before
 from tune.results.comparison import elsewhere
 from tune.results.findings import Results
 from tune.results.folder import StudyFolder, write_atomically
@@ -114,6 +116,7 @@ def content(
         "plotly_js": get_plotlyjs() if plots else "",
         "images": images,
         "flagged": flagged(records),
+        "cautions": [*before(TrialConfig.from_dict(r.config) for r in records), *after(records)],
         "examined": sum("reliability/flags" in record.metrics for record in records),
         "trial_columns": TRIAL_COLUMNS,
         "trials": [trial_row(record) for record in records],

@@ -31,12 +31,12 @@ def scores(record: Record) -> str:
 
 
 def warning(record: Record) -> str:
-    """What stands beside a robust accuracy that is not to be believed."""
-    return f" (unreliable: {', '.join(record.flags)})" if record.flags else ""
+    """What stands beside accuracies that are not to be taken as they are."""
+    return f" (beware: {', '.join(record.flags)})" if record.flags else ""
 
 
 def signs(record: Record) -> list[str]:
-    """Why a robust accuracy is not to be believed, a sign each."""
+    """Why accuracies are not to be taken as they are, a sign each."""
     return [f"{name}: {FLAGS[name].meaning}" for name in record.flags]
 
 

@@ -177,7 +177,7 @@ def distilled_images(comparisons: Sequence[Comparison], records: Iterable[Record
 
 
 def flagged(records: Sequence[Record]) -> list[dict[str, str]]:
-    """The runs whose evaluation shows signs of being unreliable."""
+    """The runs whose accuracies are not to be taken as they are."""
     return [
         {
             "label": record.label,

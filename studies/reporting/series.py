@@ -49,7 +49,7 @@ class Search:
 
     @property
     def flagged(self) -> list[Record]:
-        """Those whose robust accuracy is not to be believed."""
+        """Those whose accuracies are not to be taken as they are."""
         return [record for record in self.complete if record.flags]
 
     @property

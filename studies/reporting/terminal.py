@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from rich.table import Table
 
@@ -69,10 +69,10 @@ def pareto_table(front: list[Record], controls: list[Record]) -> Table:
 
 
 def flag_table(records: list[Record]) -> Table:
-    """Trials whose robust accuracy may be an artefact, and why."""
-    table = Table(title="Robust accuracies that are not to be believed")
+    """Trials whose accuracies are not what they seem, and why."""
+    table = Table(title="Accuracies that are not to be taken as they are")
     table.add_column("trial", justify="right")
-    table.add_column("signs of gradient masking")
+    table.add_column("signs")
     for record in records:
         table.add_row(record.label, "\n".join(signs(record)))
     return table
@@ -145,6 +145,11 @@ def print_results(console: Terminal, results: Results, tracking_uri: str) -> Non
     if flagged:
         console.print_table(flag_table(flagged))
     print_places(console, results.folder, tracking_uri)
+
+
+def print_cautions(console: Terminal, lines: Iterable[str]) -> None:
+    for line in lines:
+        console.print(f"beware: {line}", style="yellow", soft_wrap=True)
 
 
 def print_tracking_errors(console: Terminal, errors: Sequence[str]) -> None:

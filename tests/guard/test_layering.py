@@ -27,6 +27,7 @@ NO_TORCH = (
     "sums",
     "trial",
     "methods/method",
+    "methods/mtt/published",
     "robustness/__init__",
     "robustness/beard",
     "robustness/flags",

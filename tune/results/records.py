@@ -137,7 +137,7 @@ class Record:
 
     @property
     def flags(self) -> list[str]:
-        """Signs that its robust accuracy is not to be believed."""
+        """Signs that its accuracies are not to be taken as they are."""
         return flags_of(self.metrics)
 
     @property

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from guard.config import EvaluationConfig
 from guard.robustness.flags import FLAGS, flags_of
-from guard.robustness.reliability import diagnose
+from guard.robustness.reliability import behind_teacher, diagnose
 from helpers import CPU
 
 
@@ -123,3 +123,30 @@ def test_a_flag_is_raised_above_its_limit_only(name: str) -> None:
     flag = FLAGS[name]
     assert flags_of({f"reliability/{flag.measure}": flag.limit}) == []
     assert flags_of({f"reliability/{flag.measure}": flag.limit + 1e-6}) == [name]
+
+
+@pytest.mark.parametrize(
+    ("student", "teacher", "flagged"),
+    [
+        (0.16, 0.95, True),
+        (0.21, 0.95, True),
+        (0.05, 0.95, True),
+        (0.30, 0.95, False),
+        (0.95, 0.95, False),
+        (0.16, 0.40, False),
+    ],
+)
+def test_a_student_near_chance_is_flagged_under_a_good_teacher(
+    student: float, teacher: float, flagged: bool
+) -> None:
+    found = {"reliability/behind_teacher": behind_teacher(student, teacher, 0.1)}
+    assert flags_of(found) == (["student-at-chance"] if flagged else [])
+
+
+def test_a_student_that_has_learned_nothing_is_caught(victim: SimpleNamespace) -> None:
+    blind = Around(victim.model, after=lambda logits: 0.01 * logits + torch.eye(5)[0])
+    found = diagnosed(victim, blind, surrogate=victim.model)
+    assert found["behind_teacher"] > 0.85
+    assert "student-at-chance" in flags_of(found, prefix="")
+    assert "behind_teacher" not in diagnosed(victim, blind)
+    assert diagnosed(victim, victim.model, surrogate=blind)["behind_teacher"] == 0

@@ -101,10 +101,10 @@ def test_a_doubtful_figure_carries_its_warning(tmp_path: Path) -> None:
     metrics = {**doubtful.metrics, "reliability/zero_gradients": 0.9}
     records = [record(0, 0.9, 0.1, PLAIN), replace(doubtful, metrics=metrics)]
     text = said(records, StudyFolder(tmp_path, "s"))
-    assert "(unreliable: vanishing-gradient)" in " ".join(text.split())
-    assert "Robust accuracies that are not to be believed" in text
+    assert "(beware: vanishing-gradient)" in " ".join(text.split())
+    assert "Accuracies that are not to be taken as they are" in text
     figure = pareto_figure(records, choose(records, 0.03))
-    assert "evaluation unreliable" in [t.get_text() for t in figure.legends[0].get_texts()]
+    assert "flagged" in [t.get_text() for t in figure.legends[0].get_texts()]
     assert "vanishing-gradient" in records[1].row()["flags"]
 
 
