@@ -128,6 +128,10 @@ class Config:
         """`{"regularizer.h": 0.3, ...}`: every leaf by its dotted path."""
         return dict(_leaves(self))
 
+    def stated(self) -> dict[str, Any]:
+        """`flat` without what says nothing (`to_dict`)."""
+        return dict(_leaves(self, silent=later))
+
     def override(self, values: Mapping[str, Any]) -> Self:
         """A copy with the dotted paths replaced; the rules judge the whole of it. A section takes a
         dict or the name of a setting; sections are set before the fields inside them. Raises
@@ -168,12 +172,15 @@ def paths(cls: type[Config], prefix: str = "") -> Iterator[str]:
             yield from paths(section, f"{prefix}{name}.")
 
 
-def _leaves(config: Config, prefix: str = "") -> Iterator[tuple[str, Any]]:
+def _leaves(
+    config: Config, prefix: str = "", silent: Callable[[type], dict[str, Any]] = lambda cls: {}
+) -> Iterator[tuple[str, Any]]:
+    """silent: fields of a section that are left out at these values."""
     for name in field_names(type(config)):
         value = getattr(config, name)
         if isinstance(value, Config):
-            yield from _leaves(value, f"{prefix}{name}.")
-        else:
+            yield from _leaves(value, f"{prefix}{name}.", silent)
+        elif (name, value) not in silent(type(config)).items():
             yield prefix + name, _plain(value)
 
 

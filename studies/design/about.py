@@ -40,7 +40,7 @@ def claim(folder: StudyFolder, about: About, base: TrialConfig, varied: Mapping[
     of another kind, config or variation.
     """
     path = folder.path / "study.json"
-    now: dict[str, Any] = {"study": about.study, **base.flat(), **varied}
+    now: dict[str, Any] = {"study": about.study, **base.stated(), **varied}
     del now["data.path"]  # data.sha256 says which data
     if path.is_file():
         before = json.loads(path.read_text(encoding="utf-8"))

@@ -318,4 +318,6 @@ def test_a_later_field_says_nothing_at_its_default() -> None:
     assert Grown().override({"share": 0.25}).share == 0.25
     assert Grown(share=0.5).override({"share": 1}) == Grown()
     assert Grown().flat() == {"width": 2, "share": 1.0}
+    assert Grown().stated() == {"width": 2}
+    assert Grown(share=0.5).stated() == Grown(share=0.5).flat()
     assert Grown().fingerprint() != Grown(share=0.5).fingerprint()

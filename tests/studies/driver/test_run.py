@@ -6,7 +6,7 @@ import contextlib
 import json
 import os
 import signal
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -38,6 +38,7 @@ class Pretended:
     told: list[str] = field(default_factory=list)
     story: Story = sweep.STORY
     base: TrialConfig = field(default_factory=TrialConfig)
+    configs: Sequence[TrialConfig] = ()
     varied: Mapping[str, str] = field(default_factory=lambda: {"search ipc": "choice(1, 2)"})
 
     def print_plan(self, console: Terminal) -> None:
@@ -91,6 +92,15 @@ def test_a_dry_run_is_the_plan_and_leaves_nothing(job: Pretended) -> None:
     assert run(job) == 0
     assert job.told == ["plan"]
     assert not job.request.folder.path.exists()
+
+
+def test_what_is_to_be_known_beforehand_is_said_first(
+    job: Pretended, capsys: pytest.CaptureFixture[str]
+) -> None:
+    job.configs = [TrialConfig().override({"method": "dc", "model.name": "resnet18"})]
+    job.request = replace(job.request, dry_run=True)
+    run(job)
+    assert capsys.readouterr().err.startswith("beware: dc on resnet18: gradients match")
 
 
 def test_a_finished_study_is_written_and_told_without_ray(
