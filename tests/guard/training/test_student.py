@@ -356,7 +356,7 @@ def test_the_relabel_stage_replays_the_students_recipe(tiny_config: TrialConfig)
     teacher, distilled, planned = (
         stage_named(tiny_config, name) for name in ("squeeze", "distilled", "student")
     )
-    relabel = Relabel.of(teacher, distilled, tiny_config.student)
+    relabel = Relabel.of(teacher, distilled, tiny_config.student, None)
     student = Student(
         distilled=distilled,
         whitening=None,
