@@ -72,7 +72,7 @@ def chain(
 class Diagnose(Stage):
     """Whether a network's figures can be believed."""
 
-    name, version, work = "diagnose", 3, "guard.robustness.reliability:diagnose_stage"
+    name, version, work = "diagnose", 4, "guard.robustness.reliability:diagnose_stage"
     model: Trained
     surrogate: Trained | None
     """Whose adversarial examples are tried too."""

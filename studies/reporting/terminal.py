@@ -148,8 +148,9 @@ def print_results(console: Terminal, results: Results, tracking_uri: str) -> Non
 
 
 def print_cautions(console: Terminal, lines: Iterable[str]) -> None:
+    """Words of caution, on stderr."""
     for line in lines:
-        console.print(f"beware: {line}", style="yellow", soft_wrap=True)
+        console.warn(f"beware: {line}")
 
 
 def print_tracking_errors(console: Terminal, errors: Sequence[str]) -> None:
