@@ -24,7 +24,7 @@ def finished_card(
     comes of trials with other threat models. Without a teacher, or before it was checked, there is
     nothing to add.
     """
-    card: dict[str, Any] = json.loads((Path(folder) / "card.json").read_text())
+    card: dict[str, Any] = json.loads((Path(folder) / "card.json").read_text(encoding="utf-8"))
     found = {measure.metric: f"teacher/{measure.metric}" for measure in (CLEAN, ROBUST)}
     if not all(name in metrics for name in found.values()):
         return card
