@@ -24,6 +24,7 @@ class Interrupts:
         self.first: signal.Signals | None = None
         self._heard_at = 0.0
         self._raises = False
+        self._ended: KeyboardInterrupt | None = None
 
     def __enter__(self) -> Interrupts:
         before = {number: signal.getsignal(number) for number in ASKING}
@@ -45,11 +46,13 @@ class Interrupts:
 
     def until(self, work: Callable[[], Result]) -> Result | None:
         """What the work returns; None if a signal came first, which raises KeyboardInterrupt in the
-        work."""
+        work. What the work held is kept as long as this: letting go of it may ask a Ray that the
+        same signal has ended."""
         try:
             self._raises = True
             return work() if self.first is None else None
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as error:
+            self._ended = error
             return None
         finally:
             self._raises = False

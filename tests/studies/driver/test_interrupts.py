@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import signal
 
 import pytest
@@ -33,6 +34,25 @@ def test_the_first_ends_what_is_done_and_has_a_code(number: signal.Signals) -> N
     assert after == [] and asked.first is number
     assert asked.exit_code == CODES[number]
     assert signal.getsignal(number) is before
+
+
+def test_what_the_work_held_is_kept() -> None:
+    class Held:
+        def __del__(self) -> None:
+            gone.append("gone")
+
+    def work() -> None:
+        held = Held()
+        signal.raise_signal(signal.SIGTERM)
+        assert held
+
+    gone: list[str] = []
+    with Interrupts() as asked:
+        asked.until(work)
+        assert gone == []
+    del asked
+    gc.collect()
+    assert gone == ["gone"]
 
 
 def test_one_that_comes_meanwhile_is_noted_and_nothing_begins() -> None:
