@@ -14,7 +14,7 @@ from studies.presets import Preset
 from studies.reporting.figures import arms_figure
 from tune.results.comparison import Comparison, short_titles, versus
 from tune.results.findings import Results, duel, gains_in_words
-from tune.results.tables import signed_percent
+from tune.results.tables import by_chance, level, signed_percent
 
 GRADIENT_WEIGHTS = (1e-4, 1e-3, 1e-2, 0.1, 1.0)
 """λ_g of GUARD's Table 3."""
@@ -76,13 +76,16 @@ def tables(results: Results) -> list[Table]:
     if guard is None:
         return []
     titles = short_titles(results.comparisons)
-    rows = [
-        [title, *(signed_percent(versus(other, guard, measure)) for measure in (CLEAN, ROBUST))]
+    found = {
+        title: [versus(other, guard, measure) for measure in (CLEAN, ROBUST)]
         for title, other in zip(titles, results.comparisons, strict=True)
         if other is not guard and not other.is_control
-    ]
+    }
+    rows = [[title, *map(signed_percent, gains)] for title, gains in found.items()]
+    every = [gain for gains in found.values() for gain in gains if gain is not None]
     caption = (
-        "Paired differences in points, 95 % intervals: the configuration less the preset's own."
+        f"Paired differences in points, {level(every)}: the configuration less the preset's own. "
+        f"{by_chance(len(every))}"
     )
     columns = ["configuration", "Δ clean", "Δ robust"]
     return [

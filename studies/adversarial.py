@@ -12,6 +12,7 @@ from studies.driver.trials_job import run_command
 from studies.presets import Preset
 from studies.reporting.figures import arms_figure
 from tune.results.findings import Results, duel, gains_in_words
+from tune.results.tables import by_chance
 
 
 def design(preset: Preset) -> Design:
@@ -34,7 +35,7 @@ def answer(results: Results) -> str:
         for theirs in results.comparisons
         if theirs.arm.config.regularizer.attacks and theirs.arm.place == ours.arm.place
     ]
-    return f"{'; '.join(duels)}." if duels else gains_in_words(results)
+    return f"{'; '.join(duels)}. {by_chance(len(duels))}" if duels else gains_in_words(results)
 
 
 STUDY = Study(

@@ -22,6 +22,7 @@ from tune.results.comparison import Arm, shared_place, short_titles
 from tune.results.findings import Results
 from tune.results.folder import read_csv
 from tune.results.statistics import interval
+from tune.results.tables import by_chance, level
 from tune.results.wording import joined
 
 Spectra = Mapping[int, NDArray[np.float64]]
@@ -122,7 +123,10 @@ def answer(results: Results) -> str:
                 parts.append(f"{model}, {title}: {largest(ours)}{change(ours, theirs)}")
     if not parts:
         return "Nothing is measured yet."
-    return f"Mean largest eigenvalue of the input Hessian{results.where}: {'; '.join(parts)}."
+    gains = [c.robust_gain for c in results.comparisons if c.robust_gain is not None]
+    what = f"Mean largest eigenvalue of the input Hessian{results.where}"
+    brackets = f" In brackets: {level(gains)}. {by_chance(len(gains) * len(MODELS))}"
+    return f"{what}: {'; '.join(parts)}.{brackets if gains else ''}"
 
 
 def largest(seeds: Spectra) -> str:
@@ -138,7 +142,7 @@ def change(ours: Spectra, theirs: Spectra) -> str:
     if not shared:
         return ""
     differences = np.stack([ours[seed][:, 0] - theirs[seed][:, 0] for seed in shared])
-    low, high = interval(differences.astype(np.float64))
+    low, high = map(float, interval(differences.astype(np.float64)))
     outcome = "flatter" if high < 0 else "steeper" if low > 0 else "no clear difference"
     return f", {outcome}: {differences.mean():+.2f} [{low:+.2f}, {high:+.2f}]"
 

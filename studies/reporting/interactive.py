@@ -19,6 +19,7 @@ from tune.results.comparison import Comparison
 from tune.results.folder import StudyFolder
 from tune.results.records import Record
 from tune.results.statistics import Estimate
+from tune.results.tables import level
 from tune.space import CONTROL
 from tune.timeline import Span
 
@@ -145,7 +146,7 @@ def pareto_plot(records: Sequence[Record], comparisons: Sequence[Comparison]) ->
     if comparisons:
         found = comparisons[0].clean
         caption += (
-            f" With 95 % intervals: the confirmation, {found.num_distillations} new seeds on "
+            f" With the {level([found])}: the confirmation, {found.num_distillations} new seeds on "
             f"{found.num_samples} test images under a stronger suite."
         )
     return Plot(

@@ -35,6 +35,7 @@ from tune.results.cautions import after, before
 from tune.results.comparison import elsewhere
 from tune.results.findings import Results
 from tune.results.folder import StudyFolder, write_atomically
+from tune.results.tables import legend
 from tune.tracking import PACKAGES, Tracker
 
 REPORT = ("uv", "run", "python", "-m", "studies.report")
@@ -106,7 +107,7 @@ def content(
         "about": results.caption,
         "answer": conclusion(story, results),
         "contents": contents,
-        "elsewhere": elsewhere(comparisons),
+        "legend": legend(comparisons),
         "samples": comparisons[0].clean.num_samples if comparisons else 0,
         "columns": columns,
         "rows": rows,

@@ -88,7 +88,12 @@ def grids(comparisons: Sequence[Comparison]) -> list[Table]:
     """Methods by penalties, and accuracy under each attack alone, where there are such figures."""
     spread = "Percent, mean ± deviation between seeds"
     found = [
-        ("penalties", "Methods and penalties", f"{spread}.", penalty_grid(comparisons)),
+        (
+            "penalties",
+            "Methods and penalties",
+            f"{spread}; bold: clearly above the control, as in the first table.",
+            penalty_grid(comparisons),
+        ),
         (
             "attacks",
             "Attack by attack",

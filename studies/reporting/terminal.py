@@ -7,16 +7,18 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from rich.table import Table
+from rich.text import Text
 
 from guard.robustness.measures import CLEAN, ROBUST
 from studies.reporting.console import Terminal
 from studies.reporting.progress import signs, warning
-from tune.results.comparison import Comparison, elsewhere, shared_place, short_titles
+from tune.results.comparison import Comparison, shared_place, short_titles
 from tune.results.findings import Results
 from tune.results.folder import StudyFolder
 from tune.results.front import choose, control_of, pareto_front
 from tune.results.records import Record
-from tune.results.tables import percent, signed_percent, verdict
+from tune.results.statistics import Estimate
+from tune.results.tables import legend, percent, signed_percent, verdict
 
 COLUMNS = (
     ("val clean", CLEAN.on("validation")),
@@ -81,9 +83,9 @@ def flag_table(records: list[Record]) -> Table:
 def comparison_table(comparisons: Sequence[Comparison]) -> Table:
     found = comparisons[0].clean
     place = shared_place(comparisons)
-    title = f"{found.num_samples} test images, mean ± deviation between seeds; 95 %"
+    title = f"{found.num_samples} test images, mean ± deviation between seeds"
     title = f"{place}: {title}" if place else title
-    table = Table(title=title, caption=elsewhere(comparisons))
+    table = Table(title=title, caption=legend(comparisons))
     for title in ("configuration", "seeds", "clean", "robust", "Δ clean", "Δ robust"):
         is_text = title == "configuration"
         narrow = not is_text and "Δ" not in title
@@ -94,9 +96,13 @@ def comparison_table(comparisons: Sequence[Comparison]) -> Table:
             str(comparison.clean.num_distillations),
             percent(comparison.clean),
             percent(comparison.robust),
-            *map(signed_percent, (comparison.clean_gain, comparison.robust_gain)),
+            *map(gain_text, (comparison.clean_gain, comparison.robust_gain)),
         )
     return table
+
+
+def gain_text(gain: Estimate | None) -> Text:
+    return Text(signed_percent(gain), style="bold" if gain is not None and gain.is_clear else "")
 
 
 def print_verdicts(console: Terminal, comparisons: list[Comparison]) -> None:
@@ -105,7 +111,11 @@ def print_verdicts(console: Terminal, comparisons: list[Comparison]) -> None:
         if comparison.robust_gain is None:
             continue
         gain = comparison.robust_gain
-        seeds = f"{gain.num_distillations} seeds" if gain.num_distillations > 1 else "one seed"
+        seeds = (
+            f"{gain.num_distillations} seeds"
+            if gain.num_distillations > 1
+            else "one seed: test images alone"
+        )
         console.print(
             f"{comparison.arm.title} against its unregularized baseline: {verdict(gain)} "
             f"({signed_percent(gain)} points, {seeds})",

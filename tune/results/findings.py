@@ -11,7 +11,7 @@ from guard.robustness.measures import CLEAN
 from tune.results.comparison import Comparison, compared, shared_place, short_titles, versus
 from tune.results.folder import StudyFolder
 from tune.results.records import Record
-from tune.results.tables import signed_percent, verdict
+from tune.results.tables import by_chance, level, signed_percent, verdict
 from tune.results.wording import joined
 
 
@@ -43,10 +43,11 @@ class Results:
         first = self.comparisons[0]
         own = first.arm.config
         attacks = ", ".join(own.evaluation.attacks)
-        seeds = max(comparison.clean.num_distillations for comparison in self.comparisons)
+        most = max(comparison.clean.num_distillations for comparison in self.comparisons)
+        seeds = f"{most} seeds" if most > 1 else "one seed (intervals over test images alone)"
         what = joined(own.data.name, shared_place(self.comparisons))
         return (
-            f"{what}: {first.clean.num_samples} test images, {seeds} seeds; {attacks}, "
+            f"{what}: {first.clean.num_samples} test images, {seeds}; {attacks}, "
             f"{own.evaluation.norm} eps {radius_text(own.evaluation.eps)}"
         )
 
@@ -58,9 +59,11 @@ class Results:
 
 
 def gains_in_words(results: Results) -> str:
-    """Which arms are more robust than their controls, which less, and which not clearly either."""
+    """Which arms are more robust than their controls, which less, which not clearly either, and how
+    often chance alone would say so."""
     groups: dict[str, list[str]] = {}
     titles = short_titles(results.comparisons)
+    gains = [c.robust_gain for c in results.comparisons if c.robust_gain is not None]
     for title, comparison in zip(titles, results.comparisons, strict=True):
         gain = comparison.robust_gain
         if gain is None:
@@ -69,8 +72,8 @@ def gains_in_words(results: Results) -> str:
     if not groups:
         return "No arm has a control that is complete."
     parts = [f"{outcome.capitalize()}: {'; '.join(arms)}." for outcome, arms in groups.items()]
-    measure = f"Robust accuracy against the unregularized control, in points{results.where}."
-    return " ".join([measure, *parts])
+    measure = "Robust accuracy against the unregularized control, in points"
+    return " ".join([f"{measure}{results.where}, {level(gains)}.", *parts, by_chance(len(gains))])
 
 
 def duel(ours: Comparison, theirs: Comparison) -> str:

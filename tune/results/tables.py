@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from guard.robustness.measures import Measure
 from tune.results import wording
 from tune.results.comparison import Comparison, elsewhere, short_titles
 from tune.results.folder import StudyFolder, to_csv, write_atomically
-from tune.results.statistics import Estimate
+from tune.results.statistics import CONFIDENCE, Estimate
 
 Grid = tuple[Sequence[str], Sequence[Sequence[str]]]
 """Titles of columns, and rows of as many cells."""
@@ -23,7 +23,7 @@ def as_markdown(grid: Grid) -> str:
 
 def markdown(comparisons: Sequence[Comparison]) -> str:
     """The comparisons as a table for people, in percent; a gain is bold where its interval leaves
-    zero out. What holds where settings are not named stands below it."""
+    zero out. How it is read stands below it (`legend`)."""
     with_settings = any(comparison.arm.settings for comparison in comparisons)
     measured = comparisons[0].worst_cases if comparisons else []
     columns = ["method", "IPC", "regularizer", *(["settings"] if with_settings else []), "seeds"]
@@ -40,8 +40,40 @@ def markdown(comparisons: Sequence[Comparison]) -> str:
         ]
         for comparison in comparisons
     ]
-    rest = elsewhere(comparisons)
-    return as_markdown((columns, rows)) + (f"\n{rest}\n" if rest else "")
+    below = legend(comparisons)
+    return as_markdown((columns, rows)) + (f"\n{below}\n" if below else "")
+
+
+def legend(comparisons: Sequence[Comparison]) -> str:
+    """How a table of comparisons is read: its intervals, what bold means and how often chance alone
+    makes it so, and what holds where settings are not named; "" for nothing."""
+    gains = [
+        gain
+        for comparison in comparisons
+        for measure, gain in comparison.gains.items()
+        if measure.attack is None
+    ]
+    reading = (
+        f"Δ: paired difference to the unregularized control, {level(gains)}; bold where it is "
+        f"clear: zero is outside. {by_chance(len(gains))}"
+    )
+    return " ".join(filter(None, [reading if gains else "", elsewhere(comparisons)]))
+
+
+def level(found: Collection[Estimate]) -> str:
+    """What the intervals of some estimates are, for a caption."""
+    seeds = {estimate.num_distillations for estimate in found}
+    if seeds == {1}:
+        return "95 % interval over test images alone: one seed says nothing of others"
+    alone = ", where there is one seed over test images alone" if 1 in seeds else ""
+    return f"95 % interval over seeds and test images{alone}"
+
+
+def by_chance(count: int) -> str:
+    """How many of so many differences are called clear where none is real, as a sentence."""
+    share = "Chance alone calls up to one difference in twenty clear"
+    expected = (1 - CONFIDENCE) * count
+    return f"{share}, about {expected:.0f} of these {count}." if expected >= 0.5 else f"{share}."
 
 
 def headings(measured: Sequence[Measure]) -> list[str]:

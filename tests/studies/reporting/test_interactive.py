@@ -117,7 +117,8 @@ def test_a_sweep_without_a_confirmation_says_so(sweep: SimpleNamespace) -> None:
 
 def test_a_confirmed_sweep_says_what_its_new_seeds_say(sweep: SimpleNamespace) -> None:
     page: Page = sweep.confirmed
-    assert "(sre2l, IPC 10). More robust: curvature (λ = 1, h = 1): +30.0" in page.texts["answer"]
+    answer = page.texts["answer"]
+    assert "seeds and test images. More robust: curvature (λ = 1, h = 1): +30.0" in answer
     control, ours = page.rows("result")[1:]
     assert control[1:4] == ["2", "95.0 ± 0.0", "30.0 ± 0.0"]
     assert ours[1:4] == ["2", "94.0 ± 0.0", "60.0 ± 0.0"]

@@ -22,7 +22,7 @@ from studies.reporting.published import ATTACKS
 from tune.results.comparison import SEEDS
 from tune.results.findings import Results
 from tune.results.folder import StudyFolder
-from tune.results.tables import write_comparisons
+from tune.results.tables import legend, write_comparisons
 from tune.runs import Run
 from tune.timeline import FILE, Span, append
 
@@ -143,6 +143,14 @@ def test_only_clear_differences_are_bold(study: SimpleNamespace) -> None:
     found = {row["regularizer"]: marks[5] for marks, row in zip(bold, written, strict=True)}
     assert found["curvature"] and found["fgsm-rs"]
     assert not found["none"] and not found["pgd-at"]
+
+
+def test_a_table_says_how_it_is_read(study: SimpleNamespace) -> None:
+    comparisons = study.results.comparisons
+    assert legend(comparisons) in study.page.text
+    assert "95 % interval over seeds and test images" in legend(comparisons)
+    assert "**" not in study.page.html
+    assert any(map(any, study.page.bold("penalties")))
 
 
 def test_the_grey_rows_are_the_controls(study: SimpleNamespace) -> None:

@@ -84,11 +84,16 @@ def test_a_control_must_be_the_same_but_for_the_regularizer(tmp_path: Path) -> N
 def test_a_table_marks_clear_gains_and_only_those(tmp_path: Path) -> None:
     records = [made(tmp_path, s, 0.9, level) for s, level in enumerate((0.5, 0.52, 0.51))]
     records += [made(tmp_path, s, 0.9, 0.3, penalty=False) for s in range(3)]
-    header, _, ours, control = markdown(compare(records)).strip().splitlines()
+    header, _, ours, control, _, legend = markdown(compare(records)).strip().splitlines()
     assert header.startswith("| method | IPC |")
     assert "curvature (λ = 0.1, h = 0.1) | 3 | 90.0 ± 0.0 | 51.0 ± 1.0 | +0.0 [" in ours
     assert "**+21.0** [" in ours
     assert control.endswith("|  |  |")
+    assert legend == (
+        "Δ: paired difference to the unregularized control, 95 % interval over seeds and test "
+        "images; bold where it is clear: zero is outside. Chance alone calls up to one difference "
+        "in twenty clear."
+    )
 
 
 def test_rows_say_how_many_seeds_students_and_samples(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,15 @@ from builders import configured, estimated
 from guard.robustness.measures import CLEAN, ROBUST, Measure
 from tune.results.comparison import Arm, Comparison, named
 from tune.results.statistics import Estimate, estimate
-from tune.results.tables import as_markdown, attack_grid, headings, penalty_grid
+from tune.results.tables import (
+    as_markdown,
+    attack_grid,
+    by_chance,
+    headings,
+    legend,
+    level,
+    penalty_grid,
+)
 
 PLAIN = {"regularizer": "none"}
 GUARD = {"regularizer.weight": 0.3, "regularizer.h": 0.1}
@@ -93,6 +102,34 @@ def test_other_settings_have_rows_of_their_own_and_gaps_are_empty() -> None:
 )
 def test_what_is_no_grid_has_none(settings: list[Mapping[str, Any]]) -> None:
     assert penalty_grid(comparisons(*settings)) is None
+
+
+@pytest.mark.parametrize(
+    ("seeds", "over"),
+    [
+        ([3, 3], "over seeds and test images"),
+        ([3, 1], "over seeds and test images, where there is one seed over test images alone"),
+        ([1, 1], "over test images alone: one seed says nothing of others"),
+    ],
+)
+def test_what_an_interval_is_over_is_said(seeds: list[int], over: str) -> None:
+    found = [replace(estimated(0.5), num_distillations=count) for count in seeds]
+    assert level(found) == f"95 % interval {over}"
+    gains = dict(enumerate(found))
+    assert f"control, 95 % interval {over}; bold" in legend(comparisons(PLAIN, GUARD, gains=gains))
+
+
+@pytest.mark.parametrize(("count", "end"), [(1, ""), (23, ", about 1 of these 23")])
+def test_what_chance_does_is_said(count: int, end: str) -> None:
+    text = f"Chance alone calls up to one difference in twenty clear{end}."
+    assert by_chance(count) == text
+    many = [{**GUARD, "ipc": number + 1} for number in range(count)]
+    gains = dict.fromkeys(range(count), estimated(0.1))
+    assert text in legend(comparisons(*many, gains=gains))
+
+
+def test_nothing_is_said_of_differences_where_there_are_none() -> None:
+    assert legend(comparisons(PLAIN)) == ""
 
 
 def test_a_cascade_has_no_figures_by_attack() -> None:
