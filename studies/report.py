@@ -1,4 +1,4 @@
-"""The report of a study again, also while the study is running."""
+"""The report and the tables of a study again, also while the study is running."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from studies.reporting.console import Terminal
 from studies.reporting.page import write_report
 from tune.results.findings import Results
 from tune.results.folder import StudyFolder
+from tune.results.tables import write_comparisons
 
 
 def parser() -> argparse.ArgumentParser:
@@ -23,14 +24,16 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Write the report. Raises StudyError for a folder that holds no study that is known."""
+    """Write both. Raises StudyError for a folder that holds no study that is known."""
     path = Path(parser().parse_args(argv).folder).absolute()
     folder = StudyFolder(path.parent, path.name)
     about = About.read(folder)
     told = story(about.study)
     if told is None:
         raise StudyError(f"{folder.path}: its about.json names no study, got {about.study!r}")
-    page = write_report(told, Results.read(folder), about)
+    results = Results.read(folder)
+    write_comparisons(folder, results.comparisons)
+    page = write_report(told, results, about)
     Terminal().print(f"report: {page}")
     return 0
 

@@ -32,7 +32,6 @@ from studies.reporting.sections import (
 from studies.reporting.terminal import print_tracking_errors
 from tune.commit import lab_commit
 from tune.results.cautions import after, before
-from tune.results.comparison import elsewhere
 from tune.results.findings import Results
 from tune.results.folder import StudyFolder, write_atomically
 from tune.results.tables import legend
