@@ -15,6 +15,7 @@ import math
 import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from guard.artifacts import ArtifactStore
+from guard.checkpoint import NOWHERE, Checkpoint
 from guard.config import EvaluationConfig
 from guard.config.evaluation import (
     UNBOUNDED,
@@ -146,6 +148,23 @@ def right(verdicts: Verdicts, measure: Measure, config: EvaluationConfig) -> Ten
     return verdicts.under(eps, measure.attack)
 
 
+class Found:
+    """What an attack under way has found, a tensor (b,) a batch, and the passes it took."""
+
+    def __init__(self, counted: Counted) -> None:
+        self._counted = counted
+        self.wrong: list[Tensor] = []
+        self.distances: list[Tensor] = []
+
+    def state_dict(self) -> dict[str, Any]:
+        passes = (self._counted.forward_passes, self._counted.backward_passes)
+        return {"wrong": self.wrong, "distances": self.distances, "passes": passes}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.wrong, self.distances = state["wrong"], state["distances"]
+        self._counted.forward_passes, self._counted.backward_passes = state["passes"]
+
+
 def attack_once(
     model: nn.Module,
     images: ImageSet,
@@ -154,6 +173,7 @@ def attack_once(
     config: EvaluationConfig,
     num_classes: int,
     device: torch.device,
+    checkpoint: Checkpoint = NOWHERE,
 ) -> tuple[Verdicts, Counted]:
     """Run one attack of the chain after the verdicts `before` it; None: the first one, which also
     looks at the clean images. Returns all verdicts so far and the passes of the attack."""
@@ -166,15 +186,20 @@ def attack_once(
     threat = ThreatModel(
         eps=eps if bounded else config.eps, num_classes=num_classes, norm=config.norm
     )
-    wrong, distances = [], []
     attacked = alive.nonzero().squeeze(1)
-    for x, y in images.subset(attacked).batches(config.batch_size, device):
+    found = Found(counted)
+    done = checkpoint.restore({"found": found}) or 0
+    wrong, distances = found.wrong, found.distances
+    for x, y in images.subset(attacked[done:]).batches(config.batch_size, device):
         moved = attack_images(name, counted, x, y, threat, config.seed)
         distance = threat.distances(x, moved)
         with torch.no_grad():
             is_wrong = counted(moved).argmax(dim=1) != y
         distances.append(distance.cpu())
         wrong.append((is_wrong & threat.contains(distance) if bounded else is_wrong).cpu())
+        done += len(x)
+        if done < len(attacked):
+            checkpoint.offer({"found": found}, partial(int, done))
     survived = alive.clone()
     survived[attacked] = ~torch.cat(wrong) if wrong else survived[attacked]
     lengths = dict(before.distances)
@@ -247,7 +272,8 @@ def evaluate_stage(stage: Evaluate, store: ArtifactStore, folder: Path) -> Mappi
         before = Verdicts.load(earlier.path / "verdicts.safetensors")
         passes = dict(earlier.summary["passes"])
     classes = splits.spec.num_classes
-    verdicts, counted = attack_once(model, images, at, before, config, classes, device)
+    checkpoint = Checkpoint(store.scratch(stage))
+    verdicts, counted = attack_once(model, images, at, before, config, classes, device, checkpoint)
     verdicts.save(folder / "verdicts.safetensors")
     passes[column(at)] = [counted.forward_passes, counted.backward_passes]
     found = {CLEAN.metric: share(verdicts.clean)}

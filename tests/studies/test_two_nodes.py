@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -40,12 +41,14 @@ class Cluster:
     """A head without any CPU, and raylets that come and go."""
 
     folder: Path
-    port: int
     machines: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
 
     @property
     def address(self) -> str:
-        return f"{socket.gethostbyname(socket.gethostname())}:{self.port}"
+        told = (self.folder / "head.log").read_text(encoding="utf-8")
+        found = re.search(r"ray start --address='([^']+)'", told)
+        assert found, told
+        return found[1]
 
     def start(self, name: str, *arguments: str) -> None:
         ray = Path(sys.executable).with_name("ray")
@@ -89,7 +92,7 @@ def cluster(tmp_path: Path) -> Iterator[Cluster]:
     with socket.socket() as free:
         free.bind(("", 0))
         port = free.getsockname()[1]
-    made = Cluster(tmp_path, port)
+    made = Cluster(tmp_path)
     made.start("head", "--head", f"--port={port}", "--num-cpus=0", "--include-dashboard=false")
     yield made
     for name in reversed(list(made.machines)):

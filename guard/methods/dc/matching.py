@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from guard.artifacts import ArtifactStore
+from guard.checkpoint import NOWHERE, Checkpoint, Images, Stateful
 from guard.config import ModelConfig, RegularizerConfig, TrainConfig
 from guard.data.augment import Augmenter, in_space
 from guard.data.datasets import load_data
@@ -58,7 +60,7 @@ def match_gradients(
         seed=stage.seed,
         device=device,
     )
-    u, metrics = matching.run()
+    u, metrics = matching.run(Checkpoint(store.scratch(stage)))
     images = layer.inverse(u.flatten(0, 1)).clamp(0, 1).view_as(u)
     save_part(folder, images.transpose(0, 1).contiguous(), splits.spec)
     return {"metrics": metrics}
@@ -84,7 +86,7 @@ class Matching:
         default = 1 if self.device.type == "cpu" else CLASSES_AT_ONCE
         self.gradients = ClassGradients(self.loss, self.config.classes_at_once or default)
 
-    def run(self) -> tuple[Tensor, dict[str, float]]:
+    def run(self, checkpoint: Checkpoint = NOWHERE) -> tuple[Tensor, dict[str, float]]:
         """The optimised u (K, ipc, C, H, W), and what the last network says of it. Raises Diverged
         if u or the distance is not finite."""
         config = self.config
@@ -94,7 +96,8 @@ class Matching:
         optimizer = torch.optim.SGD([u], config.lr_images, momentum=config.momentum)
         outer, inner = config.loops(self.ipc)
         metrics: dict[str, float] = {}
-        for number in range(config.iterations):
+        state: dict[str, Stateful] = {"images": Images(u), "optimizer": optimizer}
+        for number in range(checkpoint.restore(state) or 0, config.iterations):
             draws = generator(self.seed, "matching", number)
             network = derive(self.seed, "network", number)
             model = build_model(self.model_config, self.splits.spec, network).to(self.device)
@@ -106,6 +109,8 @@ class Matching:
                     u.copy_(self.layer.project(u.flatten(0, 1)).view_as(u))
                 if loop < outer - 1:
                     self.train_network(model, u.detach(), inner, draws)
+            if number + 1 < config.iterations:
+                checkpoint.offer(state, partial(int, number + 1))
         if not bool(u.isfinite().all()):
             raise Diverged("the images are not finite after the last step")
         if self.loss.regularizer.active:

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from guard.artifacts import ArtifactStore
-from guard.checkpoint import Checkpoint
+from guard.checkpoint import NOWHERE, Checkpoint, Images, Stateful
 from guard.data.augment import in_space
 from guard.data.datasets import load_data
 from guard.data.dsa import DsaDraw, draw_dsa
@@ -121,6 +121,12 @@ class LearnedRate:
     def __init__(self, rate: float, lr: float) -> None:
         self.value, self.lr, self.velocity = rate, lr, 0.0
 
+    def state_dict(self) -> dict[str, Any]:
+        return {"value": self.value, "velocity": self.velocity}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.value, self.velocity = state["value"], state["velocity"]
+
     def step(self, gradient: float) -> None:
         self.velocity = MOMENTUM * self.velocity + gradient
         change = self.lr * self.velocity / self.value
@@ -147,7 +153,7 @@ def match_trajectories(
         seed=stage.seed,
         device=device,
     )
-    u, rate, metrics = matching.run(start.flatten(0, 1))
+    u, rate, metrics = matching.run(start.flatten(0, 1), Checkpoint(store.scratch(stage)))
     images = matching.pixels(u).clamp(0, 1)
     facts: dict[str, Any] = {"learned_lr": rate}
     if config.soft_labels:
@@ -179,7 +185,9 @@ class Matching:
     def walk(self) -> Walk:
         return self.config.walk(self.ipc)
 
-    def run(self, u: Tensor) -> tuple[Tensor, float, dict[str, float]]:
+    def run(
+        self, u: Tensor, checkpoint: Checkpoint = NOWHERE
+    ) -> tuple[Tensor, float, dict[str, float]]:
         """(u (K·ipc, C, H, W), α, metrics) after the last iteration. Raises Diverged if the loss or
         u is not finite."""
         walk = self.walk
@@ -187,7 +195,8 @@ class Matching:
         optimizer = torch.optim.SGD([u], walk.lr_images, momentum=MOMENTUM)
         rate = LearnedRate(walk.rate, walk.lr_rate)
         loss = math.nan
-        for number in range(self.config.iterations):
+        state: dict[str, Stateful] = {"images": Images(u), "optimizer": optimizer, "rate": rate}
+        for number in range(checkpoint.restore(state) or 0, self.config.iterations):
             draws = generator(self.seed, "trajectory", number)
             expert = self.experts[_below(len(self.experts), draws)]
             start = _below(walk.max_start, draws)
@@ -205,6 +214,8 @@ class Matching:
             rate.step(float(found.rate))
             with torch.no_grad():
                 u.copy_(self.model.normalize.project(u))
+            if number + 1 < self.config.iterations:
+                checkpoint.offer(state, partial(int, number + 1))
         if not bool(u.isfinite().all()):
             raise Diverged("the images are not finite after the last step")
         return u.detach(), rate.value, {"matching_loss": loss}

@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from guard.artifacts import ArtifactStore
+from guard.checkpoint import NOWHERE, Checkpoint, Draws, Images, Stateful
 from guard.data.augment import crop_windows, flip, resized_crop, roll
 from guard.data.spec import ImageSpec
 from guard.device import setup
@@ -36,17 +39,23 @@ def recover(stage: Recover, store: ArtifactStore, folder: Path) -> Mapping[str, 
     device = setup(stage.compute)
     config, teacher_path = stage.recover, store.read(stage.teacher).path
     teacher, spec = load_model(teacher_path, device), load_spec(teacher_path)
-    parts, losses = [], []
-    for first in range(0, spec.num_classes, MAX_CLASSES_AT_ONCE):
+    checkpoint = Checkpoint(store.scratch(stage))
+
+    def write(first: int, path: Path) -> None:
         classes = torch.arange(first, min(first + MAX_CLASSES_AT_ONCE, spec.num_classes))
         draws = generator(stage.seed, "recover", stage.chunk, first)
-        y = classes.repeat(config.chunk)
-        images, loss = recover_images(teacher, spec, y, config, draws)
-        parts.append(images.unflatten(0, (config.chunk, len(classes))).cpu())
-        losses.append(loss)
-    save_part(folder, torch.cat(parts, dim=1), spec)
-    metrics = {name: sum(row[name] for row in losses) / len(losses) for name in losses[0]}
-    return {"metrics": metrics}
+        y, own = classes.repeat(config.chunk), checkpoint.at(str(first))
+        images, losses = recover_images(teacher, spec, y, config, draws, own)
+        folded = images.unflatten(0, (config.chunk, len(classes))).cpu().contiguous()
+        ends = {name: torch.tensor(loss, dtype=torch.float64) for name, loss in losses.items()}
+        save_file({"images": folded, **ends}, path)
+
+    firsts = range(0, spec.num_classes, MAX_CLASSES_AT_ONCE)
+    files = [checkpoint.file(f"{first}.classes", partial(write, first)) for first in firsts]
+    groups = [load_file(file) for file in files]
+    save_part(folder, torch.cat([group.pop("images") for group in groups], dim=1), spec)
+    means = {name: sum(float(group[name]) for group in groups) for name in groups[0]}
+    return {"metrics": {name: total / len(groups) for name, total in means.items()}}
 
 
 def recover_images(
@@ -55,6 +64,7 @@ def recover_images(
     y: Tensor,
     config: SRe2L,
     draws: torch.Generator,
+    checkpoint: Checkpoint = NOWHERE,
 ) -> tuple[Tensor, dict[str, float]]:
     """Optimise one image per label of `y` (N,) and return them in [0, 1] with the last losses.
 
@@ -67,8 +77,14 @@ def recover_images(
     y = y.to(u.device)
     optimizer = torch.optim.Adam([u], lr=config.lr, betas=(0.5, 0.9))
     loss_ce = loss_bn = u.new_zeros(())
+    state: dict[str, Stateful] = {
+        "images": Images(u),
+        "optimizer": optimizer,
+        "draws": Draws(draws),
+    }
+    done = checkpoint.restore(state) or 0
     with frozen(teacher), BatchNormLoss(teacher, config.first_bn_multiplier) as bn_loss:
-        for step in range(config.iterations):
+        for step in range(done, config.iterations):
             for group in optimizer.param_groups:
                 group["lr"] = config.lr * (1 + math.cos(math.pi * step / config.iterations)) / 2
             logits = teacher.network(augmented(u, config, step, draws))
@@ -79,6 +95,8 @@ def recover_images(
             optimizer.step()
             with torch.no_grad():
                 u.copy_(layer.project(u))
+            if step + 1 < config.iterations:
+                checkpoint.offer(state, partial(int, step + 1))
     last = {"label_loss": float(loss_ce.detach()), "bn_loss": float(loss_bn.detach())}
     if not all(map(math.isfinite, last.values())) or not bool(u.isfinite().all()):
         raise Diverged(f"the recovery loss became {last['label_loss']} + {last['bn_loss']}")
