@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import torch
 
@@ -26,6 +27,14 @@ def available_device(wanted: str) -> str:
         here = ", ".join(filter(is_here, ("cuda", "mps", "cpu")))
         raise ValueError(f"no device {wanted!r} on this machine; there are: {here}")
     return wanted
+
+
+def memory_bytes() -> int:
+    """What this machine has, or this container may use of it."""
+    found = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    with contextlib.suppress(OSError, ValueError):  # no control group, or one without a limit
+        found = min(found, int(Path("/sys/fs/cgroup/memory.max").read_text()))
+    return found
 
 
 def setup(config: ComputeConfig) -> torch.device:

@@ -15,11 +15,13 @@ from pathlib import Path
 
 from guard.artifacts import ArtifactStore
 from guard.card import finished_card
+from guard.data.datasets import load_data
 from guard.errors import ConfigError, StudyError
 from guard.pipeline import TrialResult, local_runner, run_trial
 from guard.trial import TrialConfig
 from studies.driver import flags
 from studies.driver.checks import checked, on_device
+from studies.driver.dryrun import print_notes
 from studies.driver.settings import overridden, parse_settings
 from studies.reporting.console import Terminal
 from studies.reporting.progress import duration
@@ -59,6 +61,7 @@ def main(argv: Sequence[str]) -> int:
     config = overridden(read_config(Path(args.config)), values)
     config = on_device(config, args.device or config.compute.device)
     config = checked(config, [config])
+    print_notes(console, load_data(config.data))
     print_cautions(console, before([config]))
     console.print(f"{title(config)}, fingerprint {config.fingerprint()}")
 

@@ -17,7 +17,7 @@ class ModelConfig(Config):
     name: Literal["convnet", "bn-convnet", "resnet18"] = "bn-convnet"
     width: Annotated[int, at_least(1)] = 32
     """Channels of the first block (convnet, bn-convnet)."""
-    depth: Annotated[int, at_least(1)] = 4
+    depth: Annotated[int, at_least(1, at_most=1000)] = 4
     """Convolutions (convnet, bn-convnet)."""
     norm: Literal["instance", "batch", "group", "layer", "none"] = "instance"
     """Normalisation layers of convnet (DC and MTT use instance)."""

@@ -7,147 +7,126 @@ name; otherwise scikit-learn (digits) or torchvision's class for the data set su
 from __future__ import annotations
 
 import functools
-import importlib.util
-import inspect
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor
 
 from guard.config.data import DATASETS, IMAGENET_MEAN, IMAGENET_STD, DataConfig, Dataset
-from guard.data.images import (
-    FileImages,
-    Splits,
-    TensorImages,
-    channel_statistics,
-    content_digest,
-    split_off,
-)
-from guard.data.readers import Raw, channels_first, read_npz, read_tree
+from guard.data.facts import channel_statistics, content_digest
+from guard.data.images import FileImages, ImageSet, Splits, TensorImages, split_off
+from guard.data.look import looked_at
+from guard.data.names import shown
+from guard.data.readers import Raw, read_npz, read_tree
+from guard.data.sources import default_root, fetch
 from guard.data.spec import ImageSpec
 from guard.errors import DataError
 
-DEFAULT_ROOT = Path.home() / ".cache" / "robust-distillation-lab"
-DIGITS_TEST_FRACTION = 0.2
+DECODING = 2
+"""Raised whenever the same files would give other pixels than before."""
+GREY_MEAN, GREY_STD = (0.449,), (0.226,)
+"""Of ImageNet in grey: the means of its channels' values."""
 
 
-def _digits() -> Raw:
-    """scikit-learn's digits, from its file: importing the package takes a second in every worker,
-    and all of SciPy. Raises DataError if the file is not there."""
-    package = importlib.util.find_spec("sklearn")
-    places = package.submodule_search_locations if package else None
-    file = Path(places[0] if places else "sklearn") / "datasets" / "data" / "digits.csv.gz"
-    if not file.is_file():
-        raise DataError(f"{file}: scikit-learn's digits are not there")
-    rows = np.loadtxt(file, delimiter=",")
-    pixels = np.rint(rows[:, :-1].reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8)
-    images = TensorImages(torch.from_numpy(pixels)[:, None], torch.from_numpy(rows[:, -1]).long())
-    train, test = split_off(images.y, DIGITS_TEST_FRACTION, 0, "digits-test")
-    return Raw(
-        train=images.subset(train), test=images.subset(test), class_names=tuple("0123456789")
-    )
-
-
-def _arrays(name: str, root: Path) -> Raw:
-    """The torchvision class of that name, which downloads what is missing."""
-    dataset = getattr(torchvision_datasets(), name)
-    halves = [dataset(root, train=train, download=True) for train in (True, False)]
-    sets = [
-        TensorImages(channels_first(np.asarray(half.data)), torch.as_tensor(half.targets))
-        for half in halves
-    ]
-    return Raw(train=sets[0], test=sets[1], class_names=tuple(halves[0].classes))
-
-
-def torchvision_datasets() -> Any:
-    import torchvision.datasets  # doubles the start-up time of a process
-
-    return torchvision.datasets
-
-
-def _unpacked(name: str, folder: Path, root: Path) -> Path:
-    """The image tree that the torchvision class of that name unpacks, and downloads where it can
-    and it is not there (ImageNet's archives it cannot)."""
-    dataset = getattr(torchvision_datasets(), name)
-    can_download = "download" in inspect.signature(dataset).parameters
-    for split in ("train", "val"):
-        missing = {"download": not (folder / split).is_dir()} if can_download else {}
-        dataset(root, split=split, **missing)
-    return folder
-
-
-def _fetch(source: str, root: Path) -> Raw | Path:
-    """Arrays, or the folder of an image tree, from a row's source; downloads go into `root`."""
-    kind, _, rest = source.partition(":")
-    if kind == "sklearn":
-        return _digits()
-    name, _, folder = rest.partition(":")
-    return _arrays(name, root) if kind == "torchvision" else _unpacked(name, root / folder, root)
-
-
-@functools.lru_cache(maxsize=2)
 def load_data(config: DataConfig) -> Splits:
     """Read, check and split a data set.
 
     Raises DataError, in one line that names the file or folder, if it is missing, empty, has one
     class, holds a broken image, or is not what `config.sha256` says.
     """
-    info = DATASETS[config.name]
-    raw = _read(config, info)
-    for part in (raw.train, raw.test):
-        _check_labels(config, part.y, len(raw.class_names))
-    sha256 = content_digest(_content(raw))
-    if config.sha256 not in ("", sha256):
+    splits = read_splits(replace(config, sha256=""))
+    if config.sha256 not in ("", splits.sha256):
         raise DataError(
-            f"data.sha256: {config.path or config.name} holds {sha256[:12]}…, "
+            f"data.sha256: {shown(config.path) or config.name} holds {splits.sha256[:12]}…, "
             f"the configuration was made with {config.sha256[:12]}…"
         )
-    fraction, seed = config.validation_fraction, config.split_seed
-    rest, held_out = split_off(raw.train.y, fraction, seed, "validation")
+    return splits
+
+
+@functools.lru_cache(maxsize=2)
+def read_splits(config: DataConfig) -> Splits:
+    """As of `load_data`, whatever the content."""
+    info = DATASETS[config.name]
+    raw = _read(config, info)
+    for part, images in raw.parts.items():
+        _check_classes(raw, part, images)
     spec = _spec(info, raw)
     if config.image_size not in (0, spec.image_size):
         raise DataError(
-            f"data.image_size: only image files are resized; {config.path or config.name} holds "
-            f"{spec.image_size} px arrays, got {config.image_size}"
+            f"data.image_size: only image files are resized; {shown(config.path) or config.name} "
+            f"holds {spec.image_size} px arrays, got {config.image_size}"
         )
+    sha256 = content_digest(_content(raw))
+    looks = [looked_at(raw, part) for part in raw.parts]
+    train, validation = raw.train, raw.validation
+    if validation is None:
+        rest, held_out = split_off(
+            train.y, config.validation_fraction, config.split_seed, "validation"
+        )
+        train, validation = train.subset(rest), train.subset(held_out)
     return Splits(
         spec=spec,
-        train=raw.train.subset(rest),
-        validation=raw.train.subset(held_out),
+        train=train,
+        validation=validation,
         test=raw.test,
         sha256=sha256,
+        notes=(*raw.notes, *(note for look in looks for note in look.notes)),
+        useless=next((look.useless for look in looks if look.useless), ""),
     )
 
 
 def resolve(config: DataConfig) -> DataConfig:
-    """The config with the content of its data filled in. Raises DataError, see `load_data`."""
-    return replace(config, sha256=load_data(config).sha256)
+    """The config with the content of its data filled in. Raises DataError, see `useful`."""
+    return replace(config, sha256=useful(load_data(config)).sha256)
+
+
+def useful(splits: Splits) -> Splits:
+    """The splits. Raises DataError for a set whose images are all of one colour."""
+    if splits.useless:
+        raise DataError(splits.useless)
+    return splits
 
 
 def _read(config: DataConfig, info: Dataset) -> Raw:
-    path = Path(config.path).expanduser() if config.path else DEFAULT_ROOT
-    if config.path and not path.exists():
-        raise DataError(f"data.path: {path} does not exist")
-    if path.suffix == ".npz":
+    path = _existing(config.path) if config.path else None
+    if path is not None and path.suffix.lower() == ".npz":
         return read_npz(path)
-    if (path / "train").is_dir():
+    if path is not None and (path / "train").is_dir():
         return _tree(path, config, info)
-    if not info.source:
-        wanted = (
-            "an .npz file" if config.name == "npz" else "a folder with train/ and val/ or test/"
-        )
-        raise DataError(f"data.path: {config.name} needs {wanted}, got {config.path or 'no path'}")
+    is_torchvision = info.source.startswith("torchvision")
+    if info.source and (path is None or (is_torchvision and path.is_dir())):
+        root = (path or default_root()) if is_torchvision else Path()
+        fetched = _fetched(config.name, info.source, root)
+        return fetched if isinstance(fetched, Raw) else _tree(fetched, config, info)
+    got = f"no path, and {config.name} has no source of its own" if path is None else shown(path)
+    raise DataError(
+        f"data.path: must be an .npz file or a folder with train/ and val/ or test/, got {got}"
+    )
+
+
+def _existing(text: str) -> Path:
+    """Raises DataError if there is nothing, or nothing that may be read."""
     try:
-        if not info.source.startswith("sklearn"):
-            path.mkdir(parents=True, exist_ok=True)
-        fetched = _fetch(info.source, path)
-    except (OSError, RuntimeError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise DataError(f"data.path: cannot get {config.name} in {path} ({reason})") from None
-    return fetched if isinstance(fetched, Raw) else _tree(fetched, config, info)
+        path = Path(text).expanduser()
+        path.stat()
+    except FileNotFoundError:
+        raise DataError(f"data.path: {shown(text)} does not exist") from None
+    except (OSError, RuntimeError, ValueError) as error:  # no such user, a null byte
+        reason = getattr(error, "strerror", None) or error
+        raise DataError(f"data.path: {shown(text)} cannot be read ({reason})") from None
+    return path
+
+
+def _fetched(name: str, source: str, root: Path) -> Raw | Path:
+    try:
+        return fetch(source, root)
+    except DataError:
+        raise
+    except Exception as error:  # damaged files make torchvision's readers raise anything
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        raise DataError(f"data.path: cannot get {name} in {shown(root)} ({lines[0]})") from None
 
 
 def _tree(root: Path, config: DataConfig, info: Dataset) -> Raw:
@@ -155,39 +134,45 @@ def _tree(root: Path, config: DataConfig, info: Dataset) -> Raw:
     return read_tree(root, size, info.channels, config.max_tensor_gib, config.center_crop)
 
 
-def _check_labels(config: DataConfig, y: Tensor, num_classes: int) -> None:
-    place = config.path or config.name
-    if len(y) == 0:
-        raise DataError(f"{place}: holds no images")
-    if num_classes < 2:
+def _check_classes(raw: Raw, part: str, images: ImageSet) -> None:
+    """Raises DataError unless each class has an image, and two where one is split off."""
+    place, names = raw.places[part], raw.class_names
+    if len(names) < 2:
         raise DataError(f"{place}: has one class; distillation needs two or more")
-    counts = torch.bincount(y, minlength=num_classes) if int(y.min()) >= 0 else None
-    if counts is None or int(counts.min()) == 0:
-        label = int(y.min()) if counts is None else int(counts.argmin())
+    counts = torch.bincount(images.y, minlength=len(names)).tolist()
+    if len(counts) > len(names):
+        raise DataError(f"{place}: has label {len(counts) - 1}; there are {len(names)} classes")
+    fewest = min(counts)
+    label = counts.index(fewest)
+    named = "" if names[label] == str(label) else f" ({names[label]})"
+    if fewest == 0:
         raise DataError(
-            f"{place}: label {label} has no images; labels must be 0..{num_classes - 1}"
+            f"{place}: label {label}{named} has no images; labels must be 0..{len(names) - 1}"
         )
+    if fewest == 1 and part == "train" and raw.validation is None:
+        raise DataError(f"{place}: label {label}{named} has one training image; a split needs two")
 
 
-def _content(raw: Raw) -> list[bytes]:
+def _content(raw: Raw) -> Iterator[Any]:
     """What tells two data sets apart: pixels and labels, or file names, labels and sizes."""
-    parts = [",".join(raw.class_names).encode()]
-    for part in (raw.train, raw.test):
-        parts.append(part.y.numpy().tobytes())
-        if isinstance(part, TensorImages):
-            parts.append(part.x.numpy().tobytes())
-        elif isinstance(part, FileImages):
-            side = round(part.image_size / part.center_crop)
-            parts.append(f"{part.channels}x{part.image_size} of {side}".encode())
-            parts += [f"{Path(f).name}:{_size(Path(f))}".encode() for f in part.files]
-    return parts
+    yield ",".join(raw.class_names).encode()
+    for images in raw.parts.values():
+        yield images.y.numpy()
+        if isinstance(images, TensorImages):
+            yield images.x.numpy()
+        elif isinstance(images, FileImages):
+            side = round(images.image_size / images.center_crop)
+            size = f"{images.channels}x{images.image_size} of {side}"
+            yield f"{size}, decoding {DECODING}".encode()
+            for file in map(Path, images.files):
+                yield f"{file.name}:{_size(file)}".encode(errors="surrogateescape")
 
 
 def _size(file: Path) -> int:
     try:
         return file.stat().st_size
     except OSError as error:
-        raise DataError(f"{file}: cannot be read ({error.strerror})") from None
+        raise DataError(f"{shown(file)}: cannot be read ({error.strerror})") from None
 
 
 def _spec(info: Dataset, raw: Raw) -> ImageSpec:
@@ -199,7 +184,8 @@ def _spec(info: Dataset, raw: Raw) -> ImageSpec:
     else:
         assert isinstance(train, FileImages)
         channels, size = train.channels, train.image_size
-        mean, std = mean or IMAGENET_MEAN, std or IMAGENET_STD
+        if len(mean) != channels:
+            mean, std = (GREY_MEAN, GREY_STD) if channels == 1 else (IMAGENET_MEAN, IMAGENET_STD)
     return ImageSpec(
         channels=channels,
         image_size=size,

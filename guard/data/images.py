@@ -5,32 +5,23 @@ Images leave a set as float in [0, 1], (B, C, H, W); labels as int64, (B,).
 
 from __future__ import annotations
 
-import hashlib
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from guard.data.augment import crop_windows, resized_crop
+from guard.data.decode import open_image
 from guard.data.spec import ImageSpec
-from guard.device import threads
 from guard.errors import DataError
 from guard.seeding import derive, generator
-
-UNREADABLE = (
-    UnidentifiedImageError,
-    Image.DecompressionBombError,
-    OSError,
-    SyntaxError,
-    ValueError,
-)
 
 
 class ImageSet(Protocol):
@@ -173,21 +164,13 @@ class _Decode(Dataset[tuple[Tensor, Tensor]]):
 def in_memory(files: FileImages) -> TensorImages:
     """The files as a set in memory. It keeps the files where any is not a square of `image_size`
     already. Raises DataError that names an unreadable file."""
-    side, whole, squares = files.image_size, True, []
-    for file in files.files:
+    side, whole = files.image_size, True
+    x = torch.empty(len(files), files.channels, side, side, dtype=torch.uint8)
+    for place, file in zip(x, files.files, strict=True):
         image = open_image(Path(file), files.channels)
         whole = whole and image.size == (side, side)
-        squares.append(to_square(image, side, files.center_crop))
-    return TensorImages(torch.stack(squares), files.y, None if whole else files)
-
-
-def open_image(path: Path, channels: int) -> Image.Image:
-    """Decode one image file as grey or RGB. Raises DataError that names the file."""
-    try:
-        with Image.open(path) as image:
-            return image.convert("L" if channels == 1 else "RGB")
-    except UNREADABLE as error:
-        raise DataError(f"{path}: not a readable image ({error})") from None
+        place.copy_(to_square(image, side, files.center_crop))
+    return TensorImages(x, files.y, None if whole else files)
 
 
 def to_tensor(image: Image.Image) -> Tensor:
@@ -215,6 +198,10 @@ class Splits:
     validation: ImageSet
     test: ImageSet
     sha256: str
+    notes: tuple[str, ...] = ()
+    """What its user should know of how it was read, a line each."""
+    useless: str = ""
+    """Why nothing can be learned from it, in a line; empty where something may be."""
 
     def named(self, split: str) -> ImageSet:
         return {"train": self.train, "validation": self.validation, "test": self.test}[split]
@@ -236,20 +223,3 @@ def split_off(y: Tensor, fraction: float, seed: int, label: str) -> tuple[Tensor
         part.append(members[:count])
         rest.append(members[count:])
     return torch.cat(rest).sort().values, torch.cat(part).sort().values
-
-
-def channel_statistics(x: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation per channel in [0, 1] units of uint8 images (N, C, H, W). Their
-    last bits are in every network, so they are summed on one thread, whatever process asks."""
-    with threads(1):
-        values = x.double().div(255).transpose(0, 1).flatten(1)
-        std = values.std(dim=1, correction=0).clamp(min=1e-3)
-        return tuple(values.mean(dim=1).tolist()), tuple(std.tolist())
-
-
-def content_digest(parts: Iterable[bytes]) -> str:
-    digest = hashlib.sha256()
-    for part in parts:
-        digest.update(len(part).to_bytes(8, "big"))
-        digest.update(part)
-    return digest.hexdigest()

@@ -107,6 +107,25 @@ def build_model(config: ModelConfig, spec: ImageSpec, seed: int = 0) -> Classifi
     return Classifier(layer, network)
 
 
+def footprint(config: ModelConfig, spec: ImageSpec) -> tuple[int, int]:
+    """How many numbers a model learns, and how many its convolutions give for one image; nothing is
+    computed. Raises ValueError for a model that cannot be, as one that fits in no memory."""
+    given: list[int] = []
+    side = spec.image_size
+    try:
+        with torch.device("meta"), torch.no_grad():
+            model = build_model(config, spec).eval()
+            for module in model.modules():
+                if isinstance(module, nn.Conv2d):
+                    module.register_forward_hook(lambda _, inputs, y: given.append(y.numel()))
+            model(torch.empty(1, spec.channels, side, side))
+    except (RuntimeError, TypeError, OverflowError):  # of sizes beyond 64 bits
+        raise ValueError(
+            f"model.width = {config.width} makes weights that fit in no memory"
+        ) from None
+    return sum(p.numel() for p in model.parameters()), sum(given)
+
+
 def folded(model: Classifier) -> Classifier:
     """A copy for evaluation that computes the same up to rounding, in about half of the time on a
     CPU: each BatchNorm of a plain sequence is folded into the convolution before it, and images lie

@@ -16,6 +16,10 @@ from tune.resources import EVERY_STAGE, Resources, StageResources
 from tune.results.folder import RESERVED, STUDY_NAME, StudyFolder
 from tune.space import SearchSpace, configured
 
+FLOAT_BYTES = 4
+COPIES = 3
+"""Of a network's weights that training holds at least: themselves, gradients, an optimizer's."""
+
 
 def output_folder(output: str, name: str) -> StudyFolder:
     """The study's folder. Raises StudyError for a name that is no plain file name."""
@@ -68,12 +72,12 @@ def checked(base: TrialConfig, configs: Iterable[TrialConfig]) -> TrialConfig:
     Raises DataError or ConfigError; nothing has been started then.
     """
 
-    from guard.data.datasets import load_data
-    from guard.models.networks import build_model
+    from guard.data.datasets import load_data, useful
+    from guard.models.networks import footprint
 
-    splits = load_data(base.data)
-    smallest = int(splits.train.y.bincount().min())
-    models: set[ModelConfig] = set()
+    splits = useful(load_data(base.data))
+    spec, smallest = splits.spec, int(splits.train.y.bincount().min())
+    models: dict[ModelConfig, int] = {}
     for config in configs:
         if config.own.needs_real_images and config.ipc > smallest:
             raise ConfigError(
@@ -81,13 +85,30 @@ def checked(base: TrialConfig, configs: Iterable[TrialConfig]) -> TrialConfig:
                 f"{config.method} starts from real images and the smallest class has {smallest} "
                 f"for training, got {config.ipc}",
             )
-        models |= {config.model, config.distilled_model, config.student_model}
-    for model in sorted(models, key=str):
+        check_fits("ipc", config.ipc, config.ipc * spec.num_classes * spec.num_values)
+        batch = min(config.evaluation.batch_size, len(splits.test))
+        for model in (config.model, config.distilled_model, config.student_model):
+            models[model] = max(batch, models.get(model, 0))
+    for model, batch in sorted(models.items(), key=str):
         try:
-            build_model(model, splits.spec)
+            weights, given = footprint(model, spec)
         except ValueError as error:
             raise ConfigError("", str(error)) from None
+        check_fits("model.width", model.width, COPIES * weights)
+        check_fits("evaluation.batch_size", batch, batch * given, f" on {spec.image_size} px")
     return base.override({"data.sha256": splits.sha256})
+
+
+def check_fits(path: str, value: int, numbers: int, where: str = "") -> None:
+    """Raises ConfigError for a value that makes more numbers than this machine's memory holds."""
+    from guard.device import memory_bytes
+
+    if FLOAT_BYTES * numbers > memory_bytes():
+        raise ConfigError(
+            path,
+            f"{value}{where} needs {FLOAT_BYTES * numbers / 2**30:.3g} GiB, and this machine has "
+            f"{memory_bytes() / 2**30:.3g} GiB of memory",
+        )
 
 
 def parse_resources(texts: Sequence[str], config: TrialConfig) -> StageResources:

@@ -17,6 +17,14 @@ from studies.driver.estimate import estimate, seconds_per_pass
 from studies.reporting.console import Terminal
 from studies.reporting.progress import duration
 
+COLOURS = {1: "grey", 3: "in colour"}
+
+
+def print_notes(console: Terminal, splits: Splits) -> None:
+    """What the user should know of how the data was read."""
+    for note in splits.notes:
+        console.print(f"  {note}")
+
 
 def print_fields(
     console: Terminal,
@@ -26,11 +34,13 @@ def print_fields(
 ) -> Splits:
     """The data, and every field with its value or with how it varies; then the options."""
     splits = load_data(base.data)
+    spec = splits.spec
     console.print(
         f"data: {len(splits.train)} training, {len(splits.validation)} validation, "
-        f"{len(splits.test)} test images of {splits.spec.image_size} px, "
-        f"{splits.spec.num_classes} classes"
+        f"{len(splits.test)} test images of {spec.image_size} px, {spec.num_classes} classes, "
+        f"{COLOURS.get(spec.channels, f'{spec.channels} channels')}"
     )
+    print_notes(console, splits)
     console.print("\nfields (those that vary say how):")
     flat = base.flat()
     for path in paths(TrialConfig):

@@ -10,6 +10,7 @@ from guard.trial import TrialConfig
 from studies.design.about import About, claim
 from studies.design.study import Story
 from studies.driver.checks import parse_resources
+from studies.driver.dryrun import print_notes
 from studies.driver.interrupts import Interrupts
 from studies.driver.request import Request
 from studies.reporting.console import Terminal
@@ -85,6 +86,7 @@ def carry_out(console: Terminal, job: Job, resources: StageResources) -> int:
 
     Raises StudyError, before anything is run.
     """
+    from guard.data.datasets import load_data  # imports torch
     from studies.driver.session import close, opened, settled_place  # they import Ray
     from tune.search import locked
 
@@ -95,6 +97,7 @@ def carry_out(console: Terminal, job: Job, resources: StageResources) -> int:
         ArtifactStore(folder.artifacts).remove_abandoned()
         finished, all_trials = job.counted()
         console.print(f"study {folder.path}: {finished} of {all_trials} trials are finished")
+        print_notes(console, load_data(job.base.data))
         if job.unfinished():
             with opened(console, folder, place, about, job.base) as session:
                 asked.until(lambda: job.work(session))

@@ -44,8 +44,8 @@ def packages(path: Path) -> set[str]:
 
 def test_the_walk_finds_imports() -> None:
     assert "torchattacks" in packages(ROOT / "robustness/attacks/__init__.py")
-    assert "torchvision.datasets" in imported(ROOT / "data/datasets.py")
-    assert "torchvision.datasets" not in imported(ROOT / "data/datasets.py", when_loaded=True)
+    assert "torchvision.datasets" in imported(ROOT / "data/sources.py")
+    assert "torchvision.datasets" not in imported(ROOT / "data/sources.py", when_loaded=True)
     assert "guard.methods.sre2l.SRe2L" in imported(ROOT / "trial.py")
     assert len(FILES) > 15
     assert len(METHODS) > 4

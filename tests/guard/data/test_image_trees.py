@@ -80,11 +80,11 @@ def add_unknown_class(root: Path) -> None:
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (spoil_train, r"^data\.path: folder needs a folder with train/ and val/ or test/, got /"),
+        (spoil_train, r"^data\.path: must be an \.npz file or a folder with train/ .*, got /"),
         (spoil_val, r"^data\.path: /.* needs val/ or test/ with a folder a class"),
         (spoil_all_images, r"^/.*/train: holds no images"),
         (spoil_val_images, r"^/.*/val: holds no images"),
-        (spoil_one_class, r"^/.*: label 1 has no images"),
+        (spoil_one_class, r"^/.*/train: label 1 \(dog\) has no images"),
         (spoil_an_image, r"^/.*/train/dog/2\.png: not a readable image"),
         (add_unknown_class, r"^/.*/val: has class 'emu', which train/ has not"),
     ],

@@ -10,13 +10,12 @@ import pytest
 import torch
 from PIL import Image
 
+from guard.data.decode import open_image
+from guard.data.facts import channel_statistics, content_digest
 from guard.data.images import (
     FileImages,
     TensorImages,
-    channel_statistics,
-    content_digest,
     epoch_order,
-    open_image,
     split_off,
     to_square,
 )
