@@ -10,18 +10,23 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image, ImageDraw
+from PIL import Image
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
 from guard.artifacts import ArtifactStore
+from guard.data.names import shown
 from guard.data.spec import ImageSpec
 from guard.device import setup
+from guard.errors import DataError, Diverged
 from guard.models.saving import load_model, spec_from_dict
+from guard.pictures import contact_sheet, to_picture
 from guard.stages import Distilled
 
-CELL_MIN_PX = 48
+ROUNDING = 1e-3
+"""By which pixels may leave [0, 1]."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,10 +53,16 @@ class DistilledSet:
 
     @classmethod
     def load(cls, folder: Path | str) -> DistilledSet:
-        """Read `images.safetensors` and `card.json` of a folder."""
-        card = json.loads((Path(folder) / "card.json").read_text(encoding="utf-8"))
-        tensors = load_file(Path(folder) / "images.safetensors")
+        """Read `images.safetensors` and `card.json` of a folder. Raises DataError, which names the
+        file and the rule, for what is no distilled set."""
+        place = Path(folder) / "images.safetensors"
+        card = _read_card(Path(folder) / "card.json")
         spec = spec_from_dict(card["spec"])
+        tensors = _read_tensors(place)
+        try:
+            _check_tensors(tensors, spec)
+        except ValueError as error:
+            raise DataError(f"{shown(place)}: {error}") from None
         return cls(
             images=tensors["images"],
             labels=tensors["labels"],
@@ -95,33 +106,75 @@ class DistilledSet:
         self.save_card(folder)
 
     def contact_sheet(self, max_columns: int = 10, max_rows: int = 20) -> Image.Image:
-        """One picture: a row a class (the first `max_rows`), up to `max_columns` images each."""
-        rows = min(self.spec.num_classes, max_rows)
-        columns = min(self.ipc, max_columns)
-        side = max(self.spec.image_size, CELL_MIN_PX)
-        sheet = Image.new("RGB", (90 + columns * (side + 2), rows * (side + 2)), "white")
-        draw = ImageDraw.Draw(sheet)
-        for row in range(rows):
-            draw.text(
-                (4, row * (side + 2) + side // 2 - 6), self.spec.class_names[row][:13], "black"
-            )
-            for column in range(columns):
-                picture = to_picture(self.images[column * self.spec.num_classes + row])
-                cell = picture.resize((side, side), Image.Resampling.NEAREST)
-                sheet.paste(cell, (90 + column * (side + 2), row * (side + 2)))
-        return sheet
+        """One picture: a row a class, see `guard.pictures.contact_sheet`."""
+        return contact_sheet(self.images, self.spec, max_columns, max_rows)
+
+
+def _read_card(path: Path) -> dict[str, Any]:
+    """Raises DataError unless it is a card with a complete spec."""
+    try:
+        card: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        spec = spec_from_dict(card["spec"])
+        counts = (len(spec.class_names), len(spec.mean), len(spec.std))
+    except OSError as error:
+        raise DataError(f"{shown(path)}: cannot be read ({error.strerror})") from None
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise DataError(
+            f"{shown(path)}: is no card of a distilled set ({shown(str(error))})"
+        ) from None
+    if counts != (spec.num_classes, spec.channels, spec.channels) or spec.num_classes < 1:
+        raise DataError(
+            f"{shown(path)}: its spec must name every class, and a mean and std a channel"
+        )
+    return card
+
+
+def _read_tensors(path: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(path)
+    except OSError as error:
+        raise DataError(f"{shown(path)}: cannot be read ({error.strerror or error})") from None
+    except SafetensorError as error:
+        raise DataError(f"{shown(path)}: damaged ({shown(str(error))})") from None
+
+
+def _check_tensors(tensors: Mapping[str, Tensor], spec: ImageSpec) -> None:
+    """Raises ValueError, which says the rule, for tensors that are no set of the spec's images."""
+    for name, dtype in (("images", torch.float32), ("labels", torch.int64)):
+        if name not in tensors:
+            raise ValueError(f"has no {name}; needs images and labels")
+        if tensors[name].dtype != dtype:
+            raise ValueError(f"{name} must be {dtype}, got {tensors[name].dtype}")
+    images, labels, soft = tensors["images"], tensors["labels"], tensors.get("soft_labels")
+    count, side = len(images) if images.ndim else 0, spec.image_size
+    shapes = {
+        "images": (images, (count, spec.channels, side, side)),
+        "labels": (labels, (count,)),
+        "soft_labels": (soft, (count, spec.num_classes)),
+    }
+    for name, (tensor, shape) in shapes.items():
+        if tensor is not None and tensor.shape != shape:
+            raise ValueError(f"{name} must be {shape}, got {tuple(tensor.shape)}")
+    if count == 0 or count % spec.num_classes:
+        raise ValueError(
+            f"must have as many images of each of {spec.num_classes} classes, got {count}"
+        )
+    if not torch.equal(labels, torch.arange(spec.num_classes).repeat(count // spec.num_classes)):
+        raise ValueError(
+            f"labels must be 0..{spec.num_classes - 1} over and over, got "
+            f"{int(labels.min())} to {int(labels.max())}"
+        )
+    low, high = float(images.min()), float(images.max())
+    if not (low >= -ROUNDING and high <= 1 + ROUNDING):
+        raise ValueError(f"pixels must be in 0..1, got {low:g} to {high:g}")
+    if soft is not None and not bool(soft.isfinite().all()):
+        raise ValueError("soft_labels must be finite")
 
 
 def class_folder(spec: ImageSpec, label: int) -> str:
     """A folder name that sorts by label and cannot leave its parent."""
     name = "".join(c if c.isalnum() or c in "-_" else "_" for c in spec.class_names[label])
     return f"{label:04d}_{name}"
-
-
-def to_picture(image: Tensor) -> Image.Image:
-    """(C, H, W) in [0, 1] to an 8-bit grey or RGB picture, rounded to the nearest level."""
-    pixels = image.mul(255).round().clamp(0, 255).byte().permute(1, 2, 0).numpy()
-    return Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
 
 
 def save_part(folder: Path, images: Tensor, spec: ImageSpec, **facts: Any) -> None:
@@ -138,13 +191,16 @@ def save_part(folder: Path, images: Tensor, spec: ImageSpec, **facts: Any) -> No
 
 
 def assemble(stage: Distilled, store: ArtifactStore, folder: Path) -> Mapping[str, Any]:
-    """Put the DistilledSet together: a prefix of the parts, the labels, the card."""
+    """Put the DistilledSet together: a prefix of the parts, the labels, the card. Raises Diverged
+    for images that are not finite."""
     device = setup(stage.compute)
     paths = [store.read(part).path for part in stage.parts]
     parts = [load_file(path / "images.safetensors") for path in paths]
     facts = json.loads((paths[0] / "part.json").read_text(encoding="utf-8"))
     spec = spec_from_dict(facts.pop("spec"))
     images, labels = in_prefix_order([part["images"] for part in parts], stage.ipc)
+    if not bool(images.isfinite().all()):
+        raise Diverged("the distilled images are not finite")
     soft, metrics = None, {}
     if "soft_labels" in parts[0]:
         soft, _ = in_prefix_order([part["soft_labels"] for part in parts], stage.ipc)

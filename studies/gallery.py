@@ -8,7 +8,8 @@ from pathlib import Path
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from guard.distilled import DistilledSet, to_picture
+from guard.distilled import DistilledSet
+from guard.pictures import to_picture
 from studies.design.design import Design
 from studies.design.study import Study, confirmed
 from studies.driver.trials_job import run_command

@@ -20,8 +20,8 @@ from guard.distilled import (
     class_folder,
     in_prefix_order,
     save_part,
-    to_picture,
 )
+from guard.pictures import to_picture
 from guard.stages import Distilled, Part
 from helpers import draws
 
