@@ -25,7 +25,7 @@ from guard.errors import DataError
 FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM", "AVIF", "JPEG2000")
 """What is read, whatever the suffix says: no format whose reader starts a program or guesses."""
 SUFFIXES = frozenset(
-    ".jpeg .jpg .jpe .jfif .png .apng .gif .bmp .dib .webp .tif .tiff .ppm .pgm .pbm .pnm .pfm "
+    ".jpeg .jpg .jpe .jfif .png .apng .gif .bmp .webp .tif .tiff .ppm .pgm .pbm .pnm .pfm "
     ".avif .jp2".split()
 )
 """Files of a tree that are taken for images."""
@@ -92,7 +92,7 @@ def _scaled(image: Image.Image) -> Image.Image:
     """Grey pixels of more than 8 bits on the 8-bit scale, rounded to the nearest level. Raises
     ValueError for floats outside [0, 1] and for negative integers."""
     tags = image.tag_v2 if isinstance(image, TiffImageFile) else {}
-    levels, top = np.asarray(image), 1
+    levels, top, bits = np.asarray(image), 1, 32
     if image.mode != "F":
         bits = tags.get(BITSPERSAMPLE, (16,))[0]  # Pillow scales PNG, PGM and JPEG 2000 to 16
         is_signed = tags.get(SAMPLEFORMAT, (1,))[0] == SIGNED
@@ -100,7 +100,8 @@ def _scaled(image: Image.Image) -> Image.Image:
         top = 2 ** (bits - is_signed) - 1
     low, high = float(levels.min()), float(levels.max())
     if not (low >= 0 and high <= top):
-        raise ValueError(f"its pixels must be in 0..{top}, got {low:g} to {high:g}")
+        kind = "float" if image.mode == "F" else f"{bits}-bit"
+        raise ValueError(f"{kind} pixels must be in 0..{top}, got {low:g} to {high:g}")
     shares = levels / top
     if tags.get(PHOTOMETRIC_INTERPRETATION) == WHITE_IS_ZERO:
         shares = 1 - shares

@@ -54,7 +54,7 @@ class Raw:
     def image_name(self, part: str, index: int) -> str:
         """An image as messages name it."""
         files = self.files.get(part)
-        return shown(files[index]) if files else f"{self.places[part]}[{index}]"
+        return shown(files[index]) if files else f"number {index}"
 
 
 def read_npz(path: Path) -> Raw:

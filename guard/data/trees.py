@@ -72,7 +72,7 @@ def class_folders(folder: Path, left_out: Counter[str]) -> dict[str, Path]:
         if entry.is_dir():
             found[entry.name] = Path(entry.path)
         elif _is_image(entry):
-            left_out["images outside the class folders"] += 1
+            left_out["outside the class folders"] += 1
         else:
             left_out[_kind(entry)] += 1
     return found
@@ -126,7 +126,7 @@ def _listing(folder: Path, classes: list[str], left_out: Counter[str]) -> Listin
         unknown = sorted(there.keys() - labels.keys())
         if unknown:
             raise DataError(
-                f"{shown(folder)}: has class {shown(unknown[0])!r}, which train/ has not"
+                f"{shown(folder)}: has class '{shown(unknown[0])}', which train/ has not"
             )
         above = {_place(folder), _place(folder.parent)}
         found = [
@@ -173,12 +173,12 @@ def _annotated(
         if not columns or Path(file).name != file:
             raise DataError(
                 f"{shown(path)}: line {number} must be a file of images/, a tab and its class, "
-                f"got {shown(line)!r}"
+                f"got '{shown(line)}'"
             )
         if columns[0] in labels:
             found.append((folder / "images" / file, labels[columns[0]]))
         else:
-            left_out["images of classes that train/ has not"] += 1
+            left_out["of classes that train/ has not"] += 1
     return found
 
 
@@ -205,7 +205,7 @@ def _is_image(entry: os.DirEntry[str]) -> bool:
 
 def _kind(entry: os.DirEntry[str]) -> str:
     if not Path(entry.path).exists():
-        return "broken links"
+        return "behind broken links"
     return shown(_suffix(entry)) or "without a suffix"
 
 

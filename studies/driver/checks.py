@@ -77,7 +77,8 @@ def checked(base: TrialConfig, configs: Iterable[TrialConfig]) -> TrialConfig:
 
     splits = useful(load_data(base.data))
     spec, smallest = splits.spec, int(splits.train.y.bincount().min())
-    models: dict[ModelConfig, int] = {}
+    models: dict[ModelConfig, str] = {}
+    batches: set[int] = set()
     for config in configs:
         if config.own.needs_real_images and config.ipc > smallest:
             raise ConfigError(
@@ -86,16 +87,18 @@ def checked(base: TrialConfig, configs: Iterable[TrialConfig]) -> TrialConfig:
                 f"for training, got {config.ipc}",
             )
         check_fits("ipc", config.ipc, config.ipc * spec.num_classes * spec.num_values)
-        batch = min(config.evaluation.batch_size, len(splits.test))
-        for model in (config.model, config.distilled_model, config.student_model):
-            models[model] = max(batch, models.get(model, 0))
-    for model, batch in sorted(models.items(), key=str):
+        models.setdefault(config.model, "model")
+        models.setdefault(config.distilled_model, f"{config.method}.model")
+        models.setdefault(config.student_model, "student.model")
+        batches.add(min(config.evaluation.batch_size, len(splits.test)))
+    for model, path in models.items():
         try:
             weights, given = footprint(model, spec)
         except ValueError as error:
             raise ConfigError("", str(error)) from None
-        check_fits("model.width", model.width, COPIES * weights)
-        check_fits("evaluation.batch_size", batch, batch * given, f" on {spec.image_size} px")
+        check_fits(f"{path}.width", model.width, COPIES * weights)
+        batch = max(batches)
+        check_fits("evaluation.batch_size", batch, batch * given, f" of {spec.image_size} px")
     return base.override({"data.sha256": splits.sha256})
 
 

@@ -11,7 +11,6 @@ import torch
 from PIL import Image
 
 from guard.data.decode import open_image
-from guard.data.facts import channel_statistics, content_digest
 from guard.data.images import (
     FileImages,
     TensorImages,
@@ -19,7 +18,6 @@ from guard.data.images import (
     split_off,
     to_square,
 )
-from guard.device import threads
 from guard.errors import DataError
 from helpers import CPU, draws
 
@@ -248,28 +246,3 @@ def test_a_split_is_drawn_by_its_seed_and_its_label() -> None:
 def test_a_class_of_one_image_cannot_be_split() -> None:
     with pytest.raises(DataError, match="class 4 has one training image"):
         split_off(torch.tensor([0, 0, 4, 5, 5]), 0.5, 0, "x")
-
-
-def test_channel_statistics_do_not_depend_on_the_threads_of_the_process() -> None:
-    x = torch.randint(256, (1151, 1, 8, 8), generator=draws()).byte()
-    found = []
-    for count in (1, 2, 3):
-        with threads(count):
-            found.append(channel_statistics(x))
-    assert found[0] == found[1] == found[2]
-
-
-def test_channel_statistics() -> None:
-    x = noise(20)
-    x[:, 2] = 51
-    mean, std = channel_statistics(x)
-    values = x.numpy().transpose(1, 0, 2, 3).reshape(3, -1) / 255
-    assert mean == pytest.approx(values.mean(axis=1).tolist(), rel=1e-12)
-    assert std[:2] == pytest.approx(values.std(axis=1).tolist()[:2], rel=1e-12)
-    assert std[2] == 1e-3
-
-
-def test_a_content_digest_knows_where_a_part_ends() -> None:
-    digests = [content_digest(p) for p in ([b"ab", b"c"], [b"a", b"bc"], [b"abc"], [b"c", b"ab"])]
-    assert len(set(digests)) == 4
-    assert content_digest([b"ab", b"c"]) == digests[0]
