@@ -97,8 +97,8 @@ class DistilledSet:
         return TensorDataset(self.images, targets)
 
     def export(self, folder: Path | str) -> None:
-        """Write an ImageFolder tree, <folder>/<class number>_<class name>/<number>.png, 8 bits, and
-        the card."""
+        """Write an ImageFolder tree, <folder>/<class number>_<class name>/<number>.png, 8 bits
+        (`guard.pictures.to_picture`), and the card."""
         for number, (image, label) in enumerate(zip(self.images, self.labels, strict=True)):
             place = Path(folder) / class_folder(self.spec, int(label))
             place.mkdir(parents=True, exist_ok=True)

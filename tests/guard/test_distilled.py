@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from torchvision.datasets import ImageFolder
 
 from guard.artifacts import ArtifactStore
@@ -21,6 +23,7 @@ from guard.distilled import (
     in_prefix_order,
     save_part,
 )
+from guard.errors import DataError, Diverged
 from guard.pictures import to_picture
 from guard.stages import Distilled, Part
 from helpers import draws
@@ -74,6 +77,113 @@ def test_a_view_of_a_larger_tensor_is_saved_too(tmp_path: Path) -> None:
     strided = dataclasses.replace(made, images=made.images.transpose(2, 3))
     strided.save(tmp_path)
     assert torch.equal(DistilledSet.load(tmp_path).images, made.images.transpose(2, 3))
+
+
+def spoilt(folder: Path, **changes: Any) -> Path:
+    """A saved set with other tensors; None takes one away. The file of the tensors."""
+    distilled().save(folder)
+    tensors = {**load_file(folder / "images.safetensors"), **changes}
+    save_file(
+        {name: value for name, value in tensors.items() if value is not None},
+        folder / "images.safetensors",
+    )
+    return folder / "images.safetensors"
+
+
+GOOD = torch.rand(12, 3, 6, 6, generator=draws())
+LABELS = torch.arange(4).repeat(3)
+
+
+def first(count: int) -> dict[str, Any]:
+    return {
+        "images": GOOD[:count].clone(),
+        "labels": LABELS[:count].clone(),
+        "soft_labels": None,
+    }
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"images": None}, "has no images; needs images and labels"),
+        ({"labels": None}, "has no labels; needs images and labels"),
+        ({"images": GOOD.double()}, "images must be torch.float32, got torch.float64"),
+        ({"labels": LABELS.float()}, "labels must be torch.int64, got torch.float32"),
+        ({"images": GOOD[:, :1].clone()}, r"images must be \(12, 3, 6, 6\), got \(12, 1, 6, 6\)"),
+        ({"images": GOOD[0, 0, 0, 0].clone()}, r"images must be \(0, 3, 6, 6\), got \(\)"),
+        ({"images": GOOD[:11].clone()}, r"labels must be \(11,\), got \(12,\)"),
+        (
+            {"images": GOOD[:11].clone(), "labels": LABELS[:11].clone(), "soft_labels": None},
+            "4 cla",
+        ),
+        (
+            {"images": GOOD[:0].clone(), "labels": LABELS[:0].clone(), "soft_labels": None},
+            "4 class",
+        ),
+        ({"labels": LABELS + 1}, r"labels must be 0\.\.3 over and over, got 1 to 4"),
+        ({"labels": LABELS - 5}, r"labels must be 0\.\.3 over and over, got -5 to -2"),
+        ({"labels": LABELS.flip(0)}, r"labels must be 0\.\.3 over and over"),
+        (
+            {"images": torch.where(GOOD > 0.99, torch.nan, GOOD)},
+            r"pixels must be in 0\.\.1, got nan",
+        ),
+        ({"images": GOOD * torch.inf}, r"pixels must be in 0\.\.1, got"),
+        ({"images": GOOD * 255}, r"pixels must be in 0\.\.1, got .* to 25"),
+        ({"images": GOOD - 0.5}, r"pixels must be in 0\.\.1, got -0"),
+        ({"soft_labels": torch.zeros(12, 5)}, r"soft_labels must be \(12, 4\), got \(12, 5\)"),
+        ({"soft_labels": torch.full((12, 4), torch.nan)}, "soft_labels must be finite"),
+    ],
+)
+def test_tensors_that_are_no_set_are_refused(
+    changes: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    place = spoilt(tmp_path, **changes)
+    with pytest.raises(DataError, match=f"^{place}: .*{message}") as caught:
+        DistilledSet.load(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_pixels_may_be_rounded_over_the_edge(tmp_path: Path) -> None:
+    spoilt(tmp_path, images=GOOD.clamp(max=0.9) / 0.9 * (1 + 1e-6))
+    assert DistilledSet.load(tmp_path).images.max() > 1
+
+
+@pytest.mark.parametrize("content", [b"", b"rubbish", b"\xff" * 100])
+def test_a_damaged_file_of_tensors_is_named(content: bytes, tmp_path: Path) -> None:
+    place = spoilt(tmp_path)
+    place.write_bytes(content)
+    with pytest.raises(DataError, match=f"^{place}: damaged"):
+        DistilledSet.load(tmp_path)
+    place.unlink()
+    with pytest.raises(DataError, match=f"^{place}: cannot be read"):
+        DistilledSet.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "card",
+    ["", "[]", "{}", "\xff", '{"spec": 3}', '{"spec": {"mean": [1]}}', '{"spec": {"colour": 1}}'],
+)
+def test_a_card_that_is_none_is_named(card: str, tmp_path: Path) -> None:
+    spoilt(tmp_path)
+    place = tmp_path / "card.json"
+    place.write_text(card, encoding="latin-1")
+    with pytest.raises(DataError, match=f"^{place}: is no card of a distilled set"):
+        DistilledSet.load(tmp_path)
+    place.unlink()
+    with pytest.raises(DataError, match=f"^{place}: cannot be read"):
+        DistilledSet.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "change", [{"class_names": ["a"]}, {"mean": [0.5]}, {"num_classes": 5}, {"std": []}]
+)
+def test_a_spec_that_contradicts_itself_is_refused(change: dict[str, Any], tmp_path: Path) -> None:
+    spoilt(tmp_path)
+    place = tmp_path / "card.json"
+    card = json.loads(place.read_text())
+    place.write_text(json.dumps({**card, "spec": {**card["spec"], **change}}))
+    with pytest.raises(DataError, match=f"^{place}: its spec must name every class"):
+        DistilledSet.load(tmp_path)
 
 
 def test_pairs_of_images_and_labels() -> None:
@@ -156,13 +266,6 @@ def test_a_contact_sheet_stops_at_its_limits() -> None:
     assert distilled().contact_sheet(max_columns=2, max_rows=1).size == (190, 50)
 
 
-def test_a_contact_sheet_takes_any_class_name() -> None:
-    made = distilled(channels=1)
-    names = ("日本", "🙂", "a\nb", "")
-    spec = dataclasses.replace(made.spec, class_names=names)
-    assert dataclasses.replace(made, spec=spec).contact_sheet().size == (240, 200)
-
-
 def test_chunks_are_put_in_prefix_order() -> None:
     chunks = [torch.rand(2, 3, 1, 4, 4, generator=draws(seed)) for seed in range(2)]
     images, labels = in_prefix_order(chunks, 3)
@@ -242,3 +345,13 @@ def test_a_set_is_put_together_from_its_parts(ipc: int, soft: bool, tmp_path: Pa
     assert made.card["inputs"] == {role: part.address for role, part in stage.inputs.items()}
     assert list(stage.inputs) == ["part-0000", "part-0001"]
     assert made.card["made_by"]["part-0000"]["config"] == {"number": 0}
+
+
+def test_images_that_are_not_finite_are_a_trial_that_diverged(tmp_path: Path) -> None:
+    store = ArtifactStore(tmp_path)
+    made = parts(store, soft=False)
+    place = store.path(made[0]) / "images.safetensors"
+    save_file({"images": load_file(place)["images"] * torch.nan}, place)
+    stage = Distilled(teacher=None, parts=made, method="mtt", ipc=1, compute=ComputeConfig())
+    with pytest.raises(Diverged, match="the distilled images are not finite"):
+        store.get_or_build(stage, assemble)

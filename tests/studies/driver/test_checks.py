@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+from pathlib import Path
+
+import numpy as np
 import pytest
 
 from guard.errors import UserError
@@ -59,3 +62,33 @@ def test_more_images_per_class_than_there_are_is_refused_where_real_ones_are_use
         made = space([*settings, "ipc=choice(1, 500)"])
         with pytest.raises(UserError, match=r"ipc: \w+ starts from real images and the smallest"):
             checked_space(made)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (["model.width=100000000"], r"^model\.width: 100000000 needs .* GiB, and this machine has"),
+        (["model.width=1e15"], r"^model\.width = 1000000000000000 makes weights that fit in no"),
+        (["method=dsa", "dsa.model.width=100000000"], r"^dsa\.model\.width: 100000000 needs "),
+        (['student.model={"width": 100000000}'], r"^student\.model\.width: 100000000 needs "),
+        (["ipc=1000000000"], r"^ipc: 1000000000 needs .* GiB"),
+        (["model.depth=1000000"], r"^model\.depth: must be at least 1 and at most 1000, got"),
+    ],
+)
+def test_what_fits_in_no_memory_is_refused(settings: list[str], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        checked_space(space(settings))
+
+
+def test_images_too_large_to_be_evaluated_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("guard.device.memory_bytes", lambda: 4 * 700 * 359)
+    with pytest.raises(UserError, match=r"^evaluation\.batch_size: 359 of 8 px needs "):
+        checked_space(space(["ipc=1", "model.width=4"]))
+
+
+def test_a_set_without_anything_to_see_is_refused(tmp_path: Path) -> None:
+    x, y = np.zeros((12, 6, 6), np.uint8), np.arange(12) % 3
+    np.savez(tmp_path / "x.npz", x_train=x, y_train=y, x_test=x, y_test=y)
+    made = search_space(PRESETS["digits"](), {}, str(tmp_path / "x.npz"))
+    with pytest.raises(UserError, match="x_train: all of 12 images have one colour all over"):
+        checked_space(made)
