@@ -126,7 +126,9 @@ def _fetched(name: str, source: str, root: Path) -> Raw | Path:
         raise
     except Exception as error:  # damaged files make torchvision's readers raise anything
         lines = str(error).strip().splitlines() or [type(error).__name__]
-        raise DataError(f"data.path: cannot get {name} in {shown(root)} ({lines[0]})") from None
+        raise DataError(
+            f"data.path: cannot get {name} in {shown(root)} ({shown(lines[0])})"
+        ) from None
 
 
 def _tree(root: Path, config: DataConfig, info: Dataset) -> Raw:
