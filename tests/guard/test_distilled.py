@@ -348,10 +348,13 @@ def test_a_set_is_put_together_from_its_parts(ipc: int, soft: bool, tmp_path: Pa
 
 
 def test_images_that_are_not_finite_are_a_trial_that_diverged(tmp_path: Path) -> None:
-    store = ArtifactStore(tmp_path)
-    made = parts(store, soft=False)
-    place = store.path(made[0]) / "images.safetensors"
-    save_file({"images": load_file(place)["images"] * torch.nan}, place)
-    stage = Distilled(teacher=None, parts=made, method="mtt", ipc=1, compute=ComputeConfig())
+    store, part = ArtifactStore(tmp_path), Numbered(number=7)
+
+    def build(stage: Any, store: ArtifactStore, folder: Path) -> dict[str, Any]:
+        save_part(folder, torch.full((2, 4, 3, 6, 6), torch.nan), distilled().spec)
+        return {"metrics": {}}
+
+    store.get_or_build(part, build)
+    stage = Distilled(teacher=None, parts=(part,), method="mtt", ipc=1, compute=ComputeConfig())
     with pytest.raises(Diverged, match="the distilled images are not finite"):
         store.get_or_build(stage, assemble)
