@@ -33,7 +33,7 @@ def memory_bytes() -> int:
     """What this machine has, or this container may use of it."""
     found = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     with contextlib.suppress(OSError, ValueError):  # no control group, or one without a limit
-        found = min(found, int(Path("/sys/fs/cgroup/memory.max").read_text()))
+        found = min(found, int(Path("/sys/fs/cgroup/memory.max").read_text(encoding="ascii")))
     return found
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from guard.device import threads
 
-CHUNK_VALUES = 2**24
+CHUNK_VALUES = 2**21
 SUMMED_VALUES = 2**20
 LEVELS = 256
 MIN_STD = 1e-3
