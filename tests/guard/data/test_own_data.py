@@ -181,6 +181,8 @@ def test_sides_beyond_reason_are_refused(tmp_path: Path) -> None:
     place = tmp_path / "train" / "cat" / "0.png"
     with pytest.raises(DataError, match=rf"^{place}: has 4097 px, at most 4096 .*image_size=N"):
         load_data(tree_config(tmp_path))
+    with pytest.raises(DataError, match=r"^data\.center_crop: 0\.001 of 8 px makes images of more"):
+        load_data(tree_config(tmp_path, image_size=8, center_crop=0.001))
 
 
 MEMORY = """
