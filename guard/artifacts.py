@@ -161,6 +161,17 @@ class ArtifactStore:
                 self._put_aside(path)
             raise MissingInput(stage, damaged.fault) from None
 
+    def refused(self, folder: Path) -> Damaged | None:
+        """What is wrong with a result, of which every byte is checked; a damaged one is put aside.
+        None for a whole one, and for none."""
+        try:
+            verified(folder)
+        except Damaged as damaged:
+            if folder.exists():
+                self._put_aside(folder)
+                return damaged
+        return None
+
     def scratch(self, stage: Stage) -> Path:
         """A folder for what a stage under way goes on from; gone when its result is published."""
         path = self.path(stage)

@@ -21,6 +21,7 @@ from guard.trial import TrialConfig
 from studies.driver import flags
 from studies.reporting.console import Terminal
 from studies.reporting.progress import duration
+from tune.places import held, typed
 from tune.results.folder import RESERVED, StudyFolder
 
 DAY_S = 24 * 3600.0
@@ -64,7 +65,7 @@ def main(argv: Sequence[str]) -> int:
     for flag, value in (("--older-than", args.older_than), ("--keep", args.keep)):
         if not value >= 0:
             raise StudyError(f"{flag}: must be at least 0, got {value:g}")
-    output = Path(args.output).expanduser().absolute()
+    output = typed("DIR", args.output)
     store = ArtifactStore(output / "artifacts")
     if not store.root.is_dir():
         raise StudyError(f"{output}: holds no results of studies (no folder artifacts)")
@@ -72,7 +73,7 @@ def main(argv: Sequence[str]) -> int:
     with contextlib.ExitStack() as locks:
         folders = studies(output)
         for folder in folders:
-            locks.enter_context(held(folder))
+            locks.enter_context(held(folder.path))  # what it computes is in no record yet
         going = list(chosen(leftovers(store, folders), args.older_than * DAY_S, args.keep * 2**30))
         for leftover in going:
             address = leftover.folder.relative_to(store.root)
@@ -92,18 +93,11 @@ def studies(output: Path) -> list[StudyFolder]:
     return [StudyFolder(output, name) for name in names if name not in RESERVED]
 
 
-@contextlib.contextmanager
-def held(folder: StudyFolder) -> Iterator[None]:
-    """The study's lock: what it may be computing now is in no record yet. Raises StudyError if it
-    is running."""
-    from tune.search import locked  # imports Ray
-
-    with locked(folder):
-        yield
-
-
 def needed(folder: StudyFolder) -> set[str]:
-    """Addresses of everything that a study's trials are made of."""
+    """Addresses of everything that a study's trials are made of. Raises StudyError for a record
+    that cannot be read."""
+    for line in folder.left_out():
+        raise StudyError(f"{line}; what its trial needs is not known, so nothing is removed")
     found: set[str] = set()
     for record in (*folder.records(), *folder.confirmations()):
         config = TrialConfig.from_dict(record.config)

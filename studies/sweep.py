@@ -21,6 +21,7 @@ from studies.driver.request import Request, settled
 from studies.driver.run import run
 from studies.driver.settings import search_space
 from tune.results.findings import Results, gains_in_words
+from tune.results.reading import read_object
 from tune.results.records import Record
 from tune.space import SearchSpace
 
@@ -29,11 +30,12 @@ if TYPE_CHECKING:
 
 
 def chosen(results: Results) -> Record | None:
-    """The trial of best.json."""
-    path = results.folder.path / "best.json"
-    if not path.is_file():
+    """The trial of best.json; None where this cannot be read."""
+    try:
+        best = TrialConfig.from_dict(read_object(results.folder.path / "best.json"))
+    except (OSError, ValueError):
         return None
-    fingerprint = TrialConfig.from_json(path.read_text(encoding="utf-8")).fingerprint()
+    fingerprint = best.fingerprint()
     return next((r for r in results.records if r.fingerprint == fingerprint), None)
 
 

@@ -7,7 +7,6 @@ already holds are reused; --fresh computes them all again, to the same bytes.
 from __future__ import annotations
 
 import argparse
-import json
 import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
@@ -16,7 +15,7 @@ from pathlib import Path
 from guard.artifacts import ArtifactStore
 from guard.card import finished_card
 from guard.data.datasets import load_data
-from guard.errors import ConfigError, StudyError
+from guard.errors import StudyError
 from guard.pipeline import TrialResult, local_runner, run_trial
 from guard.trial import TrialConfig
 from studies.driver import flags
@@ -26,7 +25,9 @@ from studies.driver.settings import overridden, parse_settings
 from studies.reporting.console import Terminal
 from studies.reporting.progress import duration
 from studies.reporting.terminal import print_cautions
+from tune.places import typed, usable_folder
 from tune.results.cautions import before
+from tune.results.reading import read_object
 from tune.results.wording import title
 
 
@@ -58,7 +59,10 @@ def main(argv: Sequence[str]) -> int:
     values = fixed_settings(args.settings)
     if args.data is not None:
         values["data.path"] = args.data
-    config = overridden(read_config(Path(args.config)), values)
+    output = usable_folder("--output", typed("--output", args.output))
+    if args.export is not None:
+        usable_folder("--export", typed("--export", args.export))
+    config = overridden(read_config(typed("CONFIG.json", args.config)), values)
     config = on_device(config, args.device or config.compute.device)
     config = checked(config, [config])
     print_notes(console, load_data(config.data))
@@ -72,21 +76,18 @@ def main(argv: Sequence[str]) -> int:
         return run_trial(config, local_runner(ArtifactStore(root)), report)
 
     if not args.fresh:
-        return show(console, config, execute(Path(args.output) / "artifacts"), args.export)
+        return show(console, config, execute(output / "artifacts"), args.export)
     with tempfile.TemporaryDirectory() as scratch:
         return show(console, config, execute(Path(scratch)), args.export)
 
 
 def read_config(path: Path) -> TrialConfig:
-    """Raises StudyError or ConfigError, naming the file."""
+    """Raises StudyError, naming the file."""
     try:
-        return TrialConfig.from_json(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise StudyError(f"{path}: cannot be read ({reason})") from None
-    except json.JSONDecodeError as error:
-        raise StudyError(f"{path}: is not JSON ({error})") from None
-    except ConfigError as error:
+        return TrialConfig.from_dict(read_object(path))
+    except OSError as error:
+        raise StudyError(f"{path}: cannot be read ({error.strerror})") from None
+    except ValueError as error:  # a ConfigError is one
         raise StudyError(f"{path}: {error}") from None
 
 
@@ -119,10 +120,10 @@ def show(console: Terminal, config: TrialConfig, result: TrialResult, export: st
     if export is not None:
         from guard.distilled import DistilledSet
 
-        folder = result.paths["distilled"]
+        folder, place = result.paths["distilled"], typed("--export", export)
         card = finished_card(folder, config, result.metrics)
-        replace(DistilledSet.load(folder), card=card).export(export)
-        console.print(f"images and their card written to {export}")
+        replace(DistilledSet.load(folder), card=card).export(place)
+        console.print(f"images and their card written to {place}")
     return 0
 
 

@@ -13,7 +13,7 @@ from guard.config import EvaluationConfig
 from guard.config.schema import Config, at_least
 from guard.trial import TrialConfig
 from tune.results.comparison import SEEDS
-from tune.results.front import control_of, pareto_front
+from tune.results.front import Controls, pareto_front
 from tune.results.records import CONFIRMATION, Record
 from tune.runs import Run
 
@@ -22,7 +22,7 @@ from tune.runs import Run
 class Confirmation(Config):
     """What is run again, and how."""
 
-    seeds: Annotated[int, at_least(0)] = 3
+    seeds: Annotated[int, at_least(0, at_most=1000)] = 3
     """New seeds of each configuration; 0: nothing is confirmed."""
     configurations: Annotated[int, at_least(1)] = 3
     """Of the Pareto front, at most: the chosen one, then the most robust ones."""
@@ -37,7 +37,8 @@ def planned(plan: Confirmation, records: list[Record], best: Record | None) -> l
     """Every run of the confirmation. Its seeds follow the largest that the search used."""
     ranked = sorted(pareto_front(records), key=lambda r: (-r.objectives[1], r.trial))
     front = distinct([*([best] if best is not None else []), *ranked])[: plan.configurations]
-    controls = [control for record in front if (control := control_of(record, records))]
+    known = Controls(records)
+    controls = [control for record in front if (control := known.of(record))]
     every = distinct([*controls, *front])
     first = 1 + max((record.config["seed"] for record in records), default=0)
     return [

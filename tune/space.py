@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Callable, Mapping
@@ -18,6 +17,7 @@ from optuna.distributions import (
 
 from guard.errors import ConfigError
 from guard.trial import TrialConfig, methods, sections
+from tune.results.reading import parse_json
 
 Params = dict[str, Any]
 CONTROL = "control"
@@ -75,7 +75,7 @@ def plain(text: str) -> Any:
     if fraction is not None:
         return float(fraction[1]) / float(fraction[2])
     try:
-        return json.loads(text)
+        return parse_json(text)
     except ValueError:
         return text
 

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
+import os
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import ray
+
+from tune.places import retrying
+from tune.results.reading import parse_json
 
 FILE = "timeline.jsonl"
 TIMEOUT_S = 2.0
@@ -34,21 +39,58 @@ class Timeline:
         self._desk, self._path = desk, folder / FILE
 
     def update(self) -> None:
+        """Raises StudyError if the file cannot be written for half a minute."""
         with contextlib.suppress(ray.exceptions.RayError):  # busy: the next time will do
             append(self._path, ray.get(self._desk.take_spans.remote(), timeout=TIMEOUT_S))
 
 
 def append(path: Path, spans: Iterable[Span]) -> None:
+    """Write them at the end of the file, as a whole or not at all. Raises StudyError."""
     text = "".join(json.dumps(asdict(span)) + "\n" for span in spans)
-    with path.open("a", encoding="utf-8") as file:
-        file.write(text)
+    if text:
+        retrying(lambda: _append(path, text.encode()), path.parent)
+
+
+def _append(path: Path, text: bytes) -> None:
+    with path.open("a+b", buffering=0) as file:
+        end = file.seek(0, os.SEEK_END)
+        file.seek(max(end - 1, 0))
+        if file.read(1) not in (b"", b"\n"):  # a kill cut the last line short
+            text = b"\n" + text
+        try:
+            if file.write(text) < len(text):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+        except OSError:
+            file.truncate(end)
+            raise
 
 
 def read(folder: Path) -> list[Span]:
-    """Every computation of a study's stages, in the order in which they ended. A line that is being
-    written, or that a kill cut short, is left out."""
-    path = folder / FILE
-    if not path.is_file():
+    """Every computation of a study's stages, in the order in which they ended. Lines that are none,
+    such as one that a kill cut short, are left out."""
+    return [span for span in _spans(folder) if span is not None]
+
+
+def left_out(folder: Path) -> list[str]:
+    """In a line how many lines are none; that a kill cut one short is no news."""
+    found = _spans(folder)
+    bad = found[:-1].count(None)
+    return [f"{folder / FILE}: {bad} of {len(found)} lines are left out"] if bad else []
+
+
+def _spans(folder: Path) -> list[Span | None]:
+    """The computation of each line."""
+    try:
+        return [_span(line) for line in (folder / FILE).read_bytes().splitlines(keepends=True)]
+    except FileNotFoundError:
         return []
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-    return [Span(**json.loads(line)) for line in lines if line.endswith("\n")]
+
+
+def _span(line: bytes) -> Span | None:
+    try:
+        span = Span(**parse_json(line.decode() if line.endswith(b"\n") else ""))
+    except (ValueError, TypeError):
+        return None
+    is_text = all(isinstance(text, str) for text in (span.stage, span.key, span.worker))
+    is_time = all(isinstance(time, (int, float)) for time in (span.start, span.end))
+    return span if is_text and is_time else None

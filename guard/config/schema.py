@@ -36,8 +36,8 @@ class Bounds:
             raise ConfigError("", f"must be {self}, got {value}")
 
     def __str__(self) -> str:
-        low = f"greater than {self.low:g}" if self.open_low else f"at least {self.low:g}"
-        return low if self.high == math.inf else f"{low} and at most {self.high:g}"
+        low = f"{'greater than' if self.open_low else 'at least'} {_number(self.low)}"
+        return low if self.high == math.inf else f"{low} and at most {_number(self.high)}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,7 +49,7 @@ class OneOf:
     def check(self, value: object) -> None:
         """Raises ConfigError, which lists the table, for another name."""
         if value not in self.table:
-            raise ConfigError("", f"must be one of {', '.join(self.table)}; got {value!r}")
+            raise ConfigError("", f"must be one of {', '.join(self.table)}; got {shown(value)}")
 
 
 def at_least(low: float, at_most: float = math.inf) -> Bounds:
@@ -112,7 +112,7 @@ class Config:
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
         """Inverse of `to_dict`. Missing fields take their defaults; unknown ones raise."""
         if not isinstance(values, Mapping):
-            raise ConfigError("", f"must be an object with fields, got {values!r}")
+            raise ConfigError("", f"must be an object with fields, got {shown(values)}")
         for name in values:
             _check_field(cls, name)
         return cls(**values)
@@ -152,8 +152,11 @@ def digest(value: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def field_names(cls: type) -> list[str]:
-    return [field.name for field in dataclasses.fields(cls)]
+def _read_field_names(cls: type) -> tuple[str, ...]:
+    return tuple(field.name for field in dataclasses.fields(cls))
+
+
+field_names: Callable[[type], tuple[str, ...]] = functools.cache(_read_field_names)
 
 
 def later(cls: type) -> dict[str, Any]:
@@ -212,7 +215,7 @@ def _set(cls: type[Config], tree: dict[str, Any], path: list[str], value: Any) -
         if tree[name] is None:
             tree[name] = section().to_dict()
         if not isinstance(tree[name], Mapping):
-            raise ConfigError("", f"must be an object with fields, got {tree[name]!r}")
+            raise ConfigError("", f"must be an object with fields, got {shown(tree[name])}")
         tree[name] = dict(tree[name])
         _set(section, tree[name], rest, value)
     except ConfigError as error:
@@ -248,14 +251,14 @@ def _coerce(hint: Any, value: Any) -> Any:
     if origin is Literal:
         if value not in get_args(hint):
             allowed = ", ".join(str(option) for option in get_args(hint))
-            raise ConfigError("", f"must be one of {allowed}; got {value!r}")
+            raise ConfigError("", f"must be one of {allowed}; got {shown(value)}")
         return value
     if origin in (Union, types.UnionType):
         inner = next(option for option in get_args(hint) if option is not type(None))
         return None if value is None else _coerce(inner, value)
     if origin is tuple:
         if isinstance(value, str) or not isinstance(value, (tuple, list)):
-            raise ConfigError("", f"must be a list, got {value!r}")
+            raise ConfigError("", f"must be a list, got {shown(value)}")
         return tuple(_coerce(get_args(hint)[0], item) for item in value)
     if issubclass(hint, Config):
         return _coerce_section(hint, value)
@@ -271,14 +274,25 @@ def _coerce_section(section: type[Config], value: Any) -> Config:
 def _coerce_scalar(kind: type, value: Any) -> Any:
     is_whole = isinstance(value, int) and not isinstance(value, bool)
     is_whole = is_whole or (isinstance(value, float) and value.is_integer())
-    if kind is int and is_whole:
+    if kind is int and is_whole and abs(value) < 2**63:
         return int(value)
     if kind is float and (is_whole or isinstance(value, float)) and _fits_a_float(value):
         return float(value)
     if kind in (bool, str) and isinstance(value, kind):
         return value
-    names = {float: "a finite number", int: "a whole number", bool: "true or false", str: "text"}
-    raise ConfigError("", f"must be {names[kind]}, got {value!r}")
+    names = {float: "a finite number", bool: "true or false", str: "text"}
+    names[int] = "a whole number" + (" of at most 63 bits" if is_whole else "")
+    raise ConfigError("", f"must be {names[kind]}, got {shown(value)}")
+
+
+def shown(value: object) -> str:
+    """What a message says of a value, whatever its length."""
+    text = repr(value)
+    return text if len(text) <= 120 else f"{text[:100]}… ({len(text)} characters)"
+
+
+def _number(value: float) -> str:
+    return str(value) if isinstance(value, int) else f"{value:g}"
 
 
 def _fits_a_float(value: float) -> bool:

@@ -5,11 +5,19 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from guard.errors import StudyError
 from guard.trial import TrialConfig
 from tune.results.folder import StudyFolder, write_atomically
+from tune.results.reading import read_object
+
+REMEDY = "the study's own command writes it again"
+UNKNOWN = (
+    "so what the study was made with is not known; choose another --name, or remove the file to go "
+    "on with the settings of this command"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,11 +34,19 @@ class About:
 
     @classmethod
     def read(cls, folder: StudyFolder) -> About:
-        """Raises StudyError for a folder without a study."""
+        """Raises StudyError for a folder without a study, or with a file that does not say which;
+        what else the file says is not read."""
+        file = folder.path / "about.json"
         try:
-            return cls(**json.loads((folder.path / "about.json").read_text(encoding="utf-8")))
-        except OSError:
+            values = read_object(file)
+        except FileNotFoundError:
             raise StudyError(f"{folder.path}: holds no study (there is no about.json)") from None
+        except ValueError as error:
+            raise StudyError(f"{file}: {error}; {REMEDY}") from None
+        study, command = values.get("study"), values.get("command", "")
+        if not isinstance(study, str) or not isinstance(command, str):
+            raise StudyError(f"{folder.path}: its about.json names no study, got {study!r:.60}")
+        return cls(study=study, command=command)
 
 
 def claim(folder: StudyFolder, about: About, base: TrialConfig, varied: Mapping[str, str]) -> None:
@@ -42,13 +58,29 @@ def claim(folder: StudyFolder, about: About, base: TrialConfig, varied: Mapping[
     path = folder.path / "study.json"
     now: dict[str, Any] = {"study": about.study, **base.stated(), **varied}
     del now["data.path"]  # data.sha256 says which data
-    if path.is_file():
-        before = json.loads(path.read_text(encoding="utf-8"))
+    before = settings_before(path)
+    if before is not None:
+        defaults = {name: v for name, v in TrialConfig().flat().items() if name in now}
+        before = {**defaults, **before}  # a field that there was not then is as if it were not set
         for name in [n for n in (*now, *before) if before.get(n) != now.get(n)]:
             raise StudyError(
                 f"--name: the study in {folder.path} was made with {name} = {before.get(name)}, "
                 f"not {now.get(name)}; choose another --name"
             )
-    write_atomically(path, json.dumps(now, indent=1))
     facts = {"study": about.study, "command": about.command}
-    write_atomically(folder.path / "about.json", json.dumps(facts, indent=1))
+    for name, values in (("study.json", now), ("about.json", facts)):
+        write_atomically(folder.path / name, json.dumps(values, indent=1))
+
+
+def settings_before(path: Path) -> dict[str, Any] | None:
+    """What a study was made with; None for a new one. Raises StudyError for a file that does not
+    say it."""
+    try:
+        values = read_object(path)
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        raise StudyError(f"{path}: {error}; {UNKNOWN}") from None
+    if "study" not in values:
+        raise StudyError(f"{path}: is not of a study of this project; {UNKNOWN}")
+    return values

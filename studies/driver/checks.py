@@ -5,13 +5,13 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 
 from guard.config import ModelConfig
 from guard.errors import ConfigError, StudyError
 from guard.pipeline import STAGES
 from guard.trial import TrialConfig
 from studies.presets import PRESETS, Preset
+from tune.places import typed, usable_folder
 from tune.resources import EVERY_STAGE, Resources, StageResources
 from tune.results.folder import RESERVED, STUDY_NAME, StudyFolder
 from tune.space import SearchSpace, configured
@@ -22,13 +22,16 @@ COPIES = 3
 
 
 def output_folder(output: str, name: str) -> StudyFolder:
-    """The study's folder. Raises StudyError for a name that is no plain file name."""
+    """The study's folder. Raises StudyError for a name that is no plain file name, and for a place
+    that cannot be written."""
     if not STUDY_NAME.fullmatch(name) or name in RESERVED:
         raise StudyError(
             "--name: must be letters, digits, '.', '_' or '-', start with a letter or digit, and "
             f"not be {', '.join(RESERVED)}; got {name!r}"
         )
-    return StudyFolder(Path(output).expanduser().absolute(), name)
+    folder = StudyFolder(typed("--output", output), name)
+    usable_folder("--output", folder.path)
+    return folder
 
 
 def load_preset(name: str) -> Preset:

@@ -6,6 +6,7 @@ import argparse
 import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
 from guard.errors import StudyError, UserError
 from guard.pipeline import STAGES
@@ -13,6 +14,7 @@ from studies.driver.interrupts import Interrupts
 from studies.driver.options import MEANING, Options
 from studies.driver.streams import make_lasting
 from studies.presets import PRESETS
+from tune.places import told
 
 PRESET = "digits"
 RETIRED: Mapping[str, str] = {
@@ -41,11 +43,16 @@ def run(main: Callable[[Sequence[str]], int]) -> None:
 
 
 def exit_code(main: Callable[[Sequence[str]], int], argv: Sequence[str]) -> int:
-    """What the command returns; expected errors become one line on stderr and 2."""
+    """What the command returns; expected errors, and those of the file system, become one line on
+    stderr and 2."""
     try:
         return main(argv)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        place = Path(error.filename).parent if error.filename else Path.cwd()
+        print(f"error: {told(error, place)}", file=sys.stderr)
         return 2
 
 

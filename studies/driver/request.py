@@ -15,6 +15,8 @@ from studies.presets import Preset
 from tune.options import SamplerName
 from tune.results.folder import StudyFolder
 
+MAX_SEEDS = 1000
+
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
@@ -54,8 +56,8 @@ def settled(args: argparse.Namespace) -> Request:
     """
     if args.num_trials is not None and args.num_trials < 1:
         raise StudyError(f"--num-trials: must be at least 1, got {args.num_trials}")
-    if args.seeds < 1:
-        raise StudyError(f"--seeds: must be at least 1, got {args.seeds}")
+    if not 1 <= args.seeds <= MAX_SEEDS:
+        raise StudyError(f"--seeds: must be at least 1 and at most {MAX_SEEDS}, got {args.seeds}")
     preset = load_preset(args.preset)
     settings = parse_settings(args.settings)
     return Request(

@@ -15,6 +15,7 @@ from studies.driver.interrupts import Interrupts
 from studies.driver.request import Request
 from studies.reporting.console import Terminal
 from studies.reporting.terminal import print_cautions
+from tune.places import held
 from tune.resources import StageResources
 from tune.results.cautions import after, before
 from tune.results.findings import Results
@@ -88,13 +89,14 @@ def carry_out(console: Terminal, job: Job, resources: StageResources) -> int:
     """
     from guard.data.datasets import load_data  # imports torch
     from studies.driver.session import close, opened, settled_place  # they import Ray
-    from tune.search import locked
 
     folder, about = job.request.folder, About(study=job.story.name, command=job.request.command)
     place = settled_place(job.request, resources)
-    with locked(folder), Interrupts() as asked:
+    with held(folder.path) as warning, Interrupts() as asked:
         claim(folder, about, job.base, job.varied)
         ArtifactStore(folder.artifacts).remove_abandoned()
+        for line in [*([warning] if warning else []), *folder.set_aside()]:
+            console.warn(line)
         finished, all_trials = job.counted()
         console.print(f"study {folder.path}: {finished} of {all_trials} trials are finished")
         print_notes(console, load_data(job.base.data))

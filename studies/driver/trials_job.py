@@ -22,7 +22,7 @@ from studies.driver.settings import base_config
 from studies.reporting.console import Terminal
 from studies.reporting.terminal import print_results
 from tune.results.findings import Results
-from tune.results.folder import to_csv, write_atomically
+from tune.results.folder import read_csv, to_csv, write_atomically
 from tune.results.wording import title
 from tune.runs import Run, unfinished
 
@@ -66,7 +66,7 @@ class TrialsJob:
         left = self.left()
         if left:
             return f"{len(left)} trials"
-        is_measured = self.story.measure is None or self.results().measured.is_file()
+        is_measured = self.story.measure is None or read_csv(self.results().measured)
         return "" if is_measured else "measurements"
 
     def work(self, session: Session) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ from guard.config import radius_text
 from guard.robustness.measures import CLEAN, ROBUST
 from studies.reporting.series import Search, points
 from tune.results.comparison import Comparison, short_titles
+from tune.results.folder import write_atomically
 from tune.results.records import Record
 from tune.results.statistics import Estimate
 from tune.results.tables import shared_attacks
@@ -229,4 +231,6 @@ def frame_lines(figure: Figure, axes: Axes) -> None:
 
 
 def save_png(figure: Figure, path: Path) -> None:
-    FigureCanvasAgg(figure).print_png(str(path))
+    picture = io.BytesIO()
+    FigureCanvasAgg(figure).print_png(picture)
+    write_atomically(path, picture.getvalue())

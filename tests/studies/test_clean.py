@@ -14,8 +14,8 @@ from guard.errors import StudyError
 from guard.pipeline import plan
 from guard.stage import Stage
 from studies import clean
+from tune.places import held
 from tune.results.folder import StudyFolder
-from tune.search import locked
 
 DAY_S = 24 * 3600
 
@@ -77,7 +77,7 @@ def test_a_dry_run_removes_nothing(folder: StudyFolder, capsys: pytest.CaptureFi
 
 def test_nothing_is_removed_while_a_study_runs(folder: StudyFolder) -> None:
     before = addresses(folder)
-    with locked(folder), pytest.raises(StudyError, match="is running"):
+    with held(folder.path), pytest.raises(StudyError, match="is running"):
         clean.main([str(folder.output), "--older-than", "0"])
     assert addresses(folder) == before
 
@@ -92,3 +92,11 @@ def test_bad_amounts_are_refused(folder: StudyFolder, argument: str) -> None:
 def test_a_folder_without_results_is_refused(tmp_path: Path) -> None:
     with pytest.raises(StudyError, match="holds no results of studies"):
         clean.main([str(tmp_path)])
+
+
+def test_nothing_goes_while_a_record_cannot_be_read(folder: StudyFolder) -> None:
+    (folder.path / "trials" / "00007.json").write_text("{")
+    before = sorted(folder.artifacts.glob("*/*"))
+    with pytest.raises(StudyError, match=r"00007\.json is left out: .*, so nothing is removed"):
+        clean.main([str(folder.output), "--older-than", "0"])
+    assert sorted(folder.artifacts.glob("*/*")) == before

@@ -22,12 +22,19 @@ class Results:
     folder: StudyFolder
     records: Sequence[Record]
     comparisons: Sequence[Comparison]
+    left_out: Sequence[str] = ()
+    """A line for each file of the study that cannot be read."""
 
     @classmethod
     def read(cls, folder: StudyFolder) -> Results:
         """Of the search by trial number, then of the confirmation."""
         records = [*folder.records(), *folder.confirmations()]
-        return cls(folder=folder, records=records, comparisons=compared(folder))
+        return cls(
+            folder=folder,
+            records=records,
+            comparisons=compared(folder),
+            left_out=folder.left_out(),
+        )
 
     @property
     def measured(self) -> Path:

@@ -2,33 +2,51 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
+import functools
 import io
 import itertools
 import json
 import os
 import re
-import tempfile
+import secrets
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from guard.artifacts import ArtifactStore
+from guard.errors import StudyError
+from tune.places import retrying, sqlite_uri
 from tune.results.front import pareto_front
+from tune.results.reading import read_object
 from tune.results.records import CONFIRMATION, FIXED_COLUMNS, FOLDERS, SEARCH, Record
 
 STUDY_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 RESERVED = ("artifacts", "mlflow", "mlflow.db")
+RECORD_NAME = re.compile(r"\d{5,}(-\d+)?\.json")
+ASIDE = ".unreadable"
+"""What the name of a record that cannot be read gets at its end."""
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Replace a file so that a reader never sees half of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
-    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-        file.write(text)
-    os.chmod(name, 0o644)
-    os.replace(name, path)
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Replace a file so that a reader never sees half of it; text is UTF-8, permissions are the
+    umask's. Raises OSError, which names the file, and leaves nothing behind then."""
+    own = path.with_name(f".{path.name}-{secrets.token_hex(4)}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(own, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(own, path)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from None
+    finally:
+        with contextlib.suppress(OSError):
+            own.unlink(missing_ok=True)
 
 
 @dataclass(frozen=True)
@@ -48,71 +66,148 @@ class StudyFolder:
 
     @property
     def storage_uri(self) -> str:
-        return f"sqlite:///{self.path / 'optuna.db'}"
+        return sqlite_uri(self.path / "optuna.db")
 
     @property
     def tracking_uri(self) -> str:
-        return f"sqlite:///{self.output / 'mlflow.db'}"
+        return sqlite_uri(self.output / "mlflow.db")
+
+    def record_path(self, record: Record) -> Path:
+        """A file of its own for each trial of the search and each run of the confirmation."""
+        seed = f"-{record.config['seed']}" if record.phase == CONFIRMATION else ""
+        return self.path / FOLDERS[record.phase] / f"{record.trial:05d}{seed}.json"
 
     def write(self, record: Record) -> None:
-        """A file of its own for each trial of the search and each run of the confirmation; an
-        earlier one of the same run is replaced."""
-        name = f"{record.trial:05d}"
-        if record.phase == CONFIRMATION:
-            name = f"{name}-{record.config['seed']}"
-        text = json.dumps(asdict(record), indent=1)
-        write_atomically(self.path / FOLDERS[record.phase] / f"{name}.json", text)
+        """Keep a record, in the place of an earlier one of the same run. Its paths are kept from
+        the output folder on, so that this can be moved. Raises StudyError if it cannot be written
+        for half a minute."""
+        paths = {name: self._from_here(path) for name, path in record.paths.items()}
+        text = json.dumps(asdict(replace(record, paths=paths)), indent=1)
+        retrying(lambda: write_atomically(self.record_path(record), text), self.output)
+
+    def remove(self, record: Record) -> None:
+        """Remove a record's file. Raises StudyError if that is refused for half a minute."""
+        retrying(lambda: self.record_path(record).unlink(missing_ok=True), self.output)
 
     def read(self, trial: int) -> Record | None:
-        """The record of a trial of the search."""
-        return read_record(self.path / FOLDERS[SEARCH] / f"{trial:05d}.json")
+        """The record of a trial of the search; None before there is one that can be read. Raises
+        StudyError if the file system refuses for half a minute."""
+        path = self.path / FOLDERS[SEARCH] / f"{trial:05d}.json"
+
+        def found() -> Record | None:
+            try:
+                return self._read(path)
+            except (FileNotFoundError, ValueError):
+                return None
+
+        return retrying(found, self.output)
 
     def records(self) -> list[Record]:
-        """Every trial of the search, by number."""
-        numbers = sorted(
-            int(path.stem) for path in (self.path / FOLDERS[SEARCH]).glob("[0-9]*.json")
-        )
-        return [record for number in numbers if (record := self.read(number)) is not None]
+        """Every trial of the search that can be read, by number. Raises OSError."""
+        return self._found(SEARCH)[0]
 
     def confirmations(self) -> list[Record]:
-        """Every run of the confirmation, by trial number and seed."""
-        found = map(read_record, (self.path / FOLDERS[CONFIRMATION]).glob("[0-9]*.json"))
-        return sorted(
-            (record for record in found if record is not None),
-            key=lambda record: (record.trial, record.config["seed"]),
-        )
+        """Every run of the confirmation that can be read, by trial number and seed. Raises
+        OSError."""
+        return self._found(CONFIRMATION)[0]
+
+    def left_out(self) -> list[str]:
+        """A line for each file among the records that is none which can be read."""
+        found = [self._found(phase)[1] for phase in FOLDERS]
+        return [f"{path} is left out: {reason}" for bad in found for path, reason in bad.items()]
+
+    def set_aside(self) -> list[str]:
+        """Rename the records that cannot be read, and put damaged verdicts aside, so that their
+        trials are repeated, and say so; a line also for what only looks like a record. Raises
+        OSError."""
+        lines, store = [], ArtifactStore(self.artifacts)
+        for phase in FOLDERS:
+            records, bad = self._found(phase)
+            judged = {Path(path) for record in records for path in record.verdicts}
+            lines += [str(damaged) for path in sorted(judged) if (damaged := store.refused(path))]
+            for path, reason in bad.items():
+                line = f"{path} is left out: {reason}"
+                if RECORD_NAME.fullmatch(path.name):
+                    path.rename(path.with_name(path.name + ASIDE))
+                    line += f"; it is kept as {path.name}{ASIDE}, and its trial is repeated"
+                lines.append(line)
+        return lines
+
+    def _found(self, phase: str) -> tuple[list[Record], dict[Path, str]]:
+        """The records of a phase, in order, and why each other file there is none."""
+        records, bad = [], {}
+        for path in sorted((self.path / FOLDERS[phase]).glob("[!.]*.json")):
+            try:
+                records.append(self._read(path))
+            except FileNotFoundError:
+                continue
+            except ValueError as error:
+                bad[path] = str(error)
+        return sorted(records, key=lambda record: (record.trial, record.config["seed"])), bad
+
+    def _read(self, path: Path) -> Record:
+        """Raises OSError, and ValueError with a reason. A file that is as it was is read once."""
+        if not RECORD_NAME.fullmatch(path.name):
+            raise ValueError("no record has such a name")
+        state = path.stat()
+        return _kept(self, path, state.st_ino, state.st_mtime_ns, state.st_size)
+
+    def _read_now(self, path: Path) -> Record:
+        record = Record.from_json(read_object(path))
+        if self.record_path(record) != path:
+            raise ValueError(f"it is the record of {record.phase} {record.label}")
+        paths = {name: str(self._here(Path(text))) for name, text in record.paths.items()}
+        return replace(record, paths=paths)
+
+    def _from_here(self, path: str) -> str:
+        place = Path(path)
+        return str(place.relative_to(self.output) if place.is_relative_to(self.output) else place)
+
+    def _here(self, path: Path) -> Path:
+        """Where a path of a record is now. Old records have absolute ones, of an output folder that
+        may have been moved: those of artifacts are in this one."""
+        if path.is_absolute() and path.parts[-3:-2] == (self.artifacts.name,):
+            return self.artifacts.joinpath(*path.parts[-2:])
+        return self.output / path
 
     def write_results(self, records: Iterable[Record]) -> None:
-        """results.csv: a row a trial of `records`, then of the confirmation."""
+        """results.csv: a row a trial of `records`, then of the confirmation. Raises StudyError if
+        it cannot be written for half a minute."""
         rows = [record.row() for record in (*records, *self.confirmations())]
-        write_atomically(self.path / "results.csv", to_csv(rows))
+        self._write("results.csv", to_csv(rows))
 
     def write_tables(self, records: Iterable[Record], best: Record | None) -> None:
-        """results.csv, pareto.csv and, if there is a choice, best.json: what `records` say now."""
+        """results.csv, pareto.csv and, if there is a choice, best.json: what `records` say now.
+        Raises StudyError as `write_results` does."""
         records = list(records)
         self.write_results(records)
         front = [record.row() for record in pareto_front(records)]
-        write_atomically(self.path / "pareto.csv", to_csv(front))
+        self._write("pareto.csv", to_csv(front))
         if best is not None:
-            write_atomically(self.path / "best.json", json.dumps(best.config, indent=2))
+            self._write("best.json", json.dumps(best.config, indent=2))
+
+    def _write(self, name: str, text: str) -> None:
+        retrying(lambda: write_atomically(self.path / name, text), self.output)
 
 
-def read_record(path: Path) -> Record | None:
-    """The record in a file; None before it is there. Raises ValueError for what is no JSON, and
-    TypeError for other fields than a record's."""
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return None
-    return Record(**{**values, "stages": tuple(values["stages"])})
+@functools.lru_cache(maxsize=2**14)
+def _kept(folder: StudyFolder, path: Path, *state: int) -> Record:
+    return folder._read_now(path)
 
 
 def read_csv(path: Path) -> list[dict[str, str]]:
-    """The rows of a CSV file; none before it is there."""
+    """The rows of a CSV file; none before it is there. Raises StudyError for a file that is no
+    table."""
     if not path.is_file():
         return []
-    with path.open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file, strict=True))
+        if any(None in row or None in row.values() for row in rows):
+            raise csv.Error("its rows are not equally long")
+        return rows
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise StudyError(f"{path}: is no table ({error}); remove it, and run the study") from None
 
 
 def to_csv(rows: Iterable[Mapping[str, Any]]) -> str:

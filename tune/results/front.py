@@ -2,46 +2,74 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
+from typing import Any
 
 from tune.results.records import Record
 
 
 def pareto_front(records: Iterable[Record]) -> list[Record]:
-    """Complete trials that no other one beats in both objectives, the cleanest first."""
+    """Complete trials that no other one beats in both objectives, the cleanest first; equals by
+    trial number."""
     complete = [record for record in records if record.status == "complete"]
-    front = [
-        record
-        for record in complete
-        if not any(dominates(other.objectives, record.objectives) for other in complete)
-    ]
-    return sorted(front, key=lambda record: (*(-v for v in record.objectives), record.trial))
+    complete.sort(key=lambda record: (*(-v for v in record.objectives), record.trial))
+    front: list[Record] = []
+    for record in complete:
+        last = front[-1].objectives if front else (1.0, -1.0)
+        if record.objectives == last or record.objectives[1] > last[1]:
+            front.append(record)
+    return front
 
 
-def dominates(a: tuple[float, float], b: tuple[float, float]) -> bool:
-    """Whether a is nowhere below b, and not the same."""
-    return a[0] >= b[0] and a[1] >= b[1] and a != b
+class Controls:
+    """The unregularized trials of a search that are complete, by what they control."""
+
+    def __init__(self, records: Iterable[Record]) -> None:
+        self._same: dict[tuple[tuple[str, int], str], Record] = {}
+        self._group: dict[tuple[str, int], Record] = {}
+        for record in records:
+            if record.control and record.status == "complete":
+                _keep_most_robust(self._same, _drawn(record), record)
+                _keep_most_robust(self._group, record.group, record)
+
+    def of(self, record: Record) -> Record | None:
+        """The unregularized trial that is otherwise the same; if none is (a field other than the
+        regularizer's is searched on a scale), the most robust one of the same method and IPC."""
+        return self._same.get(_drawn(record)) or self._group.get(record.group)
 
 
 def control_of(record: Record, records: Iterable[Record]) -> Record | None:
-    """The unregularized trial that is otherwise the same; if none is (a field other than the
-    regularizer's is searched on a scale), the most robust one of the same method and IPC."""
-    controls = [
-        r for r in records if r.control and r.status == "complete" and r.group == record.group
-    ]
-    same = [control for control in controls if control.unregularized == record.unregularized]
-    return max(same or controls, key=lambda r: (r.objectives[1], -r.trial), default=None)
+    """What a trial is held against (`Controls.of`)."""
+    return Controls(records).of(record)
 
 
 def choose(records: Iterable[Record], max_clean_drop: float) -> Record | None:
     """The most robust trial, on validation, whose clean accuracy is within `max_clean_drop` of its
     control's. The cleaner, then the earlier one wins a tie. None before a control is complete."""
     records = list(records)
+    controls = Controls(records)
     allowed = [
         record
         for record in records
         if record.status == "complete"
-        and (control := control_of(record, records)) is not None
+        and (control := controls.of(record)) is not None
         and record.objectives[0] >= control.objectives[0] - max_clean_drop
     ]
     return max(allowed, key=lambda r: (r.objectives[1], r.objectives[0], -r.trial), default=None)
+
+
+def _drawn(record: Record) -> tuple[tuple[str, int], str]:
+    """Method, IPC and what else was drawn for it, but for the regularizer's fields."""
+    return record.group, json.dumps(record.unregularized, sort_keys=True)
+
+
+def _keep_most_robust(found: dict[Any, Record], key: Any, record: Record) -> None:
+    """Under a key; the earlier one of equally robust ones."""
+    known = found.get(key)
+    if known is None or _robust(record) > _robust(known):
+        found[key] = record
+
+
+def _robust(record: Record) -> tuple[float, int]:
+    return record.objectives[1], -record.trial

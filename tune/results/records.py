@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import functools
+import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import MISSING, asdict, dataclass, field, fields
+from pathlib import Path
 from typing import Any
 
 from guard.config import RegularizerConfig
+from guard.config.schema import Config, type_hints
+from guard.errors import ConfigError
 from guard.pipeline import TrialResult
 from guard.robustness.flags import flags_of
 from guard.robustness.measures import CLEAN, ROBUST
@@ -28,6 +33,19 @@ FIXED_COLUMNS = (
 )
 SEARCH, CONFIRMATION = "search", "confirmation"
 FOLDERS = {SEARCH: "trials", CONFIRMATION: "confirmation"}
+STATUSES = ("complete", "diverged", "failed")
+KINDS: Mapping[str, type | tuple[type, ...]] = {
+    "trial": int,
+    "control": bool,
+    "params": dict,
+    "config": dict,
+    "metrics": dict,
+    "seconds": (int, float),
+    "waiting_seconds": (int, float),
+    "stages": list,
+    "paths": dict,
+}
+"""What a field of a record is in JSON, where it is no text."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +72,7 @@ class Record:
     stages: tuple[Mapping[str, Any], ...] = ()
     """Name, key, seconds and whether this trial built it (`guard.pipeline.StageRecord`)."""
     paths: Mapping[str, str] = field(default_factory=dict)
-    """Folders by part: teacher, distilled, student, "test verdicts"."""
+    """Absolute folders by part: teacher, distilled, student, "test verdicts"."""
     phase: str = SEARCH
     """search, or confirmation: a trial of the search run again with another seed."""
 
@@ -85,6 +103,38 @@ class Record:
             paths={name: str(path) for name, path in result.paths.items()},
             phase=phase,
         )
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Record:
+        """Inverse of `asdict`, after JSON: fields that a config did not have then have their
+        defaults. Records share the sections that are the same.
+
+        Raises ValueError, with a reason, for what is no record that this version can read.
+        """
+        known = {own.name: own.default is own.default_factory is MISSING for own in fields(cls)}
+        for name in values:
+            if name not in known:
+                raise ValueError(f"it has a field {name!r}, which this version does not know")
+        for name, is_needed in known.items():
+            if is_needed and name not in values:
+                raise ValueError(f"it has no field {name!r}")
+        for name, value in values.items():
+            if not isinstance(value, KINDS.get(name, str)):
+                raise ValueError(f"its {name} cannot be {value!r:.60}")
+        if values["status"] not in STATUSES:
+            raise ValueError(f"its status cannot be {values['status']!r:.60}")
+        numbers = values.get("metrics", {}).values()
+        stages = values.get("stages", ())
+        if not all(isinstance(number, (int, float)) for number in numbers):
+            raise ValueError("its metrics are not all numbers")
+        if not all(isinstance(s, dict) and {"seconds", "built"} <= s.keys() for s in stages):
+            raise ValueError("its stages do not all say their seconds")
+        sections = {name: _section(name, json.dumps(v)) for name, v in values["config"].items()}
+        checked = TrialConfig.from_dict({name: own for name, (own, _) in sections.items()})
+        config = {name: plain for name, (_, plain) in sections.items()}
+        if not config.keys() >= _config_names():
+            config = {**checked.to_dict(), **config}
+        return cls(**{**values, "config": config, "stages": tuple(stages)})
 
     @classmethod
     def failed(
@@ -145,6 +195,16 @@ class Record:
         return self.status in ("complete", "diverged")
 
     @property
+    def is_done(self) -> bool:
+        """Whether it is finished, and the verdicts that comparisons read are still there."""
+        return self.finished and all(Path(path).is_dir() for path in self.verdicts)
+
+    @property
+    def verdicts(self) -> list[str]:
+        """The folders of its verdicts."""
+        return [path for name, path in self.paths.items() if name.endswith("verdicts")]
+
+    @property
     def objectives(self) -> tuple[float, float]:
         """Clean and robust validation accuracy; a trial that diverged scores 0, 0."""
         clean, robust = (self.metrics.get(name, 0.0) for name in OBJECTIVES)
@@ -193,8 +253,29 @@ class Record:
         }
 
 
-def one_line(error: Exception) -> str:
-    """The cause of an error that Ray wrapped, without its trace."""
-    cause = getattr(error, "cause", None) or error
+@functools.lru_cache(maxsize=4096)
+def _section(name: str, text: str) -> tuple[Any, Any]:
+    """A section of a trial's config from JSON, checked, and as plain values with its defaults;
+    twice the same for anything else. Raises ConfigError."""
+    hint, value = type_hints(TrialConfig).get(name), json.loads(text)
+    if not (isinstance(hint, type) and issubclass(hint, Config)):
+        return value, value
+    try:
+        checked = hint.from_dict(value)
+    except ConfigError as error:
+        raise error.under(name) from None
+    return checked, checked.to_dict()
+
+
+@functools.cache
+def _config_names() -> frozenset[str]:
+    return frozenset(TrialConfig().to_dict())
+
+
+def one_line(error: BaseException) -> str:
+    """The cause of an error that Ray wrapped, maybe more than once, without its trace."""
+    cause = error
+    while isinstance(inner := getattr(cause, "cause", None), BaseException) and inner is not cause:
+        cause = inner
     lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
     return f"{type(cause).__name__}: {lines[-1] if lines else ''}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import signal
@@ -23,7 +24,7 @@ from studies.driver.request import Request, settled
 from studies.driver.run import run
 from studies.reporting import page
 from studies.reporting.console import Terminal
-from tune.search import locked
+from tune.places import held
 
 
 @dataclass(kw_only=True)
@@ -163,8 +164,31 @@ def test_what_a_killed_process_left_half_made_is_removed(job: Pretended) -> None
     assert not half.exists() and half.parent.exists()
 
 
+def test_what_cannot_be_read_is_said_before_anything_is_done(
+    job: Pretended, capsys: pytest.CaptureFixture[str]
+) -> None:
+    record = job.request.folder.path / "trials" / "00000.json"
+    record.parent.mkdir(parents=True)
+    record.touch()
+    run(job)
+    assert capsys.readouterr().err.startswith(f"{record} is left out: it is empty; it is kept as")
+    run(job)
+    assert capsys.readouterr().err == ""
+
+
+def test_a_file_system_without_locks_is_said(
+    job: Pretended, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def flock(file: object, operation: int) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("fcntl.flock", flock)
+    assert run(job) == 0
+    assert "has no locks (No locks available): take care that" in capsys.readouterr().err
+
+
 def test_a_folder_is_for_one_process(job: Pretended) -> None:
-    with locked(job.request.folder), pytest.raises(StudyError, match="is running already"):
+    with held(job.request.folder.path), pytest.raises(StudyError, match="is running already"):
         run(job)
     assert job.told == []
 
