@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import time
+from types import TracebackType
 from typing import Any, Protocol
 
 import ray
 from ray import tune as ray_tune
 
+from guard.errors import StudyError
 from tune.desk import DeskStatus
+from tune.places import full_disk, told
 from tune.results.folder import StudyFolder
-from tune.results.front import choose
-from tune.results.records import Record
+from tune.results.records import Record, one_line
+from tune.results.standing import Standing
 from tune.timeline import Timeline
 from tune.tracking import Tracker
 from tune.trainable import NUMBER, StudyContext, split_sample
 
 TICK_S = 0.5
+DIED = "the trial's process died"
 
 
 class Watcher(Protocol):
@@ -26,9 +30,44 @@ class Watcher(Protocol):
 
     def tick(self, status: DeskStatus) -> None: ...
 
+    def say(self, line: str) -> None: ...
+
+
+class Ending(ray_tune.Stopper):
+    """Ends a search early. As a context it keeps a StudyError from inside, and ends it for that:
+    Tune would make a trace of it."""
+
+    def __init__(self) -> None:
+        self.error: StudyError | None = None
+        self.is_set = False
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> bool:
+        if not isinstance(error, StudyError):
+            return False
+        self.error, self.is_set = error, True
+        return True
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        return False
+
+    def stop_all(self) -> bool:
+        return self.is_set
+
 
 class StudyCallback(ray_tune.Callback):
-    """Keeps results.csv, pareto.csv, best.json and MLflow up to date, and tells the watcher."""
+    """Keeps results.csv, pareto.csv, best.json and MLflow up to date, and tells the watcher. It
+    ends the search (`ending`) when nothing can be written, or too many trials in a row fail.
+
+    Nothing that it does for a trial takes longer for a longer study.
+    """
 
     def __init__(
         self,
@@ -37,12 +76,14 @@ class StudyCallback(ray_tune.Callback):
         tracker: Tracker,
         timeline: Timeline,
         watcher: Watcher,
-        max_clean_drop: float,
+        standing: Standing,
+        max_failures: int = 0,
     ) -> None:
         self._context, self._desk, self._tracker = context, desk, tracker
-        self._timeline = timeline
-        self._watcher, self._max_clean_drop = watcher, max_clean_drop
+        self._timeline, self._watcher, self._standing = timeline, watcher, standing
+        self._max_failures, self._failures = max_failures, 0
         self._last_tick = 0.0
+        self.ending = Ending()
 
     def __getstate__(self) -> dict[str, Any]:
         return {}  # Tune pickles its callbacks to restore them; here the folder is the state
@@ -62,32 +103,38 @@ class StudyCallback(ray_tune.Callback):
             config = self._context.config(params, control)
             self._tracker.stage(number, config, params, result["metrics"])
             return
-        record = self._folder.read(number)
-        if record is not None:
-            self._settle(record)
+        with self.ending:
+            record = self._folder.read(number)
+            if record is not None:
+                self._settle(record)
+
+    def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        number = trial.config.get(NUMBER)
+        with self.ending:
+            reason = self._reason(trial)
+            self._watcher.say(f"trial {number} failed and is tried again: {reason}")
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         number = trial.config.get(NUMBER)
         if number is None:
             return
-        record = self._folder.read(number)
-        if record is None:  # the coordinator's own process died
-            params, control = split_sample(trial.config)
-            config = self._context.config(params, control)
-            record = Record.failed(
-                "the trial's process died",
-                trial=number,
-                config=config,
-                params=params,
-                control=control,
-            )
-            self._folder.write(record)
-        self._settle(record)
+        with self.ending:
+            reason, record = self._reason(trial), self._folder.read(number)
+            if record is None or not record.finished:
+                params, control = split_sample(trial.config)
+                config = self._context.config(params, control)
+                about = {"trial": number, "config": config, "params": params, "control": control}
+                record = Record.failed(reason, **about)
+                self._folder.write(record)
+            self._settle(record)
 
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
         if time.monotonic() - self._last_tick < TICK_S:
             return
         self._last_tick = time.monotonic()
+        with self.ending:
+            self._timeline.update()
+            self._standing.write_tables_now_and_then()
         try:
             self._watcher.tick(ray.get(self._desk.status.remote(), timeout=2))
         except ray.exceptions.RayError:  # the desk is busy or restarting: the next tick will do
@@ -95,8 +142,26 @@ class StudyCallback(ray_tune.Callback):
 
     def _settle(self, record: Record) -> None:
         self._tracker.finish(record)
-        self._timeline.update()
-        records = self._folder.records()
-        best = choose(records, self._max_clean_drop)
-        self._folder.write_tables(records, best)
-        self._watcher.finished(record, best)
+        self._standing.add([record])
+        self._watcher.finished(record, self._standing.best)
+        self._failures = 0 if record.finished else self._failures + 1
+        if 0 < self._max_failures <= self._failures:
+            self._watcher.say(
+                f"{self._failures} trials in a row have failed, so the search ends "
+                f"(search.max_failures = {self._max_failures}); the last: {record.reason}"
+            )
+            self.ending.is_set = True
+
+    def _reason(self, trial: Any) -> str:
+        """Why a trial failed, in a line. Raises StudyError for what all others would fail for:
+        nothing can be written."""
+        error = trial.get_pickled_error() or trial.get_error()
+        if error is None or isinstance(error, ray.exceptions.RayActorError):
+            return DIED
+        full = full_disk(error)
+        if full is not None:
+            raise StudyError(told(full, self._folder.output))
+        cause = getattr(error, "cause", None) or error
+        if isinstance(cause, StudyError):
+            raise cause
+        return one_line(error)

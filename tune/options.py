@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from guard.config import Seed
 from guard.config.schema import Config, at_least
 
 SamplerName = Literal["tpe", "nsga2", "random", "grid"]
@@ -15,7 +14,9 @@ SamplerName = Literal["tpe", "nsga2", "random", "grid"]
 class SearchConfig(Config):
     """How a search draws, and what it chooses in the end."""
 
-    seed: Seed = 0
+    seed: Annotated[int, at_least(0, at_most=2**32 - 1)] = 0
     """Of the sampler; the trials have their own."""
     max_clean_drop: Annotated[float, at_least(0, at_most=1)] = 0.03
     """Clean validation accuracy that the choice may lose to its baseline."""
+    max_failures: Annotated[int, at_least(0)] = 10
+    """Trials that may fail in a row before the search ends; 0: any number."""

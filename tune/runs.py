@@ -8,12 +8,16 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, fields
 from typing import Any
 
+from guard.errors import StudyError
 from guard.pipeline import RunStage, run_trial
 from guard.trial import TrialConfig
+from tune.places import full_disk, told
 from tune.results.folder import StudyFolder
 from tune.results.records import SEARCH, Record, one_line
 
 TICK_S = 0.5
+TRIES = 2
+"""Of a trial, before it is recorded as failed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,17 +43,24 @@ def run_all(
     """Do the runs, `slots` at a time, and write their records.
 
     `finished` hears of each one, `tick` is called while others run, both on this thread. What
-    `run_stage` makes raises once the event is set: then an interrupt leaves no thread behind.
+    `run_stage` makes raises once the event is set: then an interrupt leaves no thread behind. A run
+    that raises is tried once more. Raises StudyError for a disk without room.
     """
     stop = threading.Event()
 
     def work(run: Run) -> Record:
         about: dict[str, Any] = {field.name: getattr(run, field.name) for field in fields(run)}
-        try:
-            result = run_trial(run.config, run_stage(stop))
-        except Exception as error:
-            return Record.failed(one_line(error), **about)
-        return Record.of(result, **about)
+        reason = ""
+        for _ in range(TRIES):
+            try:
+                return Record.of(run_trial(run.config, run_stage(stop)), **about)
+            except Exception as error:
+                full, reason = full_disk(error), one_line(error)
+                if full is not None:
+                    raise StudyError(told(full, folder.output)) from None
+            if stop.is_set():
+                break
+        return Record.failed(reason, **about)
 
     pool = ThreadPoolExecutor(slots)
     left: set[Future[Record]] = {pool.submit(work, run) for run in runs}
@@ -66,6 +77,6 @@ def run_all(
 
 
 def unfinished(runs: Iterable[Run], records: Iterable[Record]) -> list[Run]:
-    """The runs without a finished record of the same config."""
-    known = {record.fingerprint for record in records if record.finished}
+    """The runs without a record of the same config that is done."""
+    known = {record.fingerprint for record in records if record.is_done}
     return [run for run in runs if run.config.fingerprint() not in known]

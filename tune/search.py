@@ -1,33 +1,34 @@
 """A study: Optuna proposes, Ray Tune runs, the output folder keeps the truth.
 
 Running the same study again goes on where it stopped: finished trials stay, interrupted ones are
-proposed again with the same parameters, and more trials are added when more are asked for.
+proposed again with the same parameters (`tune.settling`), and more trials are added when more are
+asked for.
 """
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import shutil
 import tempfile
-import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import optuna
 import ray
 from optuna.samplers import BaseSampler, NSGAIISampler, RandomSampler, TPESampler
-from optuna.trial import TrialState
 from ray import tune as ray_tune
 from ray.tune.search.optuna import OptunaSearch
 
-from guard.errors import StudyError
+from tune.callback import StudyCallback
 from tune.desk import wait_for_desk
 from tune.options import SamplerName
 from tune.resources import StageResources
 from tune.results.folder import StudyFolder
-from tune.space import CONTROL, Params, SearchSpace
+from tune.results.standing import Standing
+from tune.runs import TRIES
+from tune.settling import enqueue_new, is_control, number_of, settle
+from tune.space import Params, SearchSpace
+from tune.storage import opened, understood
 from tune.trainable import COORDINATOR_CPUS, IS_CONTROL, NUMBER, StudyContext, coordinate
 
 SAMPLERS: dict[SamplerName, Callable[[int], BaseSampler]] = {
@@ -37,7 +38,6 @@ SAMPLERS: dict[SamplerName, Callable[[int], BaseSampler]] = {
     "grid": lambda seed: RandomSampler(seed=seed),  # its trials are enqueued, none is sampled
 }
 GRID_POINTS = 3
-RETRY_OF = "retry_of"
 DESK_TIMEOUT_S = 120.0
 
 
@@ -54,68 +54,23 @@ class Plan:
     """Of the sampler."""
 
 
-@contextlib.contextmanager
-def locked(folder: StudyFolder) -> Iterator[None]:
-    """Hold the study's folder. Raises StudyError if another process does."""
-    try:
-        folder.path.mkdir(parents=True, exist_ok=True)
-        file = (folder.path / ".lock").open("wb")
-    except OSError as error:
-        raise StudyError(f"--output: cannot write in {folder.path} ({error.strerror})") from None
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise StudyError(f"--name: the study {folder.path} is running already") from None
-        yield
-
-
-def open_study(plan: Plan) -> optuna.Study:
-    """The study in the folder's storage, created or loaded, with its queue in order."""
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-    study = optuna.create_study(
-        storage=plan.folder.storage_uri,
-        study_name=plan.folder.name,
-        directions=["maximize", "maximize"],
-        load_if_exists=True,
-    )
-    # A sampler that started from the same state again would propose the same trials again.
-    seed = plan.seed + 1000 * len(study.get_trials(deepcopy=False))
-    study.sampler = SAMPLERS[plan.sampler](seed)
-    study.set_metric_names(["clean accuracy (validation)", "robust accuracy (validation)"])
-    _settle(study, plan.folder)
-    controls, others = planned(plan.space, plan.sampler)
-    for params in controls:
-        _enqueue_once(study, params, control=True)
-    for params in others:
-        _enqueue_once(study, params, control=False)
+def open_study(plan: Plan, standing: Standing) -> optuna.Study:
+    """The study in the folder's storage, created or loaded, with its queue in order. Raises
+    StudyError for a storage that cannot be used, and for a record of another study."""
+    study = opened(plan.folder)
+    with understood(plan.folder):
+        prepare(study, plan, standing)
     return study
 
 
-def _settle(study: optuna.Study, folder: StudyFolder) -> None:
-    """Close trials that a stopped driver left running, and queue again what did not finish."""
-    retried = {trial.user_attrs.get(RETRY_OF) for trial in study.get_trials(deepcopy=False)}
-    for trial in study.get_trials():
-        record = folder.read(trial.number)
-        if trial.state == TrialState.RUNNING:
-            if record is not None and record.finished:
-                study.tell(trial.number, record.objectives)
-                continue
-            study.tell(trial.number, state=TrialState.FAIL)
-        elif trial.state != TrialState.FAIL:
-            continue
-        if trial.number not in retried:
-            attributes = {**trial.user_attrs, RETRY_OF: trial.number}
-            study.enqueue_trial(trial.params, user_attrs=attributes)
-
-
-def _enqueue_once(study: optuna.Study, params: Params, *, control: bool) -> None:
-    for trial in study.get_trials(deepcopy=False):
-        known = trial.system_attrs.get("fixed_params", trial.params)
-        if known == params and bool(trial.user_attrs.get(CONTROL)) == control:
-            return
-    study.enqueue_trial(params, user_attrs={CONTROL: True} if control else {})
+def prepare(study: optuna.Study, plan: Plan, standing: Standing) -> None:
+    """Give a study its sampler, and its queue what is to run."""
+    # A sampler that started from the same state again would propose the same trials again.
+    seed = (plan.seed + 1000 * len(study.get_trials(deepcopy=False))) % 2**32
+    study.sampler = SAMPLERS[plan.sampler](seed)
+    study.set_metric_names(["clean accuracy (validation)", "robust accuracy (validation)"])
+    settle(study, standing, plan.space)
+    enqueue_new(study, *planned(plan.space, plan.sampler))
 
 
 def planned(space: SearchSpace, sampler: SamplerName) -> tuple[list[Params], list[Params]]:
@@ -128,10 +83,6 @@ def num_planned(space: SearchSpace, sampler: SamplerName) -> int:
     return sum(map(len, planned(space, sampler)))
 
 
-def finished(study: optuna.Study) -> int:
-    return len(study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)))
-
-
 @dataclass(frozen=True)
 class Sample:
     """Define-by-run function of OptunaSearch; a class, since Tune pickles it."""
@@ -139,8 +90,8 @@ class Sample:
     space: SearchSpace
 
     def __call__(self, trial: Any) -> Params:
-        control = bool(trial.user_attrs.get(CONTROL))
-        return {**self.space.suggest(trial), NUMBER: trial.number, IS_CONTROL: control}
+        names = {NUMBER: number_of(trial), IS_CONTROL: is_control(trial)}
+        return {**self.space.suggest(trial), **names}
 
 
 def run_study(
@@ -149,15 +100,16 @@ def run_study(
     context: StudyContext,
     desk: Any,
     slots: int,
-    callbacks: Sequence[ray_tune.Callback],
+    num_trials: int,
+    callback: StudyCallback,
 ) -> None:
-    """Run `slots` trials at a time until the study has `num_trials` finished ones or is stopped.
+    """Run `num_trials` trials, `slots` at a time, or until the callback ends the search.
 
-    Ray must be up, and `desk` be the actor that `context.desk` names. A trial that fails is
-    recorded and the study goes on without it.
+    Ray must be up, and `desk` be the actor that `context.desk` names. A trial that fails is tried
+    once more; then it is recorded, and the study goes on without it. Raises StudyError where
+    nothing can be written any more.
     """
-    remaining = plan.num_trials - finished(study)
-    if remaining <= 0:
+    if num_trials <= 0:
         return
     wait_for_desk(desk, DESK_TIMEOUT_S)
     folder = plan.folder
@@ -176,18 +128,26 @@ def run_study(
         ray_tune.with_resources(trainable, {"cpu": COORDINATOR_CPUS}),
         tune_config=ray_tune.TuneConfig(
             search_alg=search,
-            num_samples=remaining,
+            num_samples=num_trials,
             max_concurrent_trials=slots,
             reuse_actors=True,
         ),
         run_config=ray_tune.RunConfig(
-            name=folder.name, storage_path=scratch, verbose=0, callbacks=list(callbacks)
+            name=folder.name,
+            storage_path=scratch,
+            verbose=0,
+            callbacks=[callback],
+            stop=callback.ending,
+            failure_config=ray_tune.FailureConfig(max_failures=TRIES - 1),
         ),
     )
     try:
-        tuner.fit()
+        with understood(folder):
+            tuner.fit()
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+    if callback.ending.error is not None:
+        raise callback.ending.error
 
 
 def study_context(plan: Plan, desk_name: str) -> StudyContext:

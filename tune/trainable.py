@@ -16,7 +16,7 @@ from guard.pipeline import run_trial
 from guard.trial import TrialConfig
 from tune.desk import RayRunner
 from tune.results.folder import StudyFolder
-from tune.results.records import Record, one_line
+from tune.results.records import Record
 from tune.space import configured
 
 NUMBER, IS_CONTROL = "trial_number", "is_control"
@@ -43,25 +43,17 @@ class StudyContext:
 
 
 def coordinate(sampled: Mapping[str, Any], context: StudyContext) -> None:
-    """Run one trial, write its record, and report after every heading.
-
-    A trial whose stage raises is recorded as failed, with the reason, and raises.
-    """
+    """Run one trial, write its record, and report after every heading. Raises what a stage
+    raises."""
     number = sampled[NUMBER]
     params, control = split_sample(sampled)
     config = context.config(params, control)
-    about: dict[str, Any] = {"trial": number, "config": config}
-    about |= {"params": params, "control": control}
 
     def report(heading: str, metrics: Mapping[str, float]) -> None:
         ray_tune.report({NUMBER: number, "heading": heading, "metrics": dict(metrics)})
 
-    try:
-        result = run_trial(config, RayRunner(context.desk), report)
-    except Exception as error:
-        context.folder.write(Record.failed(one_line(error), **about))
-        raise
-    record = Record.of(result, **about)
+    result = run_trial(config, RayRunner(context.desk), report)
+    record = Record.of(result, trial=number, config=config, params=params, control=control)
     context.folder.write(record)
     clean, robust = record.objectives
     ray_tune.report({NUMBER: number, "heading": "done", "clean": clean, "robust": robust})

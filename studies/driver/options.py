@@ -18,7 +18,7 @@ from tune.options import SearchConfig
 class RunConfig(Config):
     """How trials are run."""
 
-    concurrent: Annotated[int, at_least(0)] = 0
+    concurrent: Annotated[int, at_least(0, at_most=10_000)] = 0
     """Trials at a time; 0: one more than the stages that fit."""
     verbose: bool = False
     """Show what Ray logs."""
@@ -45,6 +45,7 @@ TRIALS_ONLY = ("run",)
 MEANING: Mapping[str, str] = {
     "search.seed": "of the sampler",
     "search.max_clean_drop": "clean validation accuracy that the choice may lose to its baseline",
+    "search.max_failures": "trials in a row that may fail before the search ends, 0: any number",
     "confirm.seeds": "new seeds of each configuration, 0: the search alone",
     "confirm.configurations": "of the Pareto front at most so many, the chosen one first",
     "confirm.attacks": "attacks or suites, a,b,…",

@@ -19,17 +19,11 @@ from studies.reporting.terminal import print_places, print_summary
 from tune.callback import StudyCallback
 from tune.confirmation import planned
 from tune.results.findings import Results
-from tune.results.front import choose
 from tune.results.records import Record
+from tune.results.standing import Standing
 from tune.runs import Run, unfinished
-from tune.search import (
-    Plan,
-    finished,
-    num_planned,
-    open_study,
-    run_study,
-    study_context,
-)
+from tune.search import Plan, num_planned, open_study, run_study, study_context
+from tune.settling import lost
 from tune.space import SearchSpace, configured, describe
 
 
@@ -60,16 +54,17 @@ class SweepJob:
         return {path: describe(d) for path, d in self.plan.space.distributions.items()}
 
     @cached_property
+    def standing(self) -> Standing:
+        """The records, once the folder is locked; they are read once."""
+        return Standing(self.request.folder, self.request.options.search.max_clean_drop)
+
+    @cached_property
     def study(self) -> optuna.Study:
         """The study in the folder's storage; opening it puts its queue in order."""
-        return open_study(self.plan)
-
-    @property
-    def max_clean_drop(self) -> float:
-        return self.request.options.search.max_clean_drop
+        return open_study(self.plan, self.standing)
 
     def counted(self) -> tuple[int, int]:
-        return finished(self.study), self.plan.num_trials
+        return self.plan.num_trials - self.missing_trials(), self.plan.num_trials
 
     def unfinished(self) -> str:
         missing = self.missing_trials()
@@ -79,21 +74,23 @@ class SweepJob:
         return f"{len(runs)} runs of the confirmation" if runs else ""
 
     def missing_trials(self) -> int:
-        return self.plan.num_trials - finished(self.study)
+        assert self.study  # what Optuna alone knows of is settled
+        return max(self.plan.num_trials - self.standing.num_done, 0)
 
     def best(self) -> Record | None:
         """The trial that the search chooses."""
-        return choose(self.request.folder.records(), self.max_clean_drop)
+        return self.standing.choice()
 
     def unconfirmed(self) -> list[Run]:
         """Runs of the confirmation that are missing."""
-        folder, confirm = self.request.folder, self.request.options.confirm
-        return unfinished(planned(confirm, folder.records(), self.best()), folder.confirmations())
+        wanted = planned(self.request.options.confirm, self.standing.records, self.best())
+        return unfinished(wanted, self.request.folder.confirmations())
 
     def work(self, session: Session) -> None:
         """Search and confirm what is missing."""
         plan, progress = self.plan, session.progress
-        progress.begin("trials", plan.num_trials, finished(self.study))
+        progress.begin("trials", plan.num_trials, self.standing.num_done)
+        self.repeat_lost(session)
         context = study_context(plan, session.desk_name)
         callback = StudyCallback(
             context,
@@ -101,23 +98,36 @@ class SweepJob:
             session.tracker,
             session.timeline,
             progress,
-            self.max_clean_drop,
+            self.standing,
+            self.request.options.search.max_failures,
         )
-        run_study(plan, self.study, context, session.desk, session.place.slots, [callback])
+        missing, slots = self.missing_trials(), session.place.slots
+        run_study(plan, self.study, context, session.desk, slots, missing, callback)
         runs = self.unconfirmed() if self.missing_trials() <= 0 else []
         if runs:
             progress.say(f"confirming with new seeds on test images: {len(runs)} runs")
             progress.begin("runs of the confirmation", len(runs))
             session.run(runs)
 
+    def repeat_lost(self, session: Session) -> None:
+        """Do again the trials that Optuna has as complete and of which nothing is left."""
+        runs = lost(self.study, self.standing, self.plan.space)
+        if runs:
+            numbers = ", ".join(str(run.trial) for run in runs)
+            session.say(f"repeating trials whose records or verdicts are gone: {numbers}")
+            session.run(runs)
+            read = map(self.request.folder.read, (run.trial for run in runs))
+            self.standing.add(record for record in read if record is not None)
+
     def write_tables(self) -> None:
-        folder = self.request.folder
-        folder.write_tables(folder.records(), self.best())
+        self.standing.add(self.request.folder.records())  # an interrupt may have come between
+        self.standing.write_tables()
 
     def print_summary(self, console: Terminal, results: Results) -> None:
-        folder, comparisons = self.request.folder, list(results.comparisons)
-        print_summary(console, folder.records(), self.max_clean_drop, comparisons)
-        print_places(console, folder, self.request.tracking_uri)
+        max_clean_drop = self.request.options.search.max_clean_drop
+        comparisons = list(results.comparisons)
+        print_summary(console, self.standing.records, max_clean_drop, comparisons)
+        print_places(console, self.request.folder, self.request.tracking_uri)
 
     def print_plan(self, console: Terminal) -> None:
         space, options = self.plan.space, self.request.options

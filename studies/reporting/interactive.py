@@ -14,6 +14,7 @@ import optuna
 import plotly.graph_objects as go
 from optuna.trial import FrozenTrial, TrialState
 
+from guard.errors import StudyError
 from studies.reporting.series import Cloud, Search, points
 from tune.results.comparison import Comparison
 from tune.results.folder import StudyFolder
@@ -21,6 +22,7 @@ from tune.results.records import Record
 from tune.results.statistics import Estimate
 from tune.results.tables import level
 from tune.space import CONTROL
+from tune.storage import stored
 from tune.timeline import Span
 
 ROBUST, CLEAN = "robust accuracy", "clean accuracy"
@@ -51,14 +53,13 @@ def piece(figure: go.Figure, height: int = 460) -> str:
 
 
 def searched(folder: StudyFolder) -> optuna.Study | None:
-    """The complete, regularized trials of a sweep's storage; None without a sweep."""
-    if not (folder.path / "optuna.db").is_file():
+    """The complete, regularized trials of a sweep's storage; None without a sweep. Raises
+    StudyError for a storage that cannot be read."""
+    found = stored(folder)
+    if found is None:
         return None
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    names = optuna.get_all_study_names(folder.storage_uri)  # a folder may have been renamed
-    stored = optuna.load_study(study_name=names[0], storage=folder.storage_uri)
-    study = optuna.create_study(directions=stored.directions)
-    for trial in stored.get_trials(states=(TrialState.COMPLETE,)):
+    study = optuna.create_study(directions=found.directions)
+    for trial in found.get_trials(states=(TrialState.COMPLETE,)):
         if not trial.user_attrs.get(CONTROL):
             study.add_trial(trial)
     return study
@@ -95,8 +96,12 @@ def importances(study: optuna.Study) -> Mapping[str, float]:
 
 
 def search_plots(folder: StudyFolder) -> list[Plot]:
-    """λ x h, parallel coordinates and importance of a sweep, as far as there are trials enough."""
-    study = searched(folder)
+    """λ x h, parallel coordinates and importance of a sweep, as far as there are trials enough;
+    nothing for a storage that cannot be read."""
+    try:
+        study = searched(folder)
+    except StudyError:
+        return []
     if study is None:
         return []
     names, count = varied(study), len(study.get_trials(deepcopy=False))

@@ -8,10 +8,10 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.trial import TrialState
 
 from builders import record
-from guard.errors import StudyError
 from guard.trial import TrialConfig
 from tune.results.folder import StudyFolder
-from tune.search import SAMPLERS, Plan, Sample, finished, locked, num_planned, open_study
+from tune.results.standing import Standing
+from tune.search import SAMPLERS, Plan, Sample, num_planned, open_study
 from tune.space import CONTROL, SearchSpace
 from tune.trainable import IS_CONTROL, NUMBER
 
@@ -31,7 +31,7 @@ def plan(folder: Path, **changes: object) -> Plan:
 
 def opened(wanted: Plan) -> optuna.Study:
     wanted.folder.path.mkdir(parents=True, exist_ok=True)
-    return open_study(wanted)
+    return open_study(wanted, Standing(wanted.folder, 0.03))
 
 
 def ask(study: optuna.Study) -> tuple[optuna.Trial, dict[str, object]]:
@@ -73,7 +73,7 @@ def test_a_trial_that_was_running_is_proposed_again_with_its_values(tmp_path: Pa
     study = opened(plan(tmp_path))
     assert study.trials[interrupted.number].state == TrialState.FAIL
     _, again = ask(study)
-    assert {**again, NUMBER: interrupted.number} == sampled
+    assert again == sampled
     assert len(opened(plan(tmp_path)).get_trials(states=(TrialState.WAITING,))) == 1
 
 
@@ -90,8 +90,8 @@ def test_a_finished_record_settles_a_trial_that_was_not_told(tmp_path: Path) -> 
     trial, _ = ask(opened(wanted))
     wanted.folder.write(record(trial.number))
     study = opened(wanted)
-    assert study.trials[trial.number].values == [0.9, 0.4]
-    assert finished(study) == 1
+    done = study.get_trials(states=(TrialState.COMPLETE,))
+    assert [own.values for own in done] == [[0.9, 0.4]]
 
 
 def test_a_failed_trial_is_queued_again_once(tmp_path: Path) -> None:
@@ -121,20 +121,3 @@ def test_a_sampler_proposes_new_trials_after_a_restart(name: str, tmp_path: Path
         study.tell(trial, (0.5, 0.5))
         weights.append(sampled["regularizer.weight"])
     assert len(set(weights)) == 3
-
-
-def test_a_study_runs_once_at_a_time(tmp_path: Path) -> None:
-    folder = StudyFolder(tmp_path, "s")
-    with locked(folder), pytest.raises(StudyError, match="is running already"), locked(folder):
-        pass
-    with locked(folder):
-        pass
-
-
-def test_an_output_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    with (
-        pytest.raises(StudyError, match=r"--output: cannot write in .*file/s"),
-        locked(StudyFolder(tmp_path / "file", "s")),
-    ):
-        pass

@@ -57,6 +57,13 @@ BAD = [
     (["--set", "data.name=folder", "--data", "{data}/corrupt"], "train/b/9.png: not a readable"),
     (["--set", "data.name=npz", "--data", "{data}/text.npz"], "text.npz: not an .npz file"),
     (["--name", "../evil"], "--name: must be letters, digits"),
+    (["--output", "s3://bucket/x"], "--output: must be a path in a file system; s3:// is not"),
+    (["--set", "search.seed=1e30"], "search.seed: must be a whole number of at most 63 bits"),
+    (["--set", "seed=1e300"], "seed: must be a whole number of at most 63 bits, got 1e+300"),
+    (["--set", "confirm.seeds=1e9"], "confirm.seeds: must be at least 0 and at most 1000, got 1"),
+    (["--set", f"ipc={'9' * 5000}"], "ipc: must be a whole number, got '9999"),
+    (["--set", f"ipc={'[' * 5000}"], "ipc: must be a whole number, got '[[[["),
+    (["--set", "regularizer.h=NaN"], "regularizer.h: must be a finite number, got 'NaN'"),
     (["--name", "artifacts"], "--name: must be letters, digits"),
     (["--output", "{data}/text.npz"], "--output: cannot write in {data}/text.npz/digits"),
     (["--address", "127.0.0.1:1"], "--address: no Ray answers at 127.0.0.1:1"),
@@ -66,13 +73,13 @@ BAD = [
     (["--device", "tpu"], "--device: no device 'tpu' on this machine; there are:"),
     (["--num-trials", "0"], "--num-trials: must be at least 1, got 0"),
     (["--set", "search.max_clean_drop=3"], "search.max_clean_drop: must be at least 0 and at"),
-    (["--set", "search.seed=-1"], "search.seed: must be at least 0, got -1"),
+    (["--set", "search.seed=-1"], "search.seed: must be at least 0 and at most 4294967295, got -1"),
     (["--set", "search.seed=choice(1, 2)"], "search.seed: takes a plain value"),
-    (["--set", "confirm.seeds=-1"], "confirm.seeds: must be at least 0, got -1"),
+    (["--set", "confirm.seeds=-1"], "confirm.seeds: must be at least 0 and at most 1000, got -1"),
     (["--set", "confirm.configurations=0"], "confirm.configurations: must be at least 1, got 0"),
     (["--set", "confirm.attacks=pgd3,x"], "confirm.attacks[1]: no attack is named 'x'"),
     (["--set", "confirm=3"], "confirm: is set field by field; there are: confirm.seeds"),
-    (["--set", "run.concurrent=-1"], "run.concurrent: must be at least 0, got -1"),
+    (["--set", "run.concurrent=-1"], "run.concurrent: must be at least 0 and at most 10000, got"),
     (["--set", "run.verbose=1"], "run.verbose: must be true or false, got 1"),
     (["--resources", "squeeze=9999"], "--resources: a stage wants 9999 CPUs"),
     (["--resources", "squeese=1"], "--resources: no stage is named 'squeese'; there are: all"),
@@ -105,13 +112,13 @@ def test_a_command_exits_with_2_and_one_line(module: str) -> None:
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("{", "is not JSON"), ('{"ipx": 1}', "ipx: no such field"), ('{"ipc": 0}', "ipc: must be")],
+    [("{", "it is no JSON"), ('{"ipx": 1}', "ipx: no such field"), ('{"ipc": 0}', "ipc: must be")],
 )
 def test_a_bad_config_file_is_named(text: str, message: str, tmp_path: Path) -> None:
     path = tmp_path / "config.json"
     path.write_text(text)
     with pytest.raises(UserError, match=rf"config\.json: .*{message}|config\.json: {message}"):
-        trial.main([str(path)])
+        trial.main([str(path), "--output", str(tmp_path)])
 
 
 def test_a_dry_run_says_space_stages_and_work_and_starts_nothing(

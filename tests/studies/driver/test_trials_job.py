@@ -27,9 +27,10 @@ def no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 BAD = [
-    (["--seeds", "0"], "--seeds: must be at least 1, got 0"),
-    (["--seeds", "-3"], "--seeds: must be at least 1, got -3"),
-    (["--set", "run.concurrent=-1"], "run.concurrent: must be at least 0, got -1"),
+    (["--seeds", "0"], "--seeds: must be at least 1 and at most 1000, got 0"),
+    (["--seeds", "1000000000"], "--seeds: must be at least 1 and at most 1000, got 1000000000"),
+    (["--seeds", "-3"], "--seeds: must be at least 1 and at most 1000, got -3"),
+    (["--set", "run.concurrent=-1"], "run.concurrent: must be at least 0 and at most 10000, got"),
     (["--set", "run.concurent=1"], "run.concurent: no such field (did you mean 'concurrent'?)"),
     (["--set", "run.verbose=choice(true, false)"], "run.verbose: takes a plain value"),
     (["--set", "run=1"], "run: is set field by field; there are: run.concurrent, run.verbose"),

@@ -1,0 +1,327 @@
+"""What a killed driver, a lost storage or a lost record leaves, and what becomes of it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+from optuna.distributions import CategoricalDistribution, FloatDistribution
+from optuna.trial import FrozenTrial, TrialState
+
+from builders import record
+from guard.errors import StudyError
+from guard.trial import TrialConfig
+from tune import space as spaces
+from tune.results.folder import StudyFolder
+from tune.results.records import Record
+from tune.results.standing import Standing
+from tune.search import Plan, Sample, prepare
+from tune.settling import REPEATS, RETRY_OF, lost
+from tune.space import SearchSpace
+from tune.trainable import NUMBER, split_sample
+
+IPCS, WEIGHTS = (1, 10), (0.01, 0.505, 1.0)
+SPACE = SearchSpace(
+    TrialConfig(),
+    {
+        "ipc": CategoricalDistribution(IPCS),
+        "regularizer.weight": FloatDistribution(WEIGHTS[0], WEIGHTS[-1]),
+    },
+)
+POINTS = [(ipc, None) for ipc in IPCS] + [(ipc, weight) for ipc in IPCS for weight in WEIGHTS]
+"""IPC and weight of each trial of the grid, by number; controls have no weight."""
+WAITING, RUNNING, COMPLETE, FAIL = (
+    TrialState.WAITING,
+    TrialState.RUNNING,
+    TrialState.COMPLETE,
+    TrialState.FAIL,
+)
+
+
+class Killed(BaseException):
+    """A kill, as seen from inside."""
+
+
+@dataclass
+class World:
+    """A grid search whose driver may be killed. What lasts: Optuna's storage and the folder."""
+
+    folder: StudyFolder
+    storage: optuna.storages.BaseStorage = field(default_factory=optuna.storages.InMemoryStorage)
+    steps: int = 0
+    kill_at: int = -1
+    """The step before which the driver is killed."""
+
+    def step(self) -> None:
+        self.steps += 1
+        if self.steps == self.kill_at:
+            raise Killed
+
+    def started(self) -> tuple[optuna.Study, Standing]:
+        plan = Plan(folder=self.folder, space=SPACE, num_trials=len(POINTS), sampler="grid")
+        study = optuna.create_study(
+            storage=Watched(self),  # type: ignore[arg-type]
+            study_name="s",
+            directions=["maximize", "maximize"],
+            load_if_exists=True,
+        )
+        standing = Standing(self.folder, 0.03)
+        prepare(study, plan, standing)
+        return study, standing
+
+    def asked(self, study: optuna.Study) -> tuple[optuna.Trial, Record]:
+        """The next trial and the record that it will have."""
+        trial = study.ask()
+        return trial, made(Sample(SPACE)(trial))
+
+    def keep(self, own: Record, standing: Standing) -> None:
+        self.step()
+        self.folder.write(own)
+        standing.add([own])
+
+    def run(self) -> None:
+        """The command, from its start to its end."""
+        study, standing = self.started()
+        for run in lost(study, standing, SPACE):
+            self.keep(made({**run.params, NUMBER: run.trial, "is_control": run.control}), standing)
+        for _ in range(len(POINTS) - standing.num_done):
+            trial, own = self.asked(study)
+            self.keep(own, standing)
+            study.tell(trial, own.objectives)
+
+    def trials(self, *states: TrialState) -> list[FrozenTrial]:
+        identifier = self.storage.get_study_id_from_name("s")
+        return self.storage.get_all_trials(identifier, states=states or None)
+
+
+class Watched:
+    """A storage each of whose changes is a step."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self._world.storage, name)
+        if not name.startswith(("set_", "create_new_trial")):
+            return found
+
+        def watched(*given: Any, **named: Any) -> Any:
+            self._world.step()
+            return found(*given, **named)
+
+        return watched
+
+
+def made(sampled: Any, **changes: Any) -> Record:
+    """The record of a trial that the search has proposed."""
+    params, control = split_sample(sampled)
+    config = spaces.configured(SPACE.base, params, control=control)
+    about = {"params": params, "control": control, **changes}
+    return record(sampled[NUMBER], 0.9, 0.4, config, **about)
+
+
+def point(params: Any) -> tuple[int, float | None]:
+    return params["ipc"], params.get("regularizer.weight")
+
+
+def numbered(world: World) -> dict[int, tuple[int, float | None]]:
+    return {own.trial: point(own.params) for own in world.folder.records()}
+
+
+def moved(number: int, to: int) -> dict[int, tuple[int, float | None]]:
+    """The grid, but for one point that has another number."""
+    found = dict(enumerate(POINTS))
+    return {**{n: p for n, p in found.items() if n != number}, to: found[number]}
+
+
+def assert_whole(world: World) -> None:
+    """Each point of the grid has one record, under its own number, and one complete trial of
+    Optuna's; nothing waits or runs."""
+    records = world.folder.records()
+    assert numbered(world) == dict(enumerate(POINTS))
+    assert all(
+        r.status == "complete" and r.control == (point(r.params)[1] is None) for r in records
+    )
+    done = [point(trial.params) for trial in world.trials(COMPLETE)]
+    assert sorted(done, key=str) == sorted(POINTS, key=str)
+    assert world.trials(WAITING, RUNNING) == []
+
+
+@pytest.fixture
+def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
+    """Of a search that has not begun; a config is built once."""
+    build, known = spaces.configured, dict[str, TrialConfig]()
+
+    def configured(base: TrialConfig, params: Any, *, control: bool = False) -> TrialConfig:
+        key = json.dumps([params, control], sort_keys=True)
+        return known.get(key) or known.setdefault(key, build(base, params, control=control))
+
+    for module in ("tune.space", "tune.settling"):
+        monkeypatch.setattr(f"{module}.configured", configured)
+    monkeypatch.setattr("optuna.storages.get_storage", lambda storage: storage)
+    monkeypatch.setattr("os.fsync", lambda descriptor: None)
+    return World(StudyFolder(tmp_path, "s"))
+
+
+def test_an_undisturbed_grid_is_whole(world: World) -> None:
+    world.run()
+    assert_whole(world)
+    world.run()
+    assert_whole(world)
+
+
+def test_a_driver_killed_at_any_step_and_again_leaves_no_hole_and_nothing_double(
+    world: World,
+) -> None:
+    world.run()
+    for moment in range(1, world.steps + 1):
+        place = StudyFolder(world.folder.output / str(moment), "s")
+        again = World(place, kill_at=moment)
+        with pytest.raises(Killed):
+            again.run()
+        again.kill_at = again.steps + 1 + moment % 7
+        with contextlib.suppress(Killed):
+            again.run()
+        again.run()
+        assert_whole(again)
+
+
+Leaves = Callable[[World, optuna.Study, Standing], None]
+
+
+def waiting(world: World, study: optuna.Study, standing: Standing) -> None:
+    """Killed before anything was asked for."""
+
+
+def without_params(world: World, study: optuna.Study, standing: Standing) -> None:
+    """Killed in `ask`."""
+    study.ask()
+
+
+def with_some_params(world: World, study: optuna.Study, standing: Standing) -> None:
+    """Killed while they are drawn."""
+    for _ in POINTS[:3]:
+        trial = study.ask()
+        trial.suggest_categorical("ipc", IPCS)
+
+
+def with_all_params(world: World, study: optuna.Study, standing: Standing) -> None:
+    """Killed while it runs."""
+    world.asked(study)
+
+
+def with_a_record(world: World, study: optuna.Study, standing: Standing) -> None:
+    """Killed before Optuna was told."""
+    world.keep(world.asked(study)[1], standing)
+
+
+def failed(world: World, study: optuna.Study, standing: Standing) -> None:
+    """A trial failed by itself."""
+    trial, own = world.asked(study)
+    world.folder.write(Record(**{**vars(own), "status": "failed", "metrics": {}}))
+    study.tell(trial, state=FAIL)
+
+
+def failed_and_finished(world: World, study: optuna.Study, standing: Standing) -> None:
+    """Its process died when its record was written."""
+    trial, own = world.asked(study)
+    world.folder.write(own)
+    study.tell(trial, state=FAIL)
+
+
+def stopped(world: World, study: optuna.Study, standing: Standing) -> None:
+    """Tune stopped the trial."""
+    study.tell(world.asked(study)[0], state=TrialState.PRUNED)
+
+
+def told_without_a_record(world: World, study: optuna.Study, standing: Standing) -> None:
+    """A record was deleted, or set aside since it could not be read."""
+    trial, own = world.asked(study)
+    study.tell(trial, own.objectives)
+
+
+def recorded_before_it_was_asked_for(world: World, study: optuna.Study, standing: Standing) -> None:
+    """The storage is a copy from an earlier day."""
+    config = {"ipc": 10, NUMBER: 1, "is_control": True}
+    world.folder.write(made(config))
+
+
+@pytest.mark.parametrize(
+    "leave",
+    [
+        waiting,
+        without_params,
+        with_some_params,
+        with_all_params,
+        with_a_record,
+        failed,
+        failed_and_finished,
+        stopped,
+        told_without_a_record,
+        recorded_before_it_was_asked_for,
+    ],
+)
+def test_what_is_left_is_done_exactly_once(leave: Leaves, world: World) -> None:
+    leave(world, *world.started())
+    world.run()
+    assert_whole(world)
+    world.run()
+    assert_whole(world)
+
+
+@pytest.mark.parametrize("count", [1, 5, len(POINTS)])
+def test_a_lost_storage_is_made_again_from_the_records(count: int, world: World) -> None:
+    study, standing = world.started()
+    for _ in range(count):
+        world.keep(world.asked(study)[1], standing)
+    world.storage = optuna.storages.InMemoryStorage()
+    world.run()
+    assert_whole(world)
+
+
+def test_a_lost_storage_and_a_lost_record_leave_no_number_twice(world: World) -> None:
+    world.run()
+    world.folder.remove(world.folder.records()[3])
+    world.storage = optuna.storages.InMemoryStorage()
+    world.run()
+    assert numbered(world) == moved(3, 8)
+
+
+def test_a_record_of_another_study_is_refused(world: World) -> None:
+    other = made({"ipc": 1, "regularizer.weight": 0.01, NUMBER: 30, "is_control": False})
+    changed = TrialConfig.from_dict(other.config).override({"squeeze.epochs": 3})
+    world.folder.write(Record(**{**vars(other), "config": changed.to_dict()}))
+    with pytest.raises(StudyError, match=r"trials/00030\.json: is the record of another study"):
+        world.started()
+
+
+def test_a_repetition_of_a_repetition_has_the_number_of_the_first(world: World) -> None:
+    study, standing = world.started()
+    world.asked(study)
+    for _ in POINTS[1:]:
+        trial, own = world.asked(study)
+        world.keep(own, standing)
+        study.tell(trial, own.objectives)
+    for _ in range(2):
+        world.asked(world.started()[0])
+    world.started()
+    chain = [trial.user_attrs for trial in world.trials() if RETRY_OF in trial.user_attrs]
+    assert [(own[RETRY_OF], own[REPEATS]) for own in chain] == [(0, 0), (8, 0), (9, 0)]
+    world.run()
+    assert_whole(world)
+
+
+def test_the_failed_row_of_an_older_version_goes_with_its_repetition(world: World) -> None:
+    """Its repetitions had numbers of their own."""
+    study, standing = world.started()
+    failed(world, study, standing)
+    params = {"ipc": 1}
+    study.enqueue_trial(params, user_attrs={"control": True, RETRY_OF: 0})
+    world.run()
+    assert numbered(world) == moved(0, 8)

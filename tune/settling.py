@@ -1,0 +1,160 @@
+"""A search that goes on: what Optuna knows of it is brought in line with the records on the disk.
+
+A driver may have been killed at any moment, and a storage lost or copied from an earlier day. The
+records are the truth: what has none that is finished runs (again), with what was fixed or drawn for
+it; what has one does not. Optuna's trial keeps its number, and a repetition of it (another trial of
+Optuna's) the number of its first, so that a repeated trial has one record.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState, create_trial
+
+from guard.errors import ConfigError, StudyError
+from guard.trial import TrialConfig
+from tune.results.records import Record
+from tune.results.standing import Standing
+from tune.runs import Run
+from tune.space import CONTROL, Params, SearchSpace, configured
+
+RETRY_OF, REPEATS, GAP = "retry_of", "repeats", "gap"
+"""User attributes of Optuna's trials: number of the one that it follows, number of the record that
+it is to make, and whether it only takes a number that no record has."""
+
+
+def settle(study: optuna.Study, standing: Standing, space: SearchSpace) -> None:
+    """Close what a stopped driver left running or waiting although it is finished, take in records
+    that Optuna lacks, and queue what did not finish. A kill in the middle of it does no harm."""
+    _restore(study, standing, space)
+    for trials in chains(study.get_trials(deepcopy=False)):
+        last = trials[-1]
+        number = number_of(last)
+        record = standing.of(number)
+        for earlier in {trial.number for trial in trials} - {number}:
+            standing.forget_failure(earlier)
+        if last.state == TrialState.COMPLETE or last.user_attrs.get(GAP):
+            continue
+        if record is not None and record.finished:
+            _conclude(study, last, record, space)
+        elif last.state != TrialState.WAITING:
+            if last.state == TrialState.RUNNING:
+                study.tell(last.number, state=TrialState.FAIL)
+            attributes = {**last.user_attrs, RETRY_OF: last.number, REPEATS: number}
+            study.enqueue_trial(fixed(last), user_attrs=attributes)
+            standing.forget_failure(number)
+
+
+def lost(study: optuna.Study, standing: Standing, space: SearchSpace) -> list[Run]:
+    """Trials that Optuna has as complete, and of which the record or the verdicts are gone."""
+    done = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    found = {number_of(trial): trial for trial in done}
+    return [
+        Run(
+            trial=number,
+            config=configured(space.base, trial.params, control=is_control(trial)),
+            params=trial.params,
+            control=is_control(trial),
+        )
+        for number, trial in sorted(found.items())
+        if (record := standing.of(number)) is None or not record.is_done
+    ]
+
+
+def enqueue_new(study: optuna.Study, controls: Iterable[Params], others: Iterable[Params]) -> None:
+    """Queue what no trial of the study has been, is, or waits to be."""
+    known = {(_text(fixed(t)), is_control(t)) for t in study.get_trials(deepcopy=False)}
+    for wanted, control in ((controls, True), (others, False)):
+        for params in wanted:
+            if (_text(params), control) not in known:
+                known.add((_text(params), control))
+                study.enqueue_trial(params, user_attrs={CONTROL: True} if control else {})
+
+
+def number_of(trial: Any) -> int:
+    """Of the record that a trial of Optuna's makes."""
+    number: int = trial.user_attrs.get(REPEATS, trial.number)
+    return number
+
+
+def is_control(trial: Any) -> bool:
+    return bool(trial.user_attrs.get(CONTROL))
+
+
+def fixed(trial: FrozenTrial) -> Params:
+    """What a trial must have: what was fixed when it was queued, and what was drawn since."""
+    return {**trial.system_attrs.get("fixed_params", {}), **trial.params}
+
+
+def chains(trials: Sequence[FrozenTrial]) -> list[list[FrozenTrial]]:
+    """Each trial with its repetitions, in order."""
+    found: dict[int, list[FrozenTrial]] = {}
+    first: dict[int, int] = {}
+    for trial in trials:
+        earlier = trial.user_attrs.get(RETRY_OF, trial.number)
+        first[trial.number] = first.get(earlier, trial.number)
+        found.setdefault(first[trial.number], []).append(trial)
+    return list(found.values())
+
+
+def _conclude(study: optuna.Study, trial: FrozenTrial, record: Record, space: SearchSpace) -> None:
+    """Tell the study how an unfinished trial of Optuna's ended, by its record."""
+    if trial.state == TrialState.RUNNING and trial.params.keys() == record.params.keys():
+        study.tell(trial.number, record.objectives)
+        return
+    if not trial.state.is_finished():
+        study._storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
+    attributes = {RETRY_OF: trial.number, REPEATS: record.trial}
+    study.add_trial(_completed(record, space, attributes))
+
+
+def _restore(study: optuna.Study, standing: Standing, space: SearchSpace) -> None:
+    """Give the study the trials of records that are later than all of its own, under their numbers.
+    A number without a record is left out, so that no other trial gets it. Raises StudyError for a
+    record of another study."""
+    first = len(study.get_trials(deepcopy=False))
+    last = max((record.trial for record in standing.records), default=-1)
+    for number in range(first, last + 1):
+        record = standing.of(number)
+        if record is not None and not _is_of(record, space):
+            path = standing.folder.record_path(record)
+            raise StudyError(f"{path}: is the record of another study; move it away")
+        if record is None:
+            trial = create_trial(state=TrialState.FAIL, user_attrs={GAP: True})
+        elif record.finished:
+            trial = _completed(record, space, {})
+        else:
+            queued = {"fixed_params": dict(record.params)}
+            attributes = {CONTROL: True} if record.control else {}
+            trial = create_trial(state=TrialState.FAIL, system_attrs=queued, user_attrs=attributes)
+        study.add_trial(trial)
+
+
+def _is_of(record: Record, space: SearchSpace) -> bool:
+    """Whether the search could have made the record."""
+    if not record.params.keys() <= space.distributions.keys():
+        return False
+    own = TrialConfig.from_dict(record.config).fingerprint()
+    try:
+        made = configured(space.base, dict(record.params), control=record.control)
+    except ConfigError:
+        return False
+    return made.fingerprint() == own
+
+
+def _completed(record: Record, space: SearchSpace, attributes: Params) -> FrozenTrial:
+    control = {CONTROL: True} if record.control else {}
+    return create_trial(
+        values=record.objectives,
+        params=dict(record.params),
+        distributions={path: space.distributions[path] for path in record.params},
+        user_attrs={**control, **attributes},
+    )
+
+
+def _text(params: Params) -> str:
+    return json.dumps(params, sort_keys=True)
