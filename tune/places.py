@@ -8,6 +8,7 @@ import fcntl
 import os
 import re
 import time
+import unicodedata
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
@@ -18,6 +19,8 @@ from guard.errors import StudyError
 Made = TypeVar("Made")
 FULL = (errno.ENOSPC, errno.EDQUOT)
 NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP)
+UNFIT = ("Cc", "Cs", "Zl", "Zp")
+"""Categories of Unicode: control characters, bytes that are no UTF-8, ends of lines."""
 RETRY_FOR_S, FIRST_PAUSE_S, LONGEST_PAUSE_S = 30.0, 0.1, 3.0
 
 
@@ -31,8 +34,8 @@ def typed(flag: str, text: str) -> Path:
         raise StudyError(
             f"{flag}: must be a path in a file system; {scheme[0]} is not supported, got {text!r}"
         )
-    if not text.strip() or not text.isprintable():
-        raise StudyError(f"{flag}: must be a path of printable UTF-8 characters, got {text!r}")
+    if not text.strip() or any(unicodedata.category(letter) in UNFIT for letter in text):
+        raise StudyError(f"{flag}: must be a path in UTF-8, in one line, got {text!r}")
     try:
         return Path(text).expanduser().absolute()
     except RuntimeError:
