@@ -177,9 +177,13 @@ class ArtifactStore:
         path = self.path(stage)
         return path.with_name(f".checkpoint-{path.name}")
 
+    def folders(self) -> Iterator[Path]:
+        """Of every result, damaged ones too."""
+        return self.root.glob("*/[!.]*")
+
     def faults(self) -> Iterator[Damaged]:
         """Of every result of the store; reads all of it."""
-        for folder in sorted(self.root.glob("*/[!.]*")):
+        for folder in sorted(self.folders()):
             try:
                 verified(folder)
             except Damaged as damaged:

@@ -7,6 +7,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from guard.artifacts import ArtifactStore
 from guard.errors import StudyError
 from studies.design.about import About
 from studies.design.stories import story
@@ -23,13 +24,22 @@ from tune.results.tables import write_comparisons
 def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m studies.report", description=__doc__)
     parser.add_argument("folder", metavar="DIR/NAME", help="a study's folder")
+    parser.add_argument(
+        "--verify",
+        action="store_true",
+        help="instead, read every stored result of DIR and say which is damaged and would be "
+        "computed again: exit code 1 if any is",
+    )
     return parser
 
 
 def main(argv: Sequence[str]) -> int:
     """Write both. Raises StudyError for a folder that holds no study that is known."""
-    path = Path(os.path.normpath(typed("DIR/NAME", parser().parse_args(argv).folder)))
+    args = parser().parse_args(argv)
+    path = Path(os.path.normpath(typed("DIR/NAME", args.folder)))
     folder = StudyFolder(path.parent, path.name)
+    if args.verify:
+        return verify(folder)
     about = About.read(folder)
     told = story(about.study)
     if told is None:
@@ -41,6 +51,23 @@ def main(argv: Sequence[str]) -> int:
         console.warn(line)
     console.print(f"report: {page}")
     return 0
+
+
+def verify(folder: StudyFolder) -> int:
+    """Say what of the output folder's results is not as it was written; 1 if anything is.
+
+    Raises StudyError for a folder without results.
+    """
+    store, console = ArtifactStore(folder.artifacts), Terminal()
+    if not store.root.is_dir():
+        raise StudyError(f"{folder.output}: holds no results of studies (no folder artifacts)")
+    every = sum(1 for _ in store.folders())
+    damaged = list(store.faults())
+    for found in damaged:
+        console.print(f"{found.folder.relative_to(store.root)}: {found.fault}")
+    told = f"{len(damaged)} of {every} results are damaged"
+    console.print(f"{told}; whatever needs them computes them again" if damaged else told)
+    return 1 if damaged else 0
 
 
 if __name__ == "__main__":
