@@ -29,6 +29,7 @@ from studies.reporting.page import publish
 from tune.results.findings import Results
 from tune.results.folder import read_csv, to_csv, write_atomically
 from tune.results.tables import as_markdown
+from tune.tracking.store import open_store
 
 
 def parser() -> argparse.ArgumentParser:
@@ -70,6 +71,8 @@ def main(argv: Sequence[str]) -> int:
             console.print(f"{bench.title}: {work}")
         return 0
     folder, about = request.folder, About(study=STORY.name, command=request.command)
+    folder.path.mkdir(parents=True, exist_ok=True)
+    store = open_store(request.tracking_uri, folder)
     claim(folder, about, config, {"sizes": str(sizes)})
     rows: list[dict[str, Any]] = []
     with threads(config.compute.num_threads):
@@ -80,7 +83,7 @@ def main(argv: Sequence[str]) -> int:
             rows += found
     write_atomically(folder.path / "overhead.csv", to_csv(rows))
     write_atomically(folder.path / "overhead.md", markdown(rows))
-    publish(console, STORY, folder, about, request.tracking)
+    publish(console, STORY, folder, about, store)
     return 0
 
 

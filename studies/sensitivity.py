@@ -24,6 +24,7 @@ from studies.reporting.page import publish
 from studies.sweep import STORY
 from tune.results.folder import to_csv, write_atomically
 from tune.results.tables import as_markdown
+from tune.tracking.store import open_store
 
 COLUMNS = ("importance", "rank correlation", "p")
 
@@ -50,6 +51,7 @@ def main(argv: Sequence[str]) -> int:
             f"--name: {folder.path} must have at least 4 regularized trials that differ, got "
             f"{len(trials)}"
         )
+    store = open_store(request.tracking_uri, folder)
     rows = [
         {"field": name, "importance": share, **correlation(trials, name), "trials": len(trials)}
         for name, share in found.items()
@@ -59,7 +61,7 @@ def main(argv: Sequence[str]) -> int:
     for name, figure in figures(trials, found).items():
         save_png(figure, folder.path / f"{name}.png")
     console.print_table(as_table(rows))
-    publish(console, STORY, folder, About.read(folder), request.tracking)
+    publish(console, STORY, folder, About.read(folder), store)
     return 0
 
 

@@ -1,5 +1,9 @@
 from __future__ import annotations
 
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
 import pytest
 
 LONG = ("test_sweep.py", "test_desk.py")
@@ -8,3 +12,19 @@ LONG = ("test_sweep.py", "test_desk.py")
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.path.name not in LONG)
+
+
+@pytest.fixture(scope="session")
+def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """MLflow's tables, which take it seconds to make: in this process it does so once."""
+    from sqlalchemy import make_url
+
+    from tune.tracking import database
+    from tune.tracking.store import settle_mlflow
+
+    settle_mlflow()
+    file = tmp_path_factory.mktemp("database") / "mlflow.db"
+    database.make_file(file)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(database, "make", lambda uri: shutil.copy(file, make_url(uri).database))
+        yield file

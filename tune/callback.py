@@ -16,7 +16,7 @@ from tune.results.folder import StudyFolder
 from tune.results.records import Record, one_line
 from tune.results.standing import Standing
 from tune.timeline import Timeline
-from tune.tracking import Tracker
+from tune.tracking.tracker import Tracker
 from tune.trainable import NUMBER, StudyContext, split_sample
 
 TICK_S = 0.5
@@ -101,7 +101,8 @@ class StudyCallback(ray_tune.Callback):
         if result["heading"] != "done":
             params, control = split_sample(trial.config)
             config = self._context.config(params, control)
-            self._tracker.stage(number, config, params, result["metrics"])
+            seconds = result["time_total_s"]
+            self._tracker.stage(number, config, params, result["metrics"], seconds)
             return
         with self.ending:
             record = self._folder.read(number)

@@ -12,7 +12,6 @@ import unicodedata
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
-from urllib.parse import quote
 
 from guard.errors import StudyError
 
@@ -59,8 +58,15 @@ def usable_folder(flag: str, path: Path) -> Path:
 
 
 def sqlite_uri(path: Path) -> str:
-    """The URL of an SQLite file, as SQLAlchemy reads it: what has a meaning in a URL is escaped."""
-    return f"sqlite:///{quote(str(path), safe='/ +')}"
+    """The URL of an SQLite file, as SQLAlchemy reads it: what has a meaning in a URL is escaped, or
+    in a format, which Optuna takes it for.
+
+    One with escapes names the driver: MLflow makes the parent folder of what follows a plain
+    `sqlite:///` as it is written there, escapes and all.
+    """
+    plain = str(path)
+    escaped = "".join(f"%{ord(c):02X}" if c in "%?{}" else c for c in plain)
+    return f"{'sqlite' if escaped == plain else 'sqlite+pysqlite'}:///{escaped}"
 
 
 def full_disk(error: BaseException) -> OSError | None:

@@ -7,6 +7,7 @@ import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import NoReturn
 
 from guard.errors import StudyError, UserError
 from guard.pipeline import STAGES
@@ -15,6 +16,7 @@ from studies.driver.options import MEANING, Options
 from studies.driver.streams import make_lasting
 from studies.presets import PRESETS
 from tune.places import told
+from tune.uris import redacted
 
 PRESET = "digits"
 RETIRED: Mapping[str, str] = {
@@ -56,6 +58,13 @@ def exit_code(main: Callable[[Sequence[str]], int], argv: Sequence[str]) -> int:
         return 2
 
 
+class Parser(argparse.ArgumentParser):
+    """It refuses flags without the passwords in them."""
+
+    def error(self, message: str) -> NoReturn:
+        super().error(redacted(message))
+
+
 def command_parser(
     study: str, description: str | None, sections: Sequence[str] = (), epilog: str | None = None
 ) -> argparse.ArgumentParser:
@@ -63,9 +72,7 @@ def command_parser(
 
     sections: of `Options`, that `--set` reaches. A flag that is not added has its default.
     """
-    parser = argparse.ArgumentParser(
-        prog=f"python -m studies.{study}", description=description, epilog=epilog
-    )
+    parser = Parser(prog=f"python -m studies.{study}", description=description, epilog=epilog)
     parser.set_defaults(
         sections=tuple(sections),
         preset=PRESET,
@@ -94,7 +101,7 @@ def parsed(parser: argparse.ArgumentParser, argv: Sequence[str]) -> argparse.Nam
         if flag in RETIRED and RETIRED[flag].startswith(tuple(f"{name}." for name in sections)):
             raise StudyError(f"{flag} is now --set {RETIRED[flag]}")
     args = parser.parse_args(argv)
-    args.command = f"uv run {parser.prog} {shlex.join(argv)}".strip()
+    args.command = f"uv run {parser.prog} {shlex.join(map(redacted, argv))}".strip()
     return args
 
 
@@ -145,7 +152,10 @@ def add_output_flags(parser: argparse.ArgumentParser) -> None:
 
 def add_tracking_flag(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
     parser.add_argument(
-        "--tracking-uri", metavar="URI", help="MLflow (default: sqlite in the output folder)"
+        "--tracking-uri",
+        metavar="URI",
+        help="MLflow: http(s)://…, postgresql://… or sqlite:///FILE (default: MLFLOW_TRACKING_URI, "
+        "which hides passwords from others, or else sqlite in the output folder)",
     )
 
 

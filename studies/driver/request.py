@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +15,7 @@ from studies.driver.settings import parse_settings
 from studies.presets import Preset
 from tune.options import SamplerName
 from tune.results.folder import StudyFolder
+from tune.uris import check_tracking_uri
 
 MAX_SEEDS = 1000
 
@@ -41,6 +43,7 @@ class Request:
     resources: tuple[str, ...]
     """STAGE=CPUS[,GPUS] each."""
     tracking: str | None
+    """A URI of MLflow; None: the output folder's database."""
     dry_run: bool
 
     @property
@@ -73,6 +76,16 @@ def settled(args: argparse.Namespace) -> Request:
         seeds=args.seeds,
         address=args.address,
         resources=tuple(args.resources),
-        tracking=args.tracking_uri,
+        tracking=tracking_uri(args.tracking_uri),
         dry_run=args.dry_run,
     )
+
+
+def tracking_uri(flag: str | None) -> str | None:
+    """The flag's, or else of the environment, where a password is not seen by others. Raises
+    StudyError for what is no URI of MLflow's."""
+    variable = "MLFLOW_TRACKING_URI"
+    uri = flag or os.environ.get(variable)
+    if uri:
+        check_tracking_uri(uri, "--tracking-uri" if flag else variable)
+    return uri or None

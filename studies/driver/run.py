@@ -89,10 +89,15 @@ def carry_out(console: Terminal, job: Job, resources: StageResources) -> int:
     """
     from guard.data.datasets import load_data  # imports torch
     from studies.driver.session import close, opened, settled_place  # they import Ray
+    from studies.reporting.page import deliver
+    from tune.tracking.store import open_store
+    from tune.tracking.tracker import Tracker
 
     folder, about = job.request.folder, About(study=job.story.name, command=job.request.command)
     place = settled_place(job.request, resources)
+    given = open_store(job.request.tracking, folder) if job.request.tracking else None
     with held(folder.path) as warning, Interrupts() as asked:
+        store = given or open_store(folder.tracking_uri, folder)
         claim(folder, about, job.base, job.varied)
         ArtifactStore(folder.artifacts).remove_abandoned()
         for line in [*([warning] if warning else []), *folder.set_aside()]:
@@ -101,12 +106,13 @@ def carry_out(console: Terminal, job: Job, resources: StageResources) -> int:
         console.print(f"study {folder.path}: {finished} of {all_trials} trials are finished")
         print_notes(console, load_data(job.base.data))
         if job.unfinished():
-            with opened(console, folder, place, about, job.base) as session:
+            with opened(console, folder, place, about, job.base, store) as session:
                 asked.until(lambda: job.work(session))
                 results = write(job, about)
                 close(console, session, job.story, results, done=not job.unfinished())
         else:
             results = write(job, about)
+            deliver(console, Tracker(folder, store, about.note(folder)), job.story, results)
         job.print_summary(console, results)
         print_cautions(console, after(results.records))
         return say_how_to_go_on(console, job, asked)

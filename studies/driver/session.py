@@ -14,12 +14,12 @@ import torch
 
 from guard.trial import TrialConfig
 from studies.design.about import About
-from studies.design.study import Story, conclusion
+from studies.design.study import Story
 from studies.driver.options import RunConfig
 from studies.driver.request import Request
 from studies.reporting.console import Terminal
+from studies.reporting.page import deliver
 from studies.reporting.progress import Progress
-from studies.reporting.terminal import print_tracking_errors
 from tune import cluster, preflight
 from tune.desk import RayRunner, open_desk, totals
 from tune.resources import StageResources
@@ -29,16 +29,16 @@ from tune.results.records import Record
 from tune.runs import Run, run_all
 from tune.search import num_slots
 from tune.timeline import Timeline
-from tune.tracking import Tracker, check_tracking
+from tune.tracking.store import Store
+from tune.tracking.tracker import Tracker
 
 
 @dataclass(frozen=True, kw_only=True)
 class Place:
-    """Where a study runs and is tracked."""
+    """Where a study runs."""
 
     address: str | None
     """Of a Ray cluster; None: a local Ray."""
-    tracking_uri: str
     resources: StageResources
     run: RunConfig
 
@@ -51,15 +51,12 @@ class Place:
 def settled_place(request: Request, resources: StageResources) -> Place:
     """Where the request wants its study. Raises StudyError for a place that is not there, or too
     small."""
-    if request.tracking:
-        check_tracking(request.tracking)
     if request.address:
         cluster.check_address(request.address)
     else:
         resources.check([(os.cpu_count() or 1, torch.cuda.device_count())])
     return Place(
         address=request.address,
-        tracking_uri=request.tracking_uri,
         resources=resources,
         run=request.options.run,
     )
@@ -112,7 +109,12 @@ class Session:
 
 @contextlib.contextmanager
 def opened(
-    console: Terminal, folder: StudyFolder, place: Place, about: About, base: TrialConfig
+    console: Terminal,
+    folder: StudyFolder,
+    place: Place,
+    about: About,
+    base: TrialConfig,
+    store: Store,
 ) -> Iterator[Session]:
     """Ray started or joined, its machines checked, and a session on it. The caller closes the
     tracker. Raises StudyError for machines that cannot compute the study's trials."""
@@ -125,7 +127,8 @@ def opened(
             preflight.check(folder.path, base.data, base.compute.device)
         name = f"desk:{folder.path}"
         desk = open_desk(name, folder.artifacts, place.resources)
-        tracker = Tracker(folder, place.tracking_uri, about.note(folder))
+        tracker = Tracker(folder, store, about.note(folder))
+        tracker.start()
         with Progress(console) as progress:
             yield Session(
                 folder=folder,
@@ -143,6 +146,4 @@ def close(
 ) -> None:
     """Finish the tracking of a study."""
     session.timeline.update()
-    status = "FINISHED" if done else "KILLED"
-    session.tracker.close(list(results.records), status, conclusion(story, results))
-    print_tracking_errors(console, session.tracker.errors)
+    deliver(console, session.tracker, story, results, done=done)

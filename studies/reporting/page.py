@@ -29,13 +29,14 @@ from studies.reporting.sections import (
     state,
     trial_row,
 )
-from studies.reporting.terminal import print_tracking_errors
 from tune.commit import lab_commit
 from tune.results.cautions import after, before
 from tune.results.findings import Results
 from tune.results.folder import StudyFolder, write_atomically
 from tune.results.tables import legend
-from tune.tracking import PACKAGES, Tracker
+from tune.tracking.provenance import PACKAGES
+from tune.tracking.store import Store
+from tune.tracking.tracker import Tracker
 
 REPORT = ("uv", "run", "python", "-m", "studies.report")
 TRIAL_COLUMNS = ("trial", "configuration", "status", "clean", "robust", "seconds", "reason")
@@ -65,16 +66,23 @@ def draw(story: Story, results: Results) -> Mapping[str, Figure]:
 
 
 def publish(
-    console: Terminal, story: Story, folder: StudyFolder, about: About, tracking_uri: str | None
+    console: Terminal, story: Story, folder: StudyFolder, about: About, store: Store
 ) -> None:
     """The report of a study that runs no trials, in its folder and in MLflow."""
     results = Results.read(folder)
     page = write_report(story, results, about)
-    uri = tracking_uri or folder.tracking_uri
-    tracker = Tracker(folder, uri, about.note(folder))
-    tracker.close(list(results.records), answer=conclusion(story, results))
     console.print(f"report: {page}")
-    print_tracking_errors(console, tracker.errors)
+    deliver(console, Tracker(folder, store, about.note(folder)), story, results)
+
+
+def deliver(
+    console: Terminal, tracker: Tracker, story: Story, results: Results, *, done: bool = True
+) -> None:
+    """What MLflow has not got of a study yet, and its answer."""
+    status, answer = "FINISHED" if done else "KILLED", conclusion(story, results)
+    tracker.close(list(results.records), status, answer, console.print)
+    if tracker.trouble:
+        console.warn(tracker.trouble)
 
 
 def content(

@@ -19,6 +19,7 @@ from tune.results.front import choose, control_of, pareto_front
 from tune.results.records import Record
 from tune.results.statistics import Estimate
 from tune.results.tables import legend, percent, signed_percent, verdict
+from tune.uris import is_database, redacted, scheme
 
 COLUMNS = (
     ("val clean", CLEAN.on("validation")),
@@ -163,12 +164,6 @@ def print_cautions(console: Terminal, lines: Iterable[str]) -> None:
         console.warn(f"beware: {line}")
 
 
-def print_tracking_errors(console: Terminal, errors: Sequence[str]) -> None:
-    """Failed calls to MLflow are told on stderr, and change nothing else."""
-    if errors:
-        console.warn(f"MLflow: {len(errors)} calls failed; first: {errors[0]}")
-
-
 def print_places(console: Terminal, folder: StudyFolder, tracking_uri: str) -> None:
     console.print("\nResults:")
     places = {
@@ -184,11 +179,13 @@ def print_places(console: Terminal, folder: StudyFolder, tracking_uri: str) -> N
     for what, place in places.items():
         if place.exists():
             console.print(f"  {what:<15} {place}")
-    if tracking_uri.startswith(("http://", "https://")):
-        console.print(f"  MLflow          {tracking_uri}")
-    else:
-        ui = ("uv", "run", "mlflow", "ui", "--backend-store-uri", tracking_uri)
+    shown = redacted(tracking_uri)
+    if is_database(tracking_uri):
+        extra = ("--extra", "postgres") if scheme(tracking_uri) == "postgresql" else ()
+        ui = ("uv", "run", *extra, "mlflow", "ui", "--backend-store-uri", shown)
         console.print(f"\nCompare the runs:   {shlex.join(ui)}")
+    else:
+        console.print(f"  MLflow          {shown}")
     if places["chosen config"].exists():
         again = ("uv", "run", "python", "-m", "studies.trial", str(places["chosen config"]))
         console.print(f"Run the choice again: {shlex.join(again)}")

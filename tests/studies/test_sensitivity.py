@@ -17,6 +17,7 @@ from studies import sensitivity
 from tune.results.folder import StudyFolder
 from tune.space import CONTROL
 
+pytestmark = pytest.mark.usefixtures("empty_database")
 SPACE = {
     "regularizer.weight": FloatDistribution(1e-3, 100, log=True),
     "regularizer.h": FloatDistribution(1e-2, 3, log=True),

@@ -24,7 +24,8 @@ from guard.trial import TrialConfig
 from studies import sweep, trial
 from tune.results.folder import StudyFolder
 from tune.results.front import choose
-from tune.tracking import EXPERIMENT, TRIAL
+from tune.tracking.store import EXPERIMENT
+from tune.tracking.wanted import TRIAL
 
 SMALL = [
     "method=sre2l",

@@ -62,3 +62,25 @@ def test_a_number_out_of_range_is_refused(number: str) -> None:
         sweep_of("--num-trials", number)
     with pytest.raises(StudyError, match=f"--seeds: .* 1 and at most 1000, got {number}"):
         settled(parsed(trials_job.parser(gallery.STUDY), ["--seeds", number]))
+
+
+def test_tracking_is_the_flags_or_the_environments(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "postgresql://me:secret@host/db")
+    assert sweep_of().tracking == "postgresql://me:secret@host/db"
+    assert sweep_of("--tracking-uri", "http://host").tracking == "http://host"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "mlruns")
+    with pytest.raises(StudyError, match="MLFLOW_TRACKING_URI: must be sqlite"):
+        sweep_of()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "")
+    assert sweep_of().tracking is None
+
+
+def test_a_command_is_kept_without_its_password(capsys: pytest.CaptureFixture[str]) -> None:
+    uri = "postgresql://me:secret@host/db"
+    for argv in (["--tracking-uri", uri], [f"--tracking-uri={uri}"]):
+        request = sweep_of(*argv)
+        assert request.tracking == uri
+        assert "secret" not in request.command and "me:***@host/db" in request.command
+    with pytest.raises(SystemExit):
+        sweep_of("--track", uri, "--x", uri)
+    assert "secret" not in capsys.readouterr().err

@@ -25,6 +25,8 @@ from studies.driver.run import run
 from studies.reporting import page
 from studies.reporting.console import Terminal
 from tune.places import held
+from tune.results.folder import StudyFolder
+from tune.tracking import store, tracker
 
 
 @dataclass(kw_only=True)
@@ -37,6 +39,8 @@ class Pretended:
     signals: tuple[signal.Signals, ...] = ()
     """That come while it works."""
     told: list[str] = field(default_factory=list)
+    refuses: bool = False
+    """Whether its tracking cannot be opened."""
     story: Story = sweep.STORY
     base: TrialConfig = field(default_factory=TrialConfig)
     configs: Sequence[TrialConfig] = ()
@@ -81,9 +85,20 @@ def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pretended:
     def report(*others: Any) -> None:
         pretended.told.append("report")
 
+    def deliver(*others: Any) -> None:
+        pretended.told.append("delivered")
+
+    def open_store(uri: str, folder: StudyFolder) -> None:
+        assert uri == folder.tracking_uri
+        if pretended.refuses:
+            raise StudyError("MLflow at x does not answer")
+
     monkeypatch.setattr(sessions, "opened", opened)
     monkeypatch.setattr(sessions, "close", close)
     monkeypatch.setattr(page, "write_report", report)
+    monkeypatch.setattr(page, "deliver", deliver)
+    monkeypatch.setattr(store, "open_store", open_store)
+    monkeypatch.setattr(tracker, "Tracker", lambda *others: None)
     return pretended
 
 
@@ -108,7 +123,7 @@ def test_a_finished_study_is_written_and_told_without_ray(
     job: Pretended, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(job) == 0
-    assert job.told == ["tables", "report", "summary"]
+    assert job.told == ["tables", "report", "delivered", "summary"]
     text = capsys.readouterr().out
     assert f"study {job.request.folder.path}: 3 of 3 trials are finished" in text
     assert "Go on" not in text
@@ -200,3 +215,11 @@ def test_a_folder_of_another_study_is_left_alone(job: Pretended) -> None:
     with pytest.raises(StudyError, match="was made with search ipc"):
         run(job)
     assert job.told == []
+
+
+def test_tracking_that_cannot_be_opened_starts_and_claims_nothing(job: Pretended) -> None:
+    job.missing, job.refuses = 3, True
+    with pytest.raises(StudyError, match="does not answer"):
+        run(job)
+    assert job.told == []
+    assert not (job.request.folder.path / "study.json").exists()

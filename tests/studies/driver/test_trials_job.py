@@ -14,6 +14,7 @@ from studies.driver.request import settled
 from studies.driver.trials_job import TrialsJob, main, parser, prepared
 from tune.results.folder import StudyFolder
 
+pytestmark = pytest.mark.usefixtures("empty_database")
 STUDIES = [story for story in stories().values() if isinstance(story, Study)]
 
 

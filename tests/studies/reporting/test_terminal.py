@@ -4,17 +4,20 @@ import io
 import shlex
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from builders import configured, estimated, record
 from guard.robustness.measures import CLEAN, ROBUST
+from studies import sweep
+from studies.reporting import page
 from studies.reporting.console import Terminal
 from studies.reporting.figures import pareto_figure, save_png
 from studies.reporting.terminal import (
     print_places,
     print_summary,
-    print_tracking_errors,
     print_verdicts,
 )
 from tune.results.comparison import Arm, Comparison
@@ -63,12 +66,20 @@ def test_paths_are_printed_as_they_are_and_quoted_in_commands(tmp_path: Path) ->
     assert shlex.split(ui)[-1] == folder.tracking_uri
 
 
-def test_what_mlflow_did_not_take_is_told_on_stderr(capsys: pytest.CaptureFixture[str]) -> None:
-    print_tracking_errors(Terminal(), [])
-    print_tracking_errors(Terminal(), ["OSError: [Errno 28] full", "OSError: again"])
-    told = capsys.readouterr()
-    assert told.out == ""
-    assert told.err == "MLflow: 2 calls failed; first: OSError: [Errno 28] full\n"
+def test_what_mlflow_has_not_got_is_told_on_stderr(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(page, "conclusion", lambda story, results: "It is so.")
+    results: Any = SimpleNamespace(records=())
+    closed: list[Any] = []
+    for trouble in ("", "MLflow: 2 trials are not delivered yet (full)"):
+        tracker: Any = SimpleNamespace(
+            close=lambda *args: closed.append(args[1:3]), trouble=trouble
+        )
+        page.deliver(Terminal(), tracker, sweep.STORY, results, done=not trouble)
+        told = capsys.readouterr()
+        assert (told.out, told.err) == ("", f"{trouble}\n" if trouble else "")
+    assert closed == [("FINISHED", "It is so."), ("KILLED", "It is so.")]
 
 
 def test_a_baseline_that_nothing_beats_is_called_so(tmp_path: Path) -> None:
@@ -134,3 +145,22 @@ def test_a_winner_needs_an_interval_without_zero(
     assert f"({100 * mean:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}] points, 3 seeds)" in (
         console.file.getvalue()
     )
+
+
+PLACES = {
+    "sqlite:////my runs/mlflow.db": "uv run mlflow ui --backend-store-uri "
+    "'sqlite:////my runs/mlflow.db'",
+    "postgresql://me:secret@h/db": "uv run --extra postgres mlflow ui --backend-store-uri "
+    "'postgresql://me:***@h/db'",
+    "http://me:secret@h:5000": "MLflow          http://***@h:5000",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("uri", "line"), PLACES.items())
+def test_the_place_of_the_runs_is_quoted_and_has_no_password(
+    tmp_path: Path, uri: str, line: str
+) -> None:
+    console = Terminal(file=io.StringIO(), width=60)
+    print_places(console, StudyFolder(tmp_path, "s"), uri)
+    assert isinstance(console.file, io.StringIO)
+    assert line in console.file.getvalue()

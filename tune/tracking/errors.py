@@ -1,0 +1,33 @@
+"""What is said of an MLflow that refuses: one line, without passwords."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from guard.errors import StudyError
+from tune.uris import redacted
+
+
+def refusal(uri: str, why: str) -> StudyError:
+    """A place that cannot be used, and why."""
+    return StudyError(f"MLflow at {redacted(uri)} {why}")
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says first."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return redacted(lines[0]) if lines else type(error).__name__
+
+
+def reason(error: BaseException) -> str:
+    """What an error comes from: "[Errno 111] Connection refused"."""
+    *_, origin = causes(error)
+    return first_line(origin)
+
+
+def causes(error: BaseException) -> Iterator[BaseException]:
+    """The error and what it was raised from, the origin last."""
+    cause: BaseException | None = error
+    while cause is not None:
+        yield cause
+        cause = cause.__cause__ or cause.__context__

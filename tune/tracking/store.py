@@ -1,0 +1,249 @@
+"""MLflow at a URI: the one place that calls it. Each method is one request to a server, but where
+it says otherwise."""
+
+from __future__ import annotations
+
+import logging
+import os
+import tempfile
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
+
+from guard.errors import StudyError
+from tune.results.folder import StudyFolder
+from tune.tracking import database
+from tune.tracking.errors import causes, reason, refusal
+from tune.uris import is_database
+
+if TYPE_CHECKING:
+    from mlflow.entities import Experiment, Run
+    from mlflow.store.artifact.artifact_repo import ArtifactRepository
+
+EXPERIMENT = "robust-distillation"
+EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
+"""The UI opens on the table of training runs."""
+SETTINGS = {
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",  # `tracker` tries again, and says so
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # it asks for each run to print its address
+    "PGCONNECT_TIMEOUT": "10",
+}
+"""Of the environment, where a user has set nothing else."""
+PAGE = 200
+ILL_S, ILL_PAUSE_S = 5.0, 0.5
+"""How long a server that answers with errors may take to become well, at the start."""
+
+
+@dataclass(frozen=True)
+class Point:
+    """A value of a metric at a step."""
+
+    name: str
+    value: float
+    step: int = 0
+
+
+@dataclass(kw_only=True)
+class Held:
+    """A run as MLflow has it."""
+
+    run_id: str
+    start: int
+    """Milliseconds since the epoch."""
+    artifact_uri: str
+    status: str
+    deleted: bool = False
+    tags: dict[str, str] = field(default_factory=dict)
+    params: dict[str, str] = field(default_factory=dict)
+    metrics: dict[str, float] = field(default_factory=dict)
+    """The last value of each."""
+
+    @classmethod
+    def of(cls, run: Run) -> Held:
+        info, data = run.info, run.data
+        return cls(
+            run_id=info.run_id,
+            start=info.start_time,
+            artifact_uri=info.artifact_uri,
+            status=info.status,
+            deleted=info.lifecycle_stage == "deleted",
+            tags=dict(data.tags),
+            params=dict(data.params),
+            metrics=dict(data.metrics),
+        )
+
+
+class Store:
+    """MLflow at a URI. Every method may raise whatever MLflow does."""
+
+    def __init__(self, uri: str, folder: StudyFolder) -> None:
+        from mlflow.tracking import MlflowClient
+
+        self.uri = uri
+        self.is_own = uri == folder.tracking_uri
+        """Whether it lies in the study's output, where a study's name is the only one."""
+        self._artifacts = (folder.output / "mlflow").as_uri() if is_database(uri) else None
+        self._client = MlflowClient(tracking_uri=uri)
+        self._experiment = ""
+
+    def experiment(self) -> Experiment:
+        """The lab's, which is made if it is not there and restored if it was deleted: one request,
+        or three."""
+        from mlflow.exceptions import MlflowException
+
+        found = self._client.get_experiment_by_name(EXPERIMENT)
+        if found is None:
+            try:
+                self._client.create_experiment(EXPERIMENT, self._artifacts, EXPERIMENT_TAGS)
+            except MlflowException as error:
+                if error.error_code != "RESOURCE_ALREADY_EXISTS":  # by another study meanwhile
+                    raise
+            found = self._client.get_experiment_by_name(EXPERIMENT)
+        assert found is not None
+        if found.lifecycle_stage == "deleted":
+            self._client.restore_experiment(found.experiment_id)
+        self._experiment = found.experiment_id
+        return found
+
+    def follow_output(self, experiment: Experiment) -> None:
+        """Artifacts of a database in the output lie where the output does, also when it moved.
+        Raises StudyError for a folder of artifacts that cannot be written here."""
+        place, wanted = experiment.artifact_location, self._artifacts
+        if self.is_own and wanted and place != wanted and is_file(place):
+            database.move_artifacts(self.uri, experiment.experiment_id, place, wanted)
+            place = wanted
+        if is_file(place):
+            path = Path(url2pathname(urlsplit(place).path))
+            there = next(parent for parent in (path, *path.parents) if parent.exists())
+            if not os.access(there, os.W_OK):
+                raise refusal(self.uri, f"keeps artifacts in {path}, which cannot be written here")
+
+    def runs(self, tags: Mapping[str, str]) -> Iterator[Held]:
+        """Every run with these tags, deleted ones too, with its last metrics: a request for each
+        200."""
+        from mlflow.entities import ViewType
+
+        query = " and ".join(f"tags.`{name}` = '{value}'" for name, value in tags.items())
+        token: str | None = None
+        while True:
+            page = self._client.search_runs(
+                [self._experiment], query, ViewType.ALL, PAGE, page_token=token
+            )
+            yield from map(Held.of, page)
+            token = page.token
+            if not token:
+                return
+
+    def create(self, name: str, tags: Mapping[str, str], start: int) -> Held:
+        return Held.of(self._client.create_run(self._experiment, start, dict(tags), name))
+
+    def log(
+        self,
+        run: Held,
+        at: int,
+        points: Iterable[Point] = (),
+        params: Mapping[str, str] | None = None,
+        tags: Mapping[str, str] | None = None,
+    ) -> None:
+        """Metrics at a time in milliseconds, parameters and tags; nothing for nothing. A request
+        takes 1,000 values, and 100 parameters; more take more."""
+        from mlflow.entities import Metric, Param, RunTag
+
+        self._client.log_batch(
+            run.run_id,
+            [Metric(point.name, point.value, at, point.step) for point in points],
+            [Param(name, value) for name, value in (params or {}).items()],
+            [RunTag(name, value) for name, value in (tags or {}).items()],
+        )
+
+    def end(self, run: Held, status: str, at: int) -> None:
+        self._client.set_terminated(run.run_id, status, at)
+
+    def resume(self, run: Held, name: str) -> None:
+        """Two requests."""
+        self._client.update_run(run.run_id, "RUNNING", name)
+
+    def delete(self, run: Held) -> None:
+        """It can be restored."""
+        self._client.delete_run(run.run_id)
+
+    def restore(self, run: Held) -> None:
+        self._client.restore_run(run.run_id)
+
+    def sizes(self, run: Held, folders: Iterable[str]) -> dict[str, int]:
+        """Bytes of each artifact in these folders ("" is the top) by path: a request a folder."""
+        files = self._repository(run)
+        found = [file for folder in folders for file in files.list_artifacts(folder or None)]
+        return {file.path: file.file_size or 0 for file in found if not file.is_dir}
+
+    def upload(self, run: Held, files: Mapping[str, Path | bytes]) -> None:
+        """Artifacts by path: a request a file."""
+        repository = self._repository(run)
+        for name, content in files.items():
+            path = PurePosixPath(name)
+            folder = str(path.parent) if path.parent.name else None
+            if isinstance(content, Path):
+                repository.log_artifact(str(content), folder)
+                continue
+            with tempfile.TemporaryDirectory() as scratch:
+                file = Path(scratch) / path.name
+                file.write_bytes(content)
+                repository.log_artifact(str(file), folder)
+
+    def _repository(self, run: Held) -> ArtifactRepository:
+        from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+        return get_artifact_repository(run.artifact_uri, tracking_uri=self.uri)
+
+
+def settle_mlflow() -> None:
+    """Quiet: it logs the traces of its errors, which are told in a line."""
+    for name, value in SETTINGS.items():
+        os.environ.setdefault(name, value)
+    import mlflow  # noqa: F401  sets the level of its loggers
+
+    if "MLFLOW_LOGGING_LEVEL" not in os.environ:
+        logging.getLogger("mlflow").setLevel(logging.CRITICAL)
+        logging.getLogger("alembic").setLevel(logging.WARNING)
+
+
+def open_store(uri: str, folder: StudyFolder) -> Store:
+    """MLflow, ready for the study's runs; a database that is not there is made. Raises StudyError,
+    in one line, for a place that does not answer, is refused, or is of another MLflow."""
+    settle_mlflow()
+    started = time.monotonic()
+    while True:
+        try:
+            if is_database(uri):
+                database.prepare(uri)
+            store = Store(uri, folder)
+            store.follow_output(store.experiment())
+            return store
+        except StudyError:
+            raise
+        except Exception as error:
+            is_away = any(is_of_network(cause) for cause in causes(error))
+            if is_away or not is_ill(error) or time.monotonic() - started > ILL_S:
+                what = "does not answer" if is_away else "answers with an error"
+                raise refusal(uri, f"{what} ({reason(error)})") from None
+        time.sleep(ILL_PAUSE_S)
+
+
+def is_of_network(error: BaseException) -> bool:
+    """Whether it is the system's, not one that a library made of it."""
+    return isinstance(error, TimeoutError) or (isinstance(error, OSError) and bool(error.errno))
+
+
+def is_ill(error: Exception) -> bool:
+    """Whether a server has answered with an error of its own."""
+    status: int = getattr(error, "get_http_status_code", lambda: 0)()
+    return status >= 500
+
+
+def is_file(place: str) -> bool:
+    return urlsplit(place).scheme in ("", "file")

@@ -1,0 +1,58 @@
+"""URIs of MLflow: what they name, and how they may be shown."""
+
+from __future__ import annotations
+
+import re
+
+from guard.errors import StudyError
+
+DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
+SERVERS = ("http", "https")
+
+SERVER_USER = re.compile(r"(?P<scheme>https?://)[^\s/'\"]*@", re.I)
+USER = re.compile(
+    r"(?P<scheme>\b(?!https?:)[a-z][a-z0-9+.-]*://)"
+    r"(?P<user>[^\s:/@'\"]*)(?P<password>:[^\s'\"]*)?@",
+    re.I,
+)
+SECRET = re.compile(r"(?P<name>[?&]\w*(?:password|passwd|pwd|token|secret)\w*=)[^\s&'\"]*", re.I)
+
+
+def redacted(text: str) -> str:
+    """The text without the passwords in its URIs: `postgresql://user:***@host/db`."""
+    text = SERVER_USER.sub(r"\g<scheme>***@", text)
+    text = USER.sub(_without_password, text)
+    return SECRET.sub(r"\g<name>***", text)
+
+
+def _without_password(found: re.Match[str]) -> str:
+    hidden = ":***" if found["password"] else ""
+    return f"{found['scheme']}{found['user']}{hidden}@"
+
+
+def is_database(uri: str) -> bool:
+    """Whether SQLAlchemy opens it, and not a server."""
+    return scheme(uri) in DATABASES
+
+
+def scheme(uri: str) -> str:
+    """Without the driver: of "postgresql+psycopg://…" it is "postgresql"."""
+    return uri.partition("://")[0].partition("+")[0].lower() if "://" in uri else ""
+
+
+def check_tracking_uri(uri: str, source: str) -> None:
+    """Raises StudyError, naming the source of the URI, if it is none of MLflow's, or if its user
+    or password would have to be percent-encoded."""
+    if scheme(uri) not in (*DATABASES, *SERVERS):
+        kinds = ", ".join(f"{name}://…" for name in DATABASES[1:])
+        shown = redacted(uri)
+        raise StudyError(f"{source}: must be sqlite:///FILE, {kinds} or http(s)://…, got {shown!r}")
+    if scheme(uri) == "sqlite":
+        return
+    place = uri.partition("://")[2].partition("?")[0]
+    user = (place.partition("/")[0] if scheme(uri) in SERVERS else place).rpartition("@")[0]
+    if re.search(r"[\s@'\"]", user):
+        raise StudyError(
+            f"{source}: spaces, quotes and '@' in its user and password must be written %20, %27, "
+            "%22 and %40"
+        )
