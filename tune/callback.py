@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol
 
@@ -156,7 +157,8 @@ class StudyCallback(ray_tune.Callback):
     def _reason(self, trial: Any) -> str:
         """Why a trial failed, in a line. Raises StudyError for what all others would fail for:
         nothing can be written."""
-        error = trial.get_pickled_error() or trial.get_error()
+        file = trial.pickled_error_file  # what Tune would read itself is a copy of it, made later
+        error = ray.cloudpickle.loads(Path(file).read_bytes()) if file else None
         if error is None or isinstance(error, ray.exceptions.RayActorError):
             return DIED
         full = full_disk(error)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import errno
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import ray
 
 from builders import configured, record
 from guard.errors import StudyError
-from tune.callback import StudyCallback
+from tune.callback import DIED, StudyCallback
 from tune.results.folder import StudyFolder
 from tune.results.records import Record
 from tune.results.standing import Standing
@@ -52,13 +55,22 @@ def called(folder: StudyFolder, ear: Ear, **limits: int) -> StudyCallback:
     return StudyCallback(context, desk, watching, watching, watching, standing, **limits)
 
 
-def trial(number: int, error: Exception | None = None) -> Any:
-    """A trial of Tune's."""
-    config = {NUMBER: number, "is_control": False}
-    return SimpleNamespace(config=config, get_pickled_error=lambda: error, get_error=lambda: None)
+Fails = Callable[..., Any]
 
 
-def test_a_finished_trial_is_read_once_and_told(folder: StudyFolder) -> None:
+@pytest.fixture
+def trial(tmp_path: Path) -> Fails:
+    """A trial of Tune's, and how it failed."""
+
+    def made(number: int, error: Exception | None = None) -> Any:
+        config, file = {NUMBER: number, "is_control": False}, tmp_path / "error.pkl"
+        file.write_bytes(ray.cloudpickle.dumps(error))
+        return SimpleNamespace(config=config, pickled_error_file=str(file) if error else None)
+
+    return made
+
+
+def test_a_finished_trial_is_read_once_and_told(folder: StudyFolder, trial: Fails) -> None:
     ear = Ear()
     callback = called(folder, ear)
     folder.write(record(4))
@@ -67,7 +79,7 @@ def test_a_finished_trial_is_read_once_and_told(folder: StudyFolder) -> None:
     assert not (folder.path / "results.csv").exists(), "tables are for later"
 
 
-def test_failures_in_a_row_end_a_search(folder: StudyFolder) -> None:
+def test_failures_in_a_row_end_a_search(folder: StudyFolder, trial: Fails) -> None:
     ear = Ear()
     callback = called(folder, ear, max_failures=2)
     folder.write(record(1))
@@ -88,26 +100,54 @@ def test_failures_in_a_row_end_a_search(folder: StudyFolder) -> None:
     ]
 
 
-def test_any_number_of_failures_is_borne_if_so_wanted(folder: StudyFolder) -> None:
+def test_any_number_of_failures_is_borne_if_so_wanted(folder: StudyFolder, trial: Fails) -> None:
     callback = called(folder, Ear(), max_failures=0)
     for number in range(20):
         callback.on_trial_error(1, [], trial(number, ValueError("no luck")))
     assert not callback.ending.stop_all()
 
 
-def test_a_process_that_died_after_its_record_has_finished_its_trial(folder: StudyFolder) -> None:
+def test_a_process_that_died_after_its_record_has_finished_its_trial(
+    folder: StudyFolder, trial: Fails
+) -> None:
     ear = Ear()
     folder.write(record(4))
-    called(folder, ear).on_trial_error(1, [], trial(4))
+    died = ray.exceptions.ActorDiedError()
+    called(folder, ear).on_trial_error(1, [], trial(4, died))
     assert folder.records() == [record(4)] and ear.ended == [4]
 
 
 def test_what_cannot_be_written_ends_the_search_and_no_trial_is_blamed(
-    folder: StudyFolder,
+    folder: StudyFolder, trial: Fails
 ) -> None:
     callback = called(folder, Ear())
     refused = StudyError("/out is full; make room")
     callback.on_trial_error(1, [], trial(4, refused))
-    assert callback.ending.stop_all() and callback.ending.error is refused
+    assert callback.ending.stop_all() and str(callback.ending.error) == str(refused)
     assert folder.records() == []
     assert callback.__getstate__() == {}
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (ray.exceptions.ActorDiedError(), DIED),
+        (ray.exceptions.RayTaskError("work", "trace", ValueError("why\nso")), "ValueError: so"),
+        (None, DIED),
+    ],
+)
+def test_a_trial_that_is_tried_again_is_told_with_its_reason(
+    error: Exception | None, reason: str, folder: StudyFolder, trial: Fails
+) -> None:
+    ear = Ear()
+    called(folder, ear).on_trial_recover(1, [], trial(4, error))
+    assert ear.said == [f"trial 4 failed and is tried again: {reason}"]
+    assert folder.records() == [] and ear.ended == []
+
+
+def test_a_full_disk_is_nobodys_failure(folder: StudyFolder, trial: Fails) -> None:
+    callback, ear = called(folder, Ear()), Ear()
+    full = OSError(errno.ENOSPC, "No space left on device", "/out/artifacts/x")
+    callback.on_trial_recover(1, [], trial(4, ray.exceptions.RayTaskError("w", "trace", full)))
+    assert callback.ending.stop_all() and ear.said == []
+    assert str(callback.ending.error).startswith(f"{folder.output} is full (No space left")
