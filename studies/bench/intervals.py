@@ -14,12 +14,12 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
-from rich.console import Console
 from scipy.special import ndtri
 from scipy.stats import norm
 
 from guard.errors import StudyError
 from studies.driver import flags
+from studies.reporting.console import Terminal
 from tune.results.statistics import Floats, interval
 from tune.results.tables import as_markdown
 
@@ -217,10 +217,10 @@ def main(argv: Sequence[str]) -> int:
     repeats = flags.parsed(parser, argv).repeats
     if repeats < 2:
         raise StudyError(f"--repeats: must be at least 2, got {repeats}")
-    console = Console()
+    console = Terminal()
     found = list(every(repeats))
     for table in (detailed(found), summary(found)):
-        console.print(table, highlight=False, markup=False, soft_wrap=True)
+        console.print(table)
     return 0
 
 
