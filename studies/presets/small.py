@@ -32,7 +32,14 @@ UNMIRRORED: tuple[DsaOp, ...] = ("crop", "scale", "rotate")
 
 
 def digits() -> Preset:
-    """Every method on one small BatchNorm network, and one student recipe for all of them."""
+    """Every method on one small BatchNorm network, and one student recipe for all of them.
+
+    For 8x8 images. On 28 px its students stay near chance at IPC 5, where a batch is the whole set
+    and 200 epochs are 200 steps: too few, whatever the images are. Digits enlarged to 28 px, under
+    a teacher of 99.7 %: 32 %; 76 % in batches of 10; with sre2l.bn_weight = 1 too 85 %, and 96 %
+    after 1,000 steps of 50. Random real images with the teacher's labels: 64 % after 200 steps,
+    99 % after 1,000. Longer recovery alone (1,000 iterations): 48 %.
+    """
     experts = ExpertConfig(
         count=5,
         train=replace(expert_training(), epochs=20, batch_size=64, lr=0.02, dsa_ops=UNMIRRORED),
