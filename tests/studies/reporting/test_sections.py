@@ -20,6 +20,8 @@ def test_figures_of_each_attack_have_a_table_of_their_own(tmp_path: Path) -> Non
     for run in runs_of(compare.STUDY, 1)[:3]:
         folder.write(judged(tmp_path, run, 0.9, 0.3 if run.control else 0.5))
     page = told(folder)
+    assert "one seed (intervals over test images alone)" in page.text
+    assert "95 % interval over test images alone: one seed says nothing of others" in page.text
     header, *rows = page.rows("attacks")
     attacks = runs_of(compare.STUDY, 1)[0].config.evaluation.attacks
     assert header == ["configuration", "clean", *attacks, "robust"]
