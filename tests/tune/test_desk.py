@@ -61,7 +61,8 @@ def two_gpus() -> Iterator[None]:
     os.environ["RAY_ENABLE_UV_RUN_RUNTIME_ENV"] = "0"
     paths = os.environ.get("PYTHONPATH", "")
     here = str(Path(__file__).parent)  # where workers find this file's stage
-    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (here, paths)))
+    helpers = str(Path(__file__).parents[1])
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (here, helpers, paths)))
     with short_folder() as folder:
         resources = {"num_cpus": 4, "num_gpus": 2}
         start_local(folder, {"namespace": NAMESPACE, "log_to_driver": False, **resources})
