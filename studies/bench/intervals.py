@@ -28,7 +28,7 @@ Normals = NDArray[np.float32]
 SEEDS, SAMPLES = (1, 2, 3, 5, 10), (100, 360, 1000, 10000)
 SAME_EASE, SAME_LUCK = 0.8, 0.3
 """Share of a sample's ease and of a seed's luck that two arms have in common."""
-REPEATS, CELLS = 2000, 100_000_000
+REPEATS, CELLS = 2000, 10_000_000
 """Studies simulated of each kind, fewer where they would take more verdicts than that an arm."""
 AT_ONCE = 1_000_000
 """Verdicts held in memory at a time."""
