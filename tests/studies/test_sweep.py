@@ -24,6 +24,7 @@ from guard.trial import TrialConfig
 from studies import sweep, trial
 from tune.results.folder import StudyFolder
 from tune.results.front import choose
+from tune.settling import REPEATS
 from tune.tracking.store import EXPERIMENT
 from tune.tracking.wanted import TRIAL
 
@@ -183,7 +184,11 @@ def test_nothing_half_made_is_left(study: Study) -> None:
 def test_optuna_holds_what_the_table_says(study: Study) -> None:
     (name,) = optuna.get_all_study_names(study.folder.storage_uri)
     stored = optuna.load_study(study_name=name, storage=study.folder.storage_uri)
-    told = {t.number: tuple(t.values) for t in stored.trials if t.values is not None}
+    told = {  # a repetition has a number of its own, and the record that of the trial it repeats
+        t.user_attrs.get(REPEATS, t.number): tuple(t.values)
+        for t in stored.trials
+        if t.values is not None
+    }
     assert told == {record.trial: record.objectives for record in study.folder.records()}
 
 

@@ -52,7 +52,10 @@ BAD = [
     (["--set", "regularizer=foo"], "regularizer: no setting is named 'foo'; there are: none"),
     (["--set", "nonsense"], "--set: must be PATH=VALUE, got 'nonsense'"),
     (["--data", "{data}/missing"], "data.path: {data}/missing does not exist"),
-    (["--set", "data.name=folder", "--data", "{data}/empty"], "needs a folder with train/"),
+    (
+        ["--set", "data.name=folder", "--data", "{data}/empty"],
+        "an .npz file or a folder with train/",
+    ),
     (["--set", "data.name=folder", "--data", "{data}/one-class"], "has one class"),
     (["--set", "data.name=folder", "--data", "{data}/corrupt"], "train/b/9.png: not a readable"),
     (["--set", "data.name=npz", "--data", "{data}/text.npz"], "text.npz: not an .npz file"),
