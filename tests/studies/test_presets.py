@@ -86,6 +86,12 @@ def test_the_papers_photos_are_tested_in_the_middle_of_256_pixels() -> None:
     assert (small.data.image_size, small.mtt.network_of(small.shared).depth) == (128, 5)
 
 
+def test_students_of_28_px_take_hundreds_of_steps_at_every_ipc() -> None:
+    """With one step an epoch they stay near chance."""
+    train = PRESETS["fashion-mnist"]().config.student.train
+    assert all(-(-10 * ipc // train.batch_size) * train.epochs >= 600 for ipc in (1, 5, 10))
+
+
 def test_what_is_decayed() -> None:
     decayed = {name for name, make in PRESETS.items() if make().config.student.train.decay_all}
     assert decayed == {"cifar10", "cifar100"}
