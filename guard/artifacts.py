@@ -91,21 +91,21 @@ def build(stage: Stage, store: ArtifactStore, folder: Path) -> Mapping[str, Any]
 
 def listed(folder: Path) -> Artifact:
     """A stage's result whose record is whole and whose files have their sizes. Raises Damaged."""
-    record = _record(folder)
-    fault = size_fault(folder, record.get("files", {}))
-    if fault:
-        raise Damaged(folder, fault)
-    return Artifact(path=folder, summary=record["summary"], seconds=record["seconds"])
+    return _checked(folder, size_fault)
 
 
 def verified(folder: Path) -> Artifact:
     """A stage's result whose files have the bytes that were written, too; results of versions that
     wrote no sums are taken as they are. Raises Damaged."""
-    artifact = listed(folder)
-    fault = content_fault(folder, _record(folder).get("files", {}))
+    return _checked(folder, content_fault)
+
+
+def _checked(folder: Path, fault_of: Callable[[Path, Mapping[str, Any]], str]) -> Artifact:
+    record = _record(folder)
+    fault = fault_of(folder, record.get("files", {}))
     if fault:
         raise Damaged(folder, fault)
-    return artifact
+    return Artifact(path=folder, summary=record["summary"], seconds=record["seconds"])
 
 
 def _record(folder: Path) -> dict[str, Any]:
@@ -115,16 +115,15 @@ def _record(folder: Path) -> dict[str, Any]:
         key = digest([record["stage"][name] for name in KEYED])[:32]
         complete = {"summary", "seconds"} <= record.keys()
         own = record.pop("sha256", None)
-        if own != (digest(record) if "files" in record else None):
-            raise Damaged(folder, f"{RECORD} is not what was written")
+        as_written = own == (digest(record) if "files" in record else None)
     except FileNotFoundError:
         raise Damaged(folder, ABSENT) from None
     except OSError as error:
         raise Damaged(folder, f"{RECORD} cannot be read ({error.strerror})") from None
-    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
-        if isinstance(error, Damaged):
-            raise
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
         raise Damaged(folder, f"{RECORD} is damaged") from None
+    if not as_written:
+        raise Damaged(folder, f"{RECORD} is not what was written")
     if key != folder.name or not complete:
         raise Damaged(folder, f"{RECORD} is of another stage")
     return dict(record)
@@ -152,24 +151,18 @@ class ArtifactStore:
 
         Raises MissingInput: then it has to be computed before the stage that reads it.
         """
-        path = self.path(stage)
-        inode = path.stat().st_ino if path.is_dir() else None
         try:
-            return verified(path)
+            return self._whole(self.path(stage))
         except Damaged as damaged:
-            if inode is not None and path.is_dir() and path.stat().st_ino == inode:
-                self._put_aside(path)
             raise MissingInput(stage, damaged.fault) from None
 
     def refused(self, folder: Path) -> Damaged | None:
         """What is wrong with a result, of which every byte is checked; a damaged one is put aside.
         None for a whole one, and for none."""
         try:
-            verified(folder)
+            self._whole(folder)
         except Damaged as damaged:
-            if folder.exists():
-                self._put_aside(folder)
-                return damaged
+            return None if damaged.fault == ABSENT and not folder.exists() else damaged
         return None
 
     def scratch(self, stage: Stage) -> Path:
@@ -221,6 +214,16 @@ class ArtifactStore:
         return Artifact(
             path=final, summary=made.summary, seconds=made.seconds, built=True, replaced=fault
         )
+
+    def _whole(self, folder: Path) -> Artifact:
+        """`verified`; a damaged one is put aside, unless another has taken its place meanwhile."""
+        inode = folder.stat().st_ino if folder.is_dir() else None
+        try:
+            return verified(folder)
+        except Damaged:
+            if inode is not None and folder.is_dir() and folder.stat().st_ino == inode:
+                self._put_aside(folder)
+            raise
 
     def _publish(self, folder: Path, final: Path) -> None:
         """Unless another process has published the same stage first."""

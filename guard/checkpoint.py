@@ -80,10 +80,10 @@ class Checkpoint:
                     return state["progress"]
         return None
 
-    def offer(self, parts: Mapping[str, Stateful], progress: Callable[[], Any]) -> None:
-        """`save`, if the last one is long enough ago; only then it is asked how far it is."""
+    def offer(self, parts: Mapping[str, Stateful], progress: Any) -> None:
+        """`save`, if the last one is long enough ago."""
         if time.monotonic() - self._last >= self._every_s:
-            self.save(parts, progress())
+            self.save(parts, progress)
 
     def save(self, parts: Mapping[str, Stateful], progress: Any) -> None:
         """Replace the last state. progress: plain values and tensors. A disk that is full or away

@@ -56,8 +56,7 @@ class DistilledSet:
         """Read `images.safetensors` and `card.json` of a folder. Raises DataError, which names the
         file and the rule, for what is no distilled set."""
         place = Path(folder) / "images.safetensors"
-        card = _read_card(Path(folder) / "card.json")
-        spec = spec_from_dict(card["spec"])
+        card, spec = _read_card(Path(folder) / "card.json")
         tensors = _read_tensors(place)
         try:
             _check_tensors(tensors, spec)
@@ -110,8 +109,8 @@ class DistilledSet:
         return contact_sheet(self.images, self.spec, max_columns, max_rows)
 
 
-def _read_card(path: Path) -> dict[str, Any]:
-    """Raises DataError unless it is a card with a complete spec."""
+def _read_card(path: Path) -> tuple[dict[str, Any], ImageSpec]:
+    """A card and its spec. Raises DataError unless that is complete."""
     try:
         card: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         spec = spec_from_dict(card["spec"])
@@ -126,7 +125,7 @@ def _read_card(path: Path) -> dict[str, Any]:
         raise DataError(
             f"{shown(path)}: its spec must name every class, and a mean and std a channel"
         )
-    return card
+    return card, spec
 
 
 def _read_tensors(path: Path) -> dict[str, Tensor]:

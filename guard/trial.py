@@ -11,7 +11,8 @@ from guard.config.common import ComputeConfig, ModelConfig, Seed
 from guard.config.data import DataConfig
 from guard.config.evaluation import EvaluationConfig
 from guard.config.regularizers import RegularizerConfig
-from guard.config.schema import Config, OneOf, at_least, digest, type_hints
+from guard.config.rules import OneOf, at_least
+from guard.config.schema import Config, digest, type_hints
 from guard.config.shared import Shared
 from guard.config.training import StudentConfig, TrainConfig
 from guard.errors import ConfigError

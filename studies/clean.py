@@ -99,7 +99,7 @@ def needed(folder: StudyFolder) -> set[str]:
     for line in folder.left_out():
         raise StudyError(f"{line}; what its trial needs is not known, so nothing is removed")
     found: set[str] = set()
-    for record in (*folder.records(), *folder.confirmations()):
+    for record in folder.every_record():
         config = TrialConfig.from_dict(record.config)
         found |= {stage.address for stage in (*plan(config), *landscapes(config).values())}
     return found

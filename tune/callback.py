@@ -11,6 +11,7 @@ import ray
 from ray import tune as ray_tune
 
 from guard.errors import StudyError
+from tune.causes import unwrapped
 from tune.desk import DeskStatus
 from tune.places import full_disk, told
 from tune.results.folder import StudyFolder
@@ -164,7 +165,7 @@ class StudyCallback(ray_tune.Callback):
         full = full_disk(error)
         if full is not None:
             raise StudyError(told(full, self._folder.output))
-        cause = getattr(error, "cause", None) or error
+        cause = unwrapped(error)
         if isinstance(cause, StudyError):
             raise cause
         return one_line(error)

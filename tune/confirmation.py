@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from typing import Annotated, Any
 
 from guard.config import EvaluationConfig
-from guard.config.schema import Config, at_least
+from guard.config.rules import at_least
+from guard.config.schema import Config
 from guard.trial import TrialConfig
 from tune.results.comparison import SEEDS
 from tune.results.front import Controls, pareto_front

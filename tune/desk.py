@@ -22,6 +22,7 @@ import ray
 from guard.artifacts import Artifact, ArtifactStore, MissingInput, attempts
 from guard.errors import StudyError
 from guard.stage import Stage
+from tune.causes import unwrapped
 from tune.resources import StageResources
 from tune.timeline import Span
 
@@ -126,7 +127,8 @@ class Desk:
             try:
                 return await self._send(stage)
             except MissingInput as error:
-                missing: MissingInput = getattr(error, "cause", error)  # Ray wraps it
+                missing = unwrapped(error)
+                assert isinstance(missing, MissingInput)
                 self._damaged.append(str(missing))
                 await self.run(missing.stage)
         raise OSError(f"{stage.address}: its inputs are damaged as soon as they are written")

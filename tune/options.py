@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from guard.config.schema import Config, at_least
+from guard.config.rules import at_least
+from guard.config.schema import Config
 
 SamplerName = Literal["tpe", "nsga2", "random", "grid"]
 

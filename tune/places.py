@@ -13,13 +13,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
+from guard.data.names import UNPRINTABLE
 from guard.errors import StudyError
+from tune.causes import causes
 
 Made = TypeVar("Made")
 FULL = (errno.ENOSPC, errno.EDQUOT)
 NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP)
-UNFIT = ("Cc", "Cs", "Zl", "Zp")
-"""Categories of Unicode: control characters, bytes that are no UTF-8, ends of lines."""
 RETRY_FOR_S, FIRST_PAUSE_S, LONGEST_PAUSE_S = 30.0, 0.1, 3.0
 
 
@@ -33,7 +33,7 @@ def typed(flag: str, text: str) -> Path:
         raise StudyError(
             f"{flag}: must be a path in a file system; {scheme[0]} is not supported, got {text!r}"
         )
-    if not text.strip() or any(unicodedata.category(letter) in UNFIT for letter in text):
+    if not text.strip() or any(unicodedata.category(letter) in UNPRINTABLE for letter in text):
         raise StudyError(f"{flag}: must be a path in UTF-8, in one line, got {text!r}")
     try:
         return Path(text).expanduser().absolute()
@@ -71,13 +71,9 @@ def sqlite_uri(path: Path) -> str:
 
 def full_disk(error: BaseException) -> OSError | None:
     """The error of a disk without room that an error is, or that Ray or another one wraps."""
-    seen: set[int] = set()
-    link: BaseException | None = error
-    while link is not None and id(link) not in seen:
-        seen.add(id(link))
-        if isinstance(link, OSError) and link.errno in FULL:
-            return link
-        link = getattr(link, "cause", None) or link.__cause__ or link.__context__
+    for cause in causes(error):
+        if isinstance(cause, OSError) and cause.errno in FULL:
+            return cause
     return None
 
 

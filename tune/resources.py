@@ -18,6 +18,10 @@ class Resources:
     gpus: float = 0.0
     """May be a fraction: Ray puts as many stages on a GPU as fit."""
 
+    def fits(self, nodes: Iterable[tuple[float, float]]) -> bool:
+        """Whether one of the nodes, (CPUs, GPUs), has as much."""
+        return any(cpus >= self.cpus and gpus >= self.gpus for cpus, gpus in nodes)
+
 
 @dataclass(frozen=True)
 class StageResources:
@@ -39,14 +43,14 @@ class StageResources:
         nodes = list(nodes)
         for name in sorted(names):
             wanted = self.of(name)
-            if not any(cpus >= wanted.cpus and gpus >= wanted.gpus for cpus, gpus in nodes):
+            if not wanted.fits(nodes):
                 return f"{name} waits for {wanted.cpus:g} CPUs and {wanted.gpus:g} GPUs of one node"
         return ""
 
     def check(self, nodes: Iterable[tuple[float, float]]) -> None:
         """Raises StudyError unless one of the nodes, (CPUs, GPUs), holds the largest stage."""
         wanted, nodes = self.largest, list(nodes)
-        if not any(cpus >= wanted.cpus and gpus >= wanted.gpus for cpus, gpus in nodes):
+        if not wanted.fits(nodes):
             most = ", ".join(f"{cpus:g} CPUs and {gpus:g} GPUs" for cpus, gpus in nodes)
             raise StudyError(
                 f"--resources: a stage wants {wanted.cpus:g} CPUs and {wanted.gpus:g} GPUs; "

@@ -144,6 +144,10 @@ class SearchSpace:
             [path for path in self.paths if not is_regularizer(path)], CONTROL_POINTS
         )
 
+    def control_configs(self) -> list[TrialConfig]:
+        """The controls as configs. Raises ConfigError."""
+        return [configured(self.base, params, control=True) for params in self.controls()]
+
     def defaults(self) -> list[Params]:
         """The base config's own values for each choice of what is no field of the regularizer,
         where the space holds them all."""

@@ -11,6 +11,7 @@ import optuna
 from sqlalchemy.exc import SQLAlchemyError
 
 from guard.errors import StudyError
+from tune.causes import causes
 from tune.results.folder import StudyFolder
 
 FILE = "optuna.db"
@@ -76,10 +77,8 @@ def understood(folder: StudyFolder) -> Iterator[None]:
 
 
 def _told(folder: StudyFolder, error: BaseException) -> str:
-    link: BaseException | None = error
-    while link is not None and not isinstance(link, sqlite3.Error):
-        link = getattr(link, "orig", None) or link.__cause__ or link.__context__
-    file, reason = folder.path / FILE, " ".join(str(link or error).split()) or "it is damaged"
+    origin = next((cause for cause in causes(error) if isinstance(cause, sqlite3.Error)), error)
+    file, reason = folder.path / FILE, " ".join(str(origin).split()) or "it is damaged"
     if "full" in reason:
         return f"{folder.output} is full ({reason}); make room, and the same command goes on"
     if "locked" in reason or "readonly" in reason or "unable to open" in reason:

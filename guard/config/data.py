@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from typing import Annotated
 
 from guard.config.common import Seed
-from guard.config.schema import LATER, Config, OneOf, above, at_least
+from guard.config.rules import OneOf, above, at_least
+from guard.config.schema import LATER, Config
 
 
 @dataclass(frozen=True, kw_only=True)

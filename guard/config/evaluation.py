@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 from typing import Annotated, Any, ClassVar, Literal
 
 from guard.config.common import Seed
-from guard.config.schema import Config, at_least
+from guard.config.rules import at_least
+from guard.config.schema import Config
 from guard.errors import ConfigError
 
 Norm = Literal["Linf", "L2"]

@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import Annotated, Any, ClassVar, Literal
 
-from guard.config.schema import LATER, Config, OneOf, above, at_least
+from guard.config.rules import OneOf, above, at_least
+from guard.config.schema import LATER, Config
 from guard.errors import ConfigError
 
 

@@ -14,50 +14,12 @@ import hashlib
 import json
 import math
 import types
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Annotated, Any, ClassVar, Literal, Self, Union, get_args, get_origin
 from typing import get_type_hints as _get_type_hints
 
+from guard.config.rules import shown
 from guard.errors import ConfigError
-
-
-@dataclasses.dataclass(frozen=True)
-class Bounds:
-    """An interval that a number must lie in; `open_low` excludes the lower end."""
-
-    low: float = -math.inf
-    high: float = math.inf
-    open_low: bool = False
-
-    def check(self, value: float) -> None:
-        """Raises ConfigError for a number outside."""
-        above = value > self.low if self.open_low else value >= self.low
-        if not (above and value <= self.high):
-            raise ConfigError("", f"must be {self}, got {value}")
-
-    def __str__(self) -> str:
-        low = f"{'greater than' if self.open_low else 'at least'} {_number(self.low)}"
-        return low if self.high == math.inf else f"{low} and at most {_number(self.high)}"
-
-
-@dataclasses.dataclass(frozen=True)
-class OneOf:
-    """One of the names of a table."""
-
-    table: Collection[str]
-
-    def check(self, value: object) -> None:
-        """Raises ConfigError, which lists the table, for another name."""
-        if value not in self.table:
-            raise ConfigError("", f"must be one of {', '.join(self.table)}; got {shown(value)}")
-
-
-def at_least(low: float, at_most: float = math.inf) -> Bounds:
-    return Bounds(low, at_most)
-
-
-def above(low: float, at_most: float = math.inf) -> Bounds:
-    return Bounds(low, at_most, open_low=True)
 
 
 def _read_type_hints(cls: type) -> Mapping[str, Any]:
@@ -283,16 +245,6 @@ def _coerce_scalar(kind: type, value: Any) -> Any:
     names = {float: "a finite number", bool: "true or false", str: "text"}
     names[int] = "a whole number" + (" of at most 63 bits" if is_whole else "")
     raise ConfigError("", f"must be {names[kind]}, got {shown(value)}")
-
-
-def shown(value: object) -> str:
-    """What a message says of a value, whatever its length."""
-    text = repr(value)
-    return text if len(text) <= 120 else f"{text[:100]}… ({len(text)} characters)"
-
-
-def _number(value: float) -> str:
-    return str(value) if isinstance(value, int) else f"{value:g}"
 
 
 def _fits_a_float(value: float) -> bool:

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, ClassVar, Literal
 
 from guard.config.common import ModelConfig, Seed
-from guard.config.schema import LATER, Config, above, at_least
+from guard.config.rules import above, at_least
+from guard.config.schema import LATER, Config
 from guard.errors import ConfigError
 
 Augmentation = Literal["crop", "flip", "resized-crop", "dsa"]

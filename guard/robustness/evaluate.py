@@ -15,7 +15,6 @@ import math
 import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -199,7 +198,7 @@ def attack_once(
         wrong.append((is_wrong & threat.contains(distance) if bounded else is_wrong).cpu())
         done += len(x)
         if done < len(attacked):
-            checkpoint.offer({"found": found}, partial(int, done))
+            checkpoint.offer({"found": found}, done)
     survived = alive.clone()
     survived[attacked] = ~torch.cat(wrong) if wrong else survived[attacked]
     lengths = dict(before.distances)

@@ -14,7 +14,7 @@ from studies.presets import PRESETS, Preset
 from tune.places import typed, usable_folder
 from tune.resources import EVERY_STAGE, Resources, StageResources
 from tune.results.folder import RESERVED, STUDY_NAME, StudyFolder
-from tune.space import SearchSpace, configured
+from tune.space import SearchSpace
 
 FLOAT_BYTES = 4
 COPIES = 3
@@ -65,8 +65,7 @@ def checked_space(space: SearchSpace) -> SearchSpace:
 
     Raises DataError or ConfigError.
     """
-    controls = [configured(space.base, params, control=True) for params in space.controls()]
-    return dataclasses.replace(space, base=checked(space.base, controls))
+    return dataclasses.replace(space, base=checked(space.base, space.control_configs()))
 
 
 def checked(base: TrialConfig, configs: Iterable[TrialConfig]) -> TrialConfig:

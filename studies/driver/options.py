@@ -6,7 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
-from guard.config.schema import Config, at_least, field_names
+from guard.config.rules import at_least
+from guard.config.schema import Config, field_names
 from guard.errors import ConfigError
 from studies.driver.settings import overridden
 from studies.presets import Preset

@@ -24,7 +24,7 @@ from tune.results.standing import Standing
 from tune.runs import Run, unfinished
 from tune.search import Plan, num_planned, open_study, run_study, study_context
 from tune.settling import lost
-from tune.space import SearchSpace, configured, describe
+from tune.space import SearchSpace, describe
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,8 +41,7 @@ class SweepJob:
 
     @property
     def configs(self) -> list[TrialConfig]:
-        space = self.plan.space
-        return [configured(space.base, params, control=True) for params in space.controls()]
+        return self.plan.space.control_configs()
 
     @property
     def varied(self) -> dict[str, str]:

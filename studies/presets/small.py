@@ -40,19 +40,6 @@ def digits() -> Preset:
     after 1,000 steps of 50. Random real images with the teacher's labels: 64 % after 200 steps,
     99 % after 1,000. Longer recovery alone (1,000 iterations): 48 %.
     """
-    experts = ExpertConfig(
-        count=5,
-        train=replace(expert_training(), epochs=20, batch_size=64, lr=0.02, dsa_ops=UNMIRRORED),
-    )
-    adversarial = replace(experts, ema=0.9, adversary=RegularizerConfig.named("fgsm-rs"))
-    matching: dict[str, Any] = {
-        "iterations": 50,
-        "student_steps": 10,
-        "max_start": 8,
-        "rate": 0.05,
-        "lr_images": 10.0,
-        "augment": UNMIRRORED,
-    }
     config = TrialConfig(
         data=DataConfig(name="digits", validation_fraction=0.2),
         model=ModelConfig(name="bn-convnet", width=32, depth=4),
@@ -65,9 +52,7 @@ def digits() -> Preset:
         cda=CDA(chunk=5, crop_scale=0.5, flip=False),
         dc=DC.from_dict({"iterations": 20, "inner_epochs": 5, "batch_size": 32, "lr_images": 1.0}),
         dsa=DSA(iterations=10, inner_epochs=10, batch_size=32, augment=UNMIRRORED),
-        mtt=MTT.from_dict({**matching, "experts": experts}),
-        tesla=TESLA.from_dict({**matching, "experts": experts, "soft_labels": False}),
-        mat=MAT.from_dict({**matching, "experts": adversarial}),
+        **_trajectories_of_digits(),
         student=StudentConfig(
             train=TrainConfig(
                 epochs=200,
@@ -93,6 +78,27 @@ def digits() -> Preset:
         about="scikit-learn's 8x8 digits; about 7 minutes on 2 cores",
         confirm=confirm,
     )
+
+
+def _trajectories_of_digits() -> dict[str, Any]:
+    experts = ExpertConfig(
+        count=5,
+        train=replace(expert_training(), epochs=20, batch_size=64, lr=0.02, dsa_ops=UNMIRRORED),
+    )
+    adversarial = replace(experts, ema=0.9, adversary=RegularizerConfig.named("fgsm-rs"))
+    matching: dict[str, Any] = {
+        "iterations": 50,
+        "student_steps": 10,
+        "max_start": 8,
+        "rate": 0.05,
+        "lr_images": 10.0,
+        "augment": UNMIRRORED,
+    }
+    return {
+        "mtt": MTT.from_dict({**matching, "experts": experts}),
+        "tesla": TESLA.from_dict({**matching, "experts": experts, "soft_labels": False}),
+        "mat": MAT.from_dict({**matching, "experts": adversarial}),
+    }
 
 
 def fashion_mnist() -> Preset:

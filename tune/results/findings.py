@@ -28,10 +28,9 @@ class Results:
     @classmethod
     def read(cls, folder: StudyFolder) -> Results:
         """Of the search by trial number, then of the confirmation."""
-        records = [*folder.records(), *folder.confirmations()]
         return cls(
             folder=folder,
-            records=records,
+            records=folder.every_record(),
             comparisons=compared(folder),
             left_out=folder.left_out(),
         )

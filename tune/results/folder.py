@@ -111,6 +111,10 @@ class StudyFolder:
         OSError."""
         return self._found(CONFIRMATION)[0]
 
+    def every_record(self) -> list[Record]:
+        """Of the search, then of the confirmation. Raises OSError."""
+        return [*self.records(), *self.confirmations()]
+
     def left_out(self) -> list[str]:
         """A line for each file among the records that is none which can be read."""
         found = [self._found(phase)[1] for phase in FOLDERS]

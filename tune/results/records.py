@@ -16,6 +16,7 @@ from guard.pipeline import TrialResult
 from guard.robustness.flags import flags_of
 from guard.robustness.measures import CLEAN, ROBUST
 from guard.trial import TrialConfig
+from tune.causes import unwrapped
 from tune.results import wording
 
 OBJECTIVES = (CLEAN.on("validation"), ROBUST.on("validation"))
@@ -274,8 +275,6 @@ def _config_names() -> frozenset[str]:
 
 def one_line(error: BaseException) -> str:
     """The cause of an error that Ray wrapped, maybe more than once, without its trace."""
-    cause = error
-    while isinstance(inner := getattr(cause, "cause", None), BaseException) and inner is not cause:
-        cause = inner
+    cause = unwrapped(error)
     lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
     return f"{type(cause).__name__}: {lines[-1] if lines else ''}"

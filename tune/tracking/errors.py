@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 from guard.errors import StudyError
+from tune.causes import causes
 from tune.uris import redacted
 
 
@@ -23,11 +22,3 @@ def reason(error: BaseException) -> str:
     """What an error comes from: "[Errno 111] Connection refused"."""
     *_, origin = causes(error)
     return first_line(origin)
-
-
-def causes(error: BaseException) -> Iterator[BaseException]:
-    """The error and what it was raised from, the origin last."""
-    cause: BaseException | None = error
-    while cause is not None:
-        yield cause
-        cause = cause.__cause__ or cause.__context__

@@ -72,7 +72,7 @@ class Mirror:
             return
         self._store.experiment()
         self._runs, self._left, self._complete = {}, {}, set()
-        records = {record.label: record for record in every_record(self._folder)}
+        records = {record.label: record for record in self._folder.every_record()}
         for run in self._found():
             self._take(run, records)
         if STUDY_RUN not in self._runs:
@@ -218,11 +218,6 @@ def summary(records: list[Record]) -> dict[str, float]:
     found = {name: [r.metrics[name] for r in front if name in r.metrics] for name in OBJECTIVES}
     best = {f"best/{name}": max(values) for name, values in found.items() if values}
     return {**best, "num_trials": float(len(search))}
-
-
-def every_record(folder: StudyFolder) -> list[Record]:
-    """Of the search and of its confirmation; the folder keeps them in memory."""
-    return [*folder.records(), *folder.confirmations()]
 
 
 def rank(run: Held) -> tuple[bool, bool]:

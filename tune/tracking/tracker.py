@@ -18,7 +18,7 @@ from tune.results import wording
 from tune.results.folder import StudyFolder
 from tune.results.records import Record
 from tune.tracking.courier import Courier, Job
-from tune.tracking.mirror import Mirror, every_record
+from tune.tracking.mirror import Mirror
 from tune.tracking.store import Store
 from tune.tracking.wanted import trial_tags
 
@@ -102,7 +102,7 @@ class Tracker:
 
     def _add_others(self) -> None:
         """Trials that it was not told of, but that the folder has."""
-        for label in (record.label for record in every_record(self._folder)):
+        for label in (record.label for record in self._folder.every_record()):
             if label not in self._labels:
                 self._labels.add(label)
                 self._courier.add_later(self._settling(label))

@@ -10,7 +10,7 @@ from typing import Annotated, ClassVar, Literal
 from guard.config.common import ComputeConfig, ModelConfig
 from guard.config.data import DataConfig
 from guard.config.regularizers import RegularizerConfig
-from guard.config.schema import above, at_least
+from guard.config.rules import above, at_least
 from guard.config.shared import Shared
 from guard.config.training import DSA_OPS, DsaOp
 from guard.methods.method import Method

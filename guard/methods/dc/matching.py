@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -110,7 +109,7 @@ class Matching:
                 if loop < outer - 1:
                     self.train_network(model, u.detach(), inner, draws)
             if number + 1 < config.iterations:
-                checkpoint.offer(state, partial(int, number + 1))
+                checkpoint.offer(state, number + 1)
         if not bool(u.isfinite().all()):
             raise Diverged("the images are not finite after the last step")
         if self.loss.regularizer.active:

@@ -10,7 +10,8 @@ from typing import Annotated, Any, ClassVar, Literal
 from guard.config.common import ComputeConfig, ModelConfig
 from guard.config.data import DataConfig
 from guard.config.regularizers import RegularizerConfig
-from guard.config.schema import LATER, Config, above, at_least
+from guard.config.rules import above, at_least
+from guard.config.schema import LATER, Config
 from guard.config.shared import Shared
 from guard.config.training import DSA_OPS, DsaOp, TrainConfig
 from guard.errors import ConfigError

@@ -215,7 +215,7 @@ class Matching:
             with torch.no_grad():
                 u.copy_(self.model.normalize.project(u))
             if number + 1 < self.config.iterations:
-                checkpoint.offer(state, partial(int, number + 1))
+                checkpoint.offer(state, number + 1)
         if not bool(u.isfinite().all()):
             raise Diverged("the images are not finite after the last step")
         return u.detach(), rate.value, {"matching_loss": loss}

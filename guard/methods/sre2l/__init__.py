@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
 
 from guard.config.common import ComputeConfig
-from guard.config.schema import above, at_least
+from guard.config.rules import above, at_least
 from guard.config.shared import Shared
 from guard.errors import ConfigError
 from guard.methods.method import Method

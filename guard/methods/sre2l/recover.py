@@ -96,7 +96,7 @@ def recover_images(
             with torch.no_grad():
                 u.copy_(layer.project(u))
             if step + 1 < config.iterations:
-                checkpoint.offer(state, partial(int, step + 1))
+                checkpoint.offer(state, step + 1)
     last = {"label_loss": float(loss_ce.detach()), "bn_loss": float(loss_bn.detach())}
     if not all(map(math.isfinite, last.values())) or not bool(u.isfinite().all()):
         raise Diverged(f"the recovery loss became {last['label_loss']} + {last['bn_loss']}")

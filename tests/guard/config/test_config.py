@@ -8,7 +8,8 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 import pytest
 
 from guard.config import DataConfig, ModelConfig, RegularizerConfig, TrainConfig
-from guard.config.schema import Config, OneOf, type_hints
+from guard.config.rules import OneOf
+from guard.config.schema import Config, type_hints
 from guard.errors import ConfigError
 from guard.trial import TrialConfig, methods
 

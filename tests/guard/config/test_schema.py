@@ -11,7 +11,8 @@ from typing import Annotated, Any, ClassVar, Literal
 
 import pytest
 
-from guard.config.schema import LATER, Bounds, Config, above, at_least, digest, paths
+from guard.config.rules import Bounds, above, at_least
+from guard.config.schema import LATER, Config, digest, paths
 from guard.errors import ConfigError
 
 
