@@ -1,10 +1,13 @@
 from __future__ import annotations
 
 import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from servers import Postgres
 
 LONG = ("test_sweep.py", "test_desk.py")
 """They start Ray; first, so that the other files fill the other processes meanwhile."""
@@ -28,3 +31,14 @@ def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(database, "make", lambda uri: shutil.copy(file, make_url(uri).database))
         yield file
+
+
+@pytest.fixture
+def postgres() -> Iterator[Postgres]:
+    """A server of its own, empty."""
+    pytest.importorskip("psycopg")
+    with tempfile.TemporaryDirectory() as root:  # its own user may enter it
+        server = Postgres(Path(root))
+        server.start()
+        yield server
+        server.stop()

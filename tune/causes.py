@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from tune.uris import redacted
+
 
 def causes(error: BaseException) -> Iterator[BaseException]:
     """The error and what it was raised from, the origin last: Ray wraps one as its `cause`,
@@ -21,6 +23,18 @@ def unwrapped(error: BaseException) -> BaseException:
     while (cause := _wrapped(error)) is not None:
         error = cause
     return error
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says first, without passwords."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return redacted(lines[0]) if lines else type(error).__name__
+
+
+def reason(error: BaseException) -> str:
+    """What an error comes from: "[Errno 111] Connection refused"."""
+    *_, origin = causes(error)
+    return first_line(origin)
 
 
 def _wrapped(error: BaseException) -> BaseException | None:

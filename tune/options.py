@@ -17,6 +17,8 @@ class SearchConfig(Config):
 
     seed: Annotated[int, at_least(0, at_most=2**32 - 1)] = 0
     """Of the sampler; the trials have their own."""
+    storage: str = ""
+    """URL of Optuna's storage (`tune.storage`); "": optuna.db in the study's folder."""
     max_clean_drop: Annotated[float, at_least(0, at_most=1)] = 0.03
     """Clean validation accuracy that the choice may lose to its baseline."""
     max_failures: Annotated[int, at_least(0)] = 10

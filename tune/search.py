@@ -52,12 +52,14 @@ class Plan:
     sampler: SamplerName = "tpe"
     seed: int = 0
     """Of the sampler."""
+    storage: str = ""
+    """URL of Optuna's; "": in the folder."""
 
 
 def open_study(plan: Plan, standing: Standing) -> optuna.Study:
     """The study in the folder's storage, created or loaded, with its queue in order. Raises
     StudyError for a storage that cannot be used, and for a record of another study."""
-    study = opened(plan.folder)
+    study = opened(plan.folder, plan.storage)
     with understood(plan.folder):
         prepare(study, plan, standing)
     return study

@@ -1,53 +1,149 @@
-"""A search's Optuna storage, optuna.db in its folder: found whatever its study is named."""
+"""A search's Optuna storage: optuna.db in its folder, or where `search.storage` says.
+
+A folder whose search is elsewhere says so in optuna.json, without a password, so that its report
+finds it. A study there has a name that no other folder's has.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import json
+import secrets
 import sqlite3
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import optuna
+from optuna.storages import BaseStorage
 from sqlalchemy.exc import SQLAlchemyError
 
 from guard.errors import StudyError
-from tune.causes import causes
-from tune.results.folder import StudyFolder
+from tune.causes import causes, first_line, reason
+from tune.results.folder import StudyFolder, write_atomically
+from tune.results.reading import read_object
+from tune.uris import passwordless, redacted, scheme
 
-FILE = "optuna.db"
+FILE, ELSEWHERE = "optuna.db", "optuna.json"
+ANSWER_TIMEOUT_S = 10.0
+DIRECTIONS = [optuna.study.StudyDirection.MAXIMIZE] * 2
+GOES_ON = "what is done is kept: the same command goes on"
+REFUSALS = (SQLAlchemyError, optuna.exceptions.StorageInternalError)
 
 
-def opened(folder: StudyFolder) -> optuna.Study:
-    """The study in the folder's storage, made if there is none. Raises StudyError for a file that
-    holds none and cannot."""
-    found = stored(folder)
+@dataclass(frozen=True, kw_only=True)
+class Location:
+    """Where a search's storage is."""
+
+    url: str
+    study: str
+    """Its name there."""
+
+    @property
+    def shown(self) -> str:
+        return redacted(self.url)
+
+
+def relational(url: str) -> BaseStorage:
+    """A database, whose connections are tried before they are used again."""
+    ping = {} if scheme(url) == "sqlite" else {"pool_pre_ping": True}
+    return optuna.storages.RDBStorage(url, engine_kwargs=ping)
+
+
+def journal(url: str) -> BaseStorage:
+    """A file that is only added to, also safe on NFS."""
+    from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock, JournalStorage
+
+    file = url.partition("://")[2]
+    return JournalStorage(JournalFileBackend(file, JournalFileOpenLock(file)))
+
+
+def proxied(url: str) -> BaseStorage:
+    """A server of Optuna's (`optuna.storages.run_grpc_proxy_server`)."""
+    from optuna.storages import GrpcStorageProxy
+
+    host, _, port = url.partition("://")[2].rstrip("/").rpartition(":")
+    made = GrpcStorageProxy(host=host, port=int(port))
+    made.wait_server_ready(ANSWER_TIMEOUT_S)
+    return made
+
+
+KINDS: Mapping[str, Callable[[str], BaseStorage]] = {
+    "postgresql": relational,
+    "mysql": relational,
+    "sqlite": relational,
+    "journal": journal,
+    "grpc": proxied,
+}
+
+
+def opened(folder: StudyFolder, url: str = "") -> optuna.Study:
+    """The study in the folder's storage, made if there is none; url: where `search.storage` wants
+    it. Raises StudyError for a storage that holds none and cannot."""
+    if url:
+        _move(folder, url)
+    found = stored(folder, url)
     if found is not None:
         return found
+    place = location(folder, url)
     with understood(folder):
         return optuna.create_study(
-            storage=folder.storage_uri,
-            study_name=folder.name,
-            directions=["maximize", "maximize"],
+            storage=_storage(place.url),
+            study_name=place.study,
+            directions=DIRECTIONS,
             load_if_exists=True,
         )
 
 
-def stored(folder: StudyFolder) -> optuna.Study | None:
+def stored(folder: StudyFolder, url: str = "") -> optuna.Study | None:
     """The study in the folder's storage; None before there is one. The folder may have been
-    renamed since, so its study may have another name. Raises StudyError for a file that is no
-    storage of this version."""
+    renamed since, so its study may have another name. url: with what optuna.json does not say.
+
+    Raises StudyError for what is no storage of this version, or does not answer.
+    """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-    file = folder.path / FILE
-    if not file.is_file() or file.stat().st_size == 0:
+    place, file = location(folder, url), folder.path / FILE
+    is_own = place.url == folder.storage_uri
+    if is_own and (not file.is_file() or file.stat().st_size == 0):
         return None
     with understood(folder):
-        storage = optuna.storages.RDBStorage(folder.storage_uri)
+        storage = _storage(place.url)
         names = optuna.get_all_study_names(storage)
-        if not names:
+        if place.study in names:
+            return optuna.load_study(study_name=place.study, storage=storage)
+        if not is_own or not names:
             return None
-        name = folder.name if folder.name in names else names[-1]
-        return optuna.load_study(study_name=name, storage=storage)
+        return optuna.load_study(study_name=names[-1], storage=storage)
+
+
+def location(folder: StudyFolder, url: str = "") -> Location:
+    """Where the folder's storage is. url: with what optuna.json does not say. Raises StudyError for
+    an optuna.json that does not say it."""
+    file = folder.path / ELSEWHERE
+    try:
+        values = read_object(file)
+        known = Location(url=str(values["url"]), study=str(values["study"]))
+    except FileNotFoundError:
+        return Location(url=folder.storage_uri, study=folder.name)
+    except (ValueError, KeyError) as error:
+        raise StudyError(
+            f"{file}: does not say where the study's storage is ({error}); remove it, and the "
+            "study's own command makes one from the records in trials/"
+        ) from None
+    return Location(url=url or known.url, study=known.study)
+
+
+def _move(folder: StudyFolder, url: str) -> None:
+    """Say where the storage is from now on. What another one has is in the records too."""
+    if location(folder).url != passwordless(url):
+        made = Location(url=passwordless(url), study=f"{folder.name}-{secrets.token_hex(4)}")
+        write_atomically(folder.path / ELSEWHERE, json.dumps(asdict(made)))
+
+
+def _storage(url: str) -> BaseStorage:
+    return KINDS[scheme(url)](url)
 
 
 def left_out(folder: StudyFolder) -> list[str]:
@@ -62,28 +158,43 @@ def left_out(folder: StudyFolder) -> list[str]:
 @contextlib.contextmanager
 def understood(folder: StudyFolder) -> Iterator[None]:
     """What goes wrong with a folder's storage inside, as a StudyError in one line."""
-    file = folder.path / FILE
     try:
         yield
-    except RuntimeError as error:  # Optuna's, for another version's tables
-        if "optuna storage upgrade" in str(error):
-            advice = f"`optuna storage upgrade --storage '{folder.storage_uri}'` renews it"
-            raise StudyError(f"{file}: is an older Optuna's; {advice}") from None
-        if "updating optuna" in str(error):
-            raise StudyError(f"{file}: is a newer Optuna's than this one") from None
-        raise
-    except (SQLAlchemyError, optuna.exceptions.StorageInternalError, AssertionError) as error:
-        raise StudyError(_told(folder, error)) from None
+    except Exception as error:
+        line = _told(folder, error)
+        if line is None:
+            raise
+        raise StudyError(line) from None
 
 
-def _told(folder: StudyFolder, error: BaseException) -> str:
+def _told(folder: StudyFolder, error: Exception) -> str | None:
+    """In a line what an error says of the storage; None for one that is not about it."""
+    place, file = location(folder), folder.path / FILE
+    is_own = place.url == folder.storage_uri
+    name = str(file) if is_own else f"search.storage: {place.shown}"
+    if isinstance(error, ImportError):
+        return f"{name}: needs a package that is not here ({first_line(error)})"
+    if isinstance(error, RuntimeError) and "optuna storage upgrade" in str(error):
+        advice = f"`optuna storage upgrade --storage '{place.shown}'` renews it"
+        return f"{name}: is an older Optuna's; {advice}"
+    if isinstance(error, RuntimeError) and "updating optuna" in str(error):
+        return f"{name}: is a newer Optuna's than this one"
+    if is_own and isinstance(error, (*REFUSALS, AssertionError)):
+        return _of_file(file, error)
+    is_rpc = type(error).__module__.partition(".")[0] == "grpc"
+    if not is_own and (is_rpc or isinstance(error, (*REFUSALS, OSError))):
+        return f"{name}: {reason(error)}; {GOES_ON}"
+    return None
+
+
+def _of_file(file: Path, error: Exception) -> str:
     origin = next((cause for cause in causes(error) if isinstance(cause, sqlite3.Error)), error)
-    file, reason = folder.path / FILE, " ".join(str(origin).split()) or "it is damaged"
-    if "full" in reason:
-        return f"{folder.output} is full ({reason}); make room, and the same command goes on"
-    if "locked" in reason or "readonly" in reason or "unable to open" in reason:
-        return f"{file}: {reason}; what is done is kept: the same command goes on"
+    said = " ".join(str(origin).split()) or "it is damaged"
+    if "full" in said:
+        return f"{file.parent.parent} is full ({said}); make room, and the same command goes on"
+    if "locked" in said or "readonly" in said or "unable to open" in said:
+        return f"{file}: {said}; {GOES_ON}"
     return (
-        f"{file}: is no storage of Optuna ({reason}); move it away, and the study's own command "
+        f"{file}: is no storage of Optuna ({said}); move it away, and the study's own command "
         "makes it again from the records in trials/"
     )

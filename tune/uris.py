@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 
 from guard.errors import StudyError
 
@@ -23,6 +24,33 @@ def redacted(text: str) -> str:
     text = SERVER_USER.sub(r"\g<scheme>***@", text)
     text = USER.sub(_without_password, text)
     return SECRET.sub(r"\g<name>***", text)
+
+
+def passwordless(uri: str) -> str:
+    """The URI without its password, which it may be opened with if that is elsewhere (PGPASSWORD,
+    .pgpass)."""
+    shown = redacted(uri).replace(":***@", "@")
+    return re.sub(r"(?<=[?&])\w+=\*\*\*&?", "", shown).rstrip("?&")
+
+
+STORAGES: Mapping[str, str] = {
+    "postgresql": r"//.+",
+    "mysql": r"//.+",
+    "sqlite": r"///.+",
+    "journal": r"///.+",
+    "grpc": r"//[^/@]+:\d+/?",
+}
+"""Kinds of Optuna's storages by scheme: what follows it and its colon."""
+
+
+def check_storage_url(url: str) -> None:
+    """Raises StudyError for what is no place of an Optuna storage."""
+    kind = scheme(url)
+    if kind not in STORAGES or not re.fullmatch(STORAGES[kind], url.partition(":")[2]):
+        raise StudyError(
+            "search.storage: must be postgresql://…, mysql://…, grpc://HOST:PORT, journal:///FILE "
+            f"or sqlite:///FILE, got {redacted(url)!r}"
+        )
 
 
 def _without_password(found: re.Match[str]) -> str:

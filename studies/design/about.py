@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,22 @@ class About:
         if not isinstance(study, str) or not isinstance(command, str):
             raise StudyError(f"{folder.path}: its about.json names no study, got {study!r:.60}")
         return cls(study=study, command=command)
+
+
+@contextlib.contextmanager
+def claimed(
+    folder: StudyFolder, about: About, base: TrialConfig, varied: Mapping[str, str]
+) -> Iterator[None]:
+    """`claim` the folder. A new study that is refused before its first trial leaves it free."""
+    is_new = settings_before(folder.path / "study.json") is None
+    claim(folder, about, base, varied)
+    try:
+        yield
+    except StudyError:
+        if is_new and not folder.every_record():
+            for name in ("study.json", "about.json", "optuna.db", "optuna.json"):
+                (folder.path / name).unlink(missing_ok=True)
+        raise
 
 
 def claim(folder: StudyFolder, about: About, base: TrialConfig, varied: Mapping[str, str]) -> None:

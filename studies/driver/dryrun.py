@@ -16,6 +16,7 @@ from guard.trial import TrialConfig
 from studies.driver.estimate import estimate, seconds_per_pass
 from studies.reporting.console import Terminal
 from studies.reporting.progress import duration
+from tune.uris import redacted
 
 COLOURS = {1: "grey", 3: "in colour"}
 
@@ -50,7 +51,7 @@ def print_fields(
             console.print(f"  {path} = {json.dumps(flat[path])}")
     console.print("\nbeside the fields of a trial:")
     for path, value in options.items():
-        console.print(f"  {path} = {json.dumps(value)}")
+        console.print(f"  {path} = {redacted(json.dumps(value))}")
     return splits
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any
@@ -21,8 +22,15 @@ class RunConfig(Config):
 
     concurrent: Annotated[int, at_least(0, at_most=10_000)] = 0
     """Trials at a time; 0: one more than the stages that fit."""
+    stage_limit: Annotated[float, at_least(0)] = 0.0
+    """Seconds that a stage may be computed before it is ended; 0: as long as it takes."""
     verbose: bool = False
     """Show what Ray logs."""
+
+    @property
+    def stage_limit_s(self) -> float:
+        """`stage_limit`, infinite for none."""
+        return self.stage_limit or math.inf
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,12 +53,15 @@ TRIALS_ONLY = ("run",)
 """Sections of a study whose trials are known."""
 MEANING: Mapping[str, str] = {
     "search.seed": "of the sampler",
+    "search.storage": "Optuna's: postgresql://…, mysql://…, grpc://HOST:PORT, journal:///FILE "
+    "(default: sqlite in the study's folder)",
     "search.max_clean_drop": "clean validation accuracy that the choice may lose to its baseline",
     "search.max_failures": "trials in a row that may fail before the search ends, 0: any number",
     "confirm.seeds": "new seeds of each configuration, 0: the search alone",
     "confirm.configurations": "of the Pareto front at most so many, the chosen one first",
     "confirm.attacks": "attacks or suites, a,b,…",
     "run.concurrent": "trials at a time, 0: one more than the stages that fit",
+    "run.stage_limit": "seconds after which a stage is ended and its trial fails, 0: never",
     "run.verbose": "true: show what Ray logs",
 }
 """What `--help` says of each field."""

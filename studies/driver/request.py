@@ -15,7 +15,7 @@ from studies.driver.settings import parse_settings
 from studies.presets import Preset
 from tune.options import SamplerName
 from tune.results.folder import StudyFolder
-from tune.uris import check_tracking_uri
+from tune.uris import check_storage_url, check_tracking_uri
 
 MAX_SEEDS = 1000
 
@@ -63,13 +63,16 @@ def settled(args: argparse.Namespace) -> Request:
         raise StudyError(f"--seeds: must be at least 1 and at most {MAX_SEEDS}, got {args.seeds}")
     preset = load_preset(args.preset)
     settings = parse_settings(args.settings)
+    options = chosen(preset, settings, args.sections)
+    if options.search.storage:
+        check_storage_url(options.search.storage)
     return Request(
         command=args.command,
         folder=output_folder(args.output, args.name or args.preset),
         preset=preset,
         data=args.data,
         settings={k: v for k, v in settings.items() if section(k) not in SECTIONS},
-        options=chosen(preset, settings, args.sections),
+        options=options,
         device=args.device,
         num_trials=args.num_trials,
         sampler=args.sampler,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from guard.artifacts import ArtifactStore
 from guard.trial import TrialConfig
-from studies.design.about import About, claim
+from studies.design.about import About, claimed
 from studies.design.study import Story
 from studies.driver.checks import parse_resources
 from studies.driver.dryrun import print_notes
@@ -96,9 +96,12 @@ def carry_out(console: Terminal, job: Job, resources: StageResources) -> int:
     folder, about = job.request.folder, About(study=job.story.name, command=job.request.command)
     place = settled_place(job.request, resources)
     given = open_store(job.request.tracking, folder) if job.request.tracking else None
-    with held(folder.path) as warning, Interrupts() as asked:
+    with (
+        held(folder.path) as warning,
+        Interrupts() as asked,
+        claimed(folder, about, job.base, job.varied),
+    ):
         store = given or open_store(folder.tracking_uri, folder)
-        claim(folder, about, job.base, job.varied)
         ArtifactStore(folder.artifacts).remove_abandoned()
         for line in [*([warning] if warning else []), *folder.set_aside()]:
             console.warn(line)

@@ -146,5 +146,6 @@ def planned_job(story: Story, request: Request, space: SearchSpace) -> SweepJob:
         num_trials=request.num_trials or default,
         sampler=request.sampler,
         seed=request.options.search.seed,
+        storage=request.options.search.storage,
     )
     return SweepJob(story=story, request=request, plan=plan)

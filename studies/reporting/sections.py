@@ -15,6 +15,7 @@ from studies.design.study import Story, Table
 from studies.reporting.interactive import Plot, ipc_plot, pareto_plot, search_plots, timeline_plot
 from studies.reporting.progress import signs
 from studies.reporting.published import ATTACKS, beside, of_tables
+from tune import storage
 from tune.results.comparison import Comparison, short_titles
 from tune.results.findings import Results
 from tune.results.records import Record
@@ -140,7 +141,8 @@ def interactive(results: Results) -> list[Plot]:
         if not stage["built"]
     )
     timeline = timeline_plot(read_timeline(results.folder.path), saved)
-    is_sweep = (results.folder.path / "optuna.db").is_file()
+    files = [results.folder.path / name for name in (storage.FILE, storage.ELSEWHERE)]
+    is_sweep = any(file.is_file() for file in files)
     overview = (
         [pareto_plot(results.records, results.comparisons), ipc_plot(results.records)]
         if is_sweep

@@ -7,7 +7,7 @@ from sqlalchemy import make_url
 
 from guard.errors import StudyError
 from tune.places import sqlite_uri
-from tune.uris import check_tracking_uri, redacted
+from tune.uris import check_storage_url, check_tracking_uri, passwordless, redacted
 
 PATHS = ["/a b/x", "/a%20b/x", "/r?1/x", "/ü#/x", "/a@b:c/x", "/100%25/x", "/%/?x=1"]
 
@@ -77,3 +77,40 @@ def test_a_password_that_breaks_a_uri_is_one_line_without_it(password: str) -> N
         with pytest.raises(StudyError, match=r"must be written %20, %27, %22 and %40") as refused:
             check_tracking_uri(f"{scheme}://me:{password}@host/db", "--tracking-uri")
         assert "cret" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("uri", "expected"),
+    [
+        ("postgresql://me:se%20cret@host/db", "postgresql://me@host/db"),
+        ("postgresql://me@host/db?sslmode=require", "postgresql://me@host/db?sslmode=require"),
+        ("postgresql://host/db?password=secret&x=1", "postgresql://host/db?x=1"),
+        ("postgresql://host/db?x=1&password=secret", "postgresql://host/db?x=1"),
+        ("journal:////a/b@c.log", "journal:////a/b@c.log"),
+    ],
+)
+def test_a_uri_is_kept_without_its_password(uri: str, expected: str) -> None:
+    assert passwordless(uri) == expected
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://me@h/x",
+        "mysql+pymysql://h/x",
+        "sqlite:////x",
+        "journal:///x",
+        "grpc://h:13000",
+    ],
+)
+def test_a_place_of_optunas_is_taken(url: str) -> None:
+    check_storage_url(url)
+
+
+@pytest.mark.parametrize(
+    "url", ["optuna.db", "redis://h", "grpc://h", "grpc://h:x", "journal://x", "s3://b/x", "sqlite"]
+)
+def test_no_place_of_optunas_is_one_line(url: str) -> None:
+    with pytest.raises(StudyError, match=r"search\.storage: must be postgresql") as caught:
+        check_storage_url(url)
+    assert "\n" not in str(caught.value)

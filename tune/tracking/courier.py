@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from tune.tracking.errors import reason
+from tune.causes import reason
 
 ATTEMPTS = 3
 """At a job that is refused by a place that answers."""

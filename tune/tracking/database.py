@@ -15,8 +15,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tune.causes import first_line
 from tune.places import sqlite_uri
-from tune.tracking.errors import first_line, refusal
+from tune.tracking.errors import refusal
 from tune.uris import redacted, scheme
 
 if TYPE_CHECKING:

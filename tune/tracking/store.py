@@ -15,10 +15,10 @@ from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
 from guard.errors import StudyError
-from tune.causes import causes
+from tune.causes import causes, reason
 from tune.results.folder import StudyFolder
 from tune.tracking import database
-from tune.tracking.errors import reason, refusal
+from tune.tracking.errors import refusal
 from tune.uris import is_database
 
 if TYPE_CHECKING:

@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
+from builders import record
 from guard.errors import StudyError
 from guard.trial import TrialConfig
-from studies.design.about import About, claim
+from studies.design.about import About, claim, claimed
 from tune.results.folder import StudyFolder
 
 ABOUT = About(study="compare", command="uv run python -m studies.compare --name x")
@@ -81,3 +82,23 @@ def test_a_folder_without_a_study_is_refused_in_one_line(is_there: bool, tmp_pat
     with pytest.raises(StudyError) as caught:
         About.read(folder)
     assert str(caught.value) == f"{folder.path}: holds no study (there is no about.json)"
+
+
+def test_a_study_that_is_refused_leaves_the_name_free(tmp_path: Path) -> None:
+    folder = StudyFolder(tmp_path, "x")
+    with pytest.raises(StudyError, match="no such machine"), claimed(folder, ABOUT, BASE, VARIED):
+        (folder.path / "optuna.db").touch()
+        raise StudyError("no such machine")
+    assert list(folder.path.iterdir()) == []
+    claim(folder, ABOUT, BASE.override({"compute.device": "cuda"}), VARIED)
+
+
+def test_a_study_that_is_refused_later_keeps_its_claim(folder: StudyFolder) -> None:
+    with pytest.raises(StudyError), claimed(folder, ABOUT, BASE, VARIED):
+        raise StudyError("no such machine")
+    assert About.read(folder) == ABOUT
+    new = StudyFolder(folder.output, "y")
+    with pytest.raises(StudyError), claimed(new, ABOUT, BASE, VARIED):
+        new.write(record(0))
+        raise StudyError("the disk is full")
+    assert About.read(new) == ABOUT

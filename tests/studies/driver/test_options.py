@@ -57,8 +57,16 @@ def test_nothing_is_drawn(path: str) -> None:
         ("search.seed=1", TRIALS_ONLY, "search.seed: nothing is searched here"),
         ("confirm.seeds=1", TRIALS_ONLY, "confirm.seeds: nothing is searched here that could be"),
         ("run.verbose=true", (), "run.verbose: no trials are run here"),
-        ("run.sleep=1", TRIALS_ONLY, "run.sleep: no such field; there are: concurrent, verbose"),
-        ("search=1", SECTIONS, "search: is set field by field; there are: search.seed, search.max"),
+        (
+            "run.sleep=1",
+            TRIALS_ONLY,
+            "run.sleep: no such field; there are: concurrent, stage_limit",
+        ),
+        (
+            "search=1",
+            SECTIONS,
+            "search: is set field by field; there are: search.seed, search.st",
+        ),
         ("confirm.attacks=pgd3,x", SECTIONS, "confirm.attacks[1]: no attack is named 'x'"),
         ("search.max_clean_drop=-0.1", SECTIONS, "search.max_clean_drop: must be at least 0 and"),
     ],
@@ -72,6 +80,6 @@ def test_a_field_that_cannot_be_is_one_line(
 
 
 def test_the_fields_of_a_section_are_listed_with_their_values() -> None:
-    expected: dict[str, Any] = {"run.concurrent": 3, "run.verbose": False}
+    expected: dict[str, Any] = {"run.concurrent": 3, "run.stage_limit": 0.0, "run.verbose": False}
     assert of("run.concurrent=3").listed(TRIALS_ONLY) == expected
     assert set(of().listed(SECTIONS)) > set(expected)

@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import signal
-import socket
 import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from tracked import content, deliver, finished, runs_of
 
 from guard.errors import StudyError
+from servers import Postgres, free_port, mlflow_server, waited_for
 from tune.results.folder import StudyFolder
 from tune.tracking import courier
 from tune.tracking.store import open_store
@@ -54,86 +49,6 @@ def started(processes: list[subprocess.Popen[str]]) -> None:
         assert process.stdin is not None
         process.stdin.write("\n")
         process.stdin.flush()
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port: int = server.getsockname()[1]
-        return port
-
-
-def waited_for(ready: Callable[[], bool]) -> None:
-    for _ in range(1200):
-        if ready():
-            return
-        time.sleep(0.1)
-    raise AssertionError("it does not start")
-
-
-def answers(port: int) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
-
-
-@contextmanager
-def mlflow_server(root: Path, port: int) -> Iterator[subprocess.Popen[bytes]]:
-    """With artifacts of its own, which it takes itself."""
-    command = [sys.executable, "-m", "mlflow", "server", "--port", str(port), "--workers", "1"]
-    command += ["--backend-store-uri", f"sqlite:///{root}/server.db"]
-    command += ["--artifacts-destination", str(root / "server")]
-    with (root / "server.log").open("ab") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
-    try:
-        waited_for(lambda: answers(port))
-        yield process
-    finally:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-        waited_for(lambda: not answers(port))
-
-
-class Postgres:
-    """A server in a folder of its own, on a free port; its user "me" has the password "se cret"."""
-
-    def __init__(self, root: Path) -> None:
-        self._bin = next(Path("/usr/lib/postgresql").glob("*/bin"), Path("/usr/bin"))
-        self._root, self.port = root, free_port()
-        if not (self._bin / "initdb").is_file():
-            pytest.skip("needs PostgreSQL")
-        self._user = "postgres" if os.getuid() == 0 else None
-        secret = root / "password"
-        secret.write_text("se cret")
-        if self._user:
-            shutil.chown(root, self._user)
-            shutil.chown(secret, self._user)
-        self._call("initdb", "-U", "me", "-A", "scram-sha-256", f"--pwfile={secret}")
-
-    @property
-    def uri(self) -> str:
-        return f"postgresql://me:se%20cret@127.0.0.1:{self.port}/postgres"
-
-    def start(self) -> None:
-        options = f"-c listen_addresses=127.0.0.1 -c port={self.port} -k {self._root}"
-        self._call("pg_ctl", "-w", "-o", options, "-l", str(self._root / "log"), "start")
-
-    def stop(self) -> None:
-        self._call("pg_ctl", "-m", "immediate", "stop")
-
-    def _call(self, name: str, *arguments: str) -> None:
-        command = [str(self._bin / name), "-D", str(self._root / "data"), *arguments]
-        subprocess.run(
-            command, check=True, user=self._user, stdout=subprocess.DEVNULL, cwd=self._root
-        )
-
-
-@pytest.fixture
-def postgres() -> Iterator[Postgres]:
-    pytest.importorskip("psycopg")
-    with tempfile.TemporaryDirectory() as root:  # its own user may enter it
-        server = Postgres(Path(root))
-        server.start()
-        yield server
-        server.stop()
 
 
 def new_study(tmp_path: Path, name: str = "runs") -> StudyFolder:
