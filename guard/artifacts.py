@@ -22,6 +22,7 @@ from typing import Any
 
 from guard.config.schema import digest
 from guard.errors import DataError, Diverged
+from guard.objects import Stored
 from guard.stage import Stage
 from guard.sums import content_fault, file_sums, size_fault
 
@@ -35,12 +36,12 @@ KEYED = ("name", "version", "config", "inputs")
 class Damaged(DataError):
     """A result that is not what a stage wrote: names the folder and what is wrong with it."""
 
-    def __init__(self, folder: Path, fault: str) -> None:
-        super().__init__(folder, fault)
-        self.folder, self.fault = folder, fault
+    def __init__(self, place: Path | str, fault: str) -> None:
+        super().__init__(place, fault)
+        self.place, self.fault = place, fault
 
     def __str__(self) -> str:
-        return f"{self.folder}: {self.fault}; the command that made it computes it again"
+        return f"{self.place}: {self.fault}; the command that made it computes it again"
 
 
 class MissingInput(Exception):
@@ -111,15 +112,21 @@ def _checked(folder: Path, fault_of: Callable[[Path, Mapping[str, Any]], str]) -
 def _record(folder: Path) -> dict[str, Any]:
     """What stage.json says. Raises Damaged."""
     try:
-        record = json.loads((folder / RECORD).read_bytes())
-        key = digest([record["stage"][name] for name in KEYED])[:32]
-        complete = {"summary", "seconds"} <= record.keys()
-        own = record.pop("sha256", None)
-        as_written = own == (digest(record) if "files" in record else None)
+        return parsed_record(folder, (folder / RECORD).read_bytes())
     except FileNotFoundError:
         raise Damaged(folder, ABSENT) from None
     except OSError as error:
         raise Damaged(folder, f"{RECORD} cannot be read ({error.strerror})") from None
+
+
+def parsed_record(folder: Path, content: bytes) -> dict[str, Any]:
+    """What the stage.json of a folder says, without its own sum. Raises Damaged."""
+    try:
+        record = json.loads(content)
+        key = digest([record["stage"][name] for name in KEYED])[:32]
+        complete = {"summary", "seconds"} <= record.keys()
+        own = record.pop("sha256", None)
+        as_written = own == (digest(record) if "files" in record else None)
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
         raise Damaged(folder, f"{RECORD} is damaged") from None
     if not as_written:
@@ -152,7 +159,7 @@ class ArtifactStore:
         Raises MissingInput: then it has to be computed before the stage that reads it.
         """
         try:
-            return self._whole(self.path(stage))
+            return self.fetch(self.path(stage))
         except Damaged as damaged:
             raise MissingInput(stage, damaged.fault) from None
 
@@ -160,10 +167,14 @@ class ArtifactStore:
         """What is wrong with a result, of which every byte is checked; a damaged one is put aside.
         None for a whole one, and for none."""
         try:
-            self._whole(folder)
+            self.fetch(folder)
         except Damaged as damaged:
             return None if damaged.fault == ABSENT and not folder.exists() else damaged
         return None
+
+    def record(self, folder: Path) -> bytes:
+        """The stage.json of a result. Raises OSError."""
+        return (folder / RECORD).read_bytes()
 
     def scratch(self, stage: Stage) -> Path:
         """A folder for what a stage under way goes on from; gone when its result is published."""
@@ -173,6 +184,19 @@ class ArtifactStore:
     def folders(self) -> Iterator[Path]:
         """Of every result, damaged ones too."""
         return self.root.glob("*/[!.]*")
+
+    def sizes(self) -> dict[str, Stored]:
+        """Of every result, whole or not, by its address: all its bytes, and when it was written."""
+        found = {}
+        for folder in filter(Path.is_dir, self.root.glob("*/*")):
+            files = [path.stat().st_size for path in folder.rglob("*") if path.is_file()]
+            address = folder.relative_to(self.root).as_posix()
+            found[address] = Stored(sum(files), folder.stat().st_mtime)
+        return found
+
+    def discard(self, address: str) -> None:
+        """Remove a result. Raises OSError."""
+        shutil.rmtree(self.root / address)
 
     def faults(self) -> Iterator[Damaged]:
         """Of every result of the store; reads all of it."""
@@ -215,8 +239,9 @@ class ArtifactStore:
             path=final, summary=made.summary, seconds=made.seconds, built=True, replaced=fault
         )
 
-    def _whole(self, folder: Path) -> Artifact:
-        """`verified`; a damaged one is put aside, unless another has taken its place meanwhile."""
+    def fetch(self, folder: Path) -> Artifact:
+        """`verified`; a damaged one is put aside, unless another has taken its place meanwhile.
+        Raises Damaged."""
         inode = folder.stat().st_ino if folder.is_dir() else None
         try:
             return verified(folder)

@@ -8,19 +8,19 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import shutil
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from guard.artifacts import ArtifactStore
 from guard.errors import StudyError
+from guard.objects import Objects, Stored, check_uri, is_uri
 from guard.pipeline import landscapes, plan
 from guard.trial import TrialConfig
 from studies.driver import flags
 from studies.reporting.console import Terminal
 from studies.reporting.progress import duration
+from tune.copies import brought
 from tune.places import held, typed
 from tune.results.folder import RESERVED, StudyFolder
 
@@ -31,7 +31,7 @@ DAY_S = 24 * 3600.0
 class Leftover:
     """A result that no study needs."""
 
-    folder: Path
+    address: str
     num_bytes: int
     age_s: float
     """Since it was written."""
@@ -65,32 +65,39 @@ def main(argv: Sequence[str]) -> int:
     for flag, value in (("--older-than", args.older_than), ("--keep", args.keep)):
         if not value >= 0:
             raise StudyError(f"{flag}: must be at least 0, got {value:g}")
-    output = typed("DIR", args.output)
-    store = ArtifactStore(output / "artifacts")
-    if not store.root.is_dir():
-        raise StudyError(f"{output}: holds no results of studies (no folder artifacts)")
-    console = Terminal()
+    output = args.output if is_uri(args.output) else str(typed("DIR", args.output))
+    if is_uri(output):
+        check_uri("DIR", output)
+    folders, store = studies(output), StudyFolder.at(output, "").store
+    sizes, console = store.sizes(), Terminal()
+    if not sizes:
+        raise StudyError(f"{args.output}: holds no results of studies (no folder artifacts)")
     with contextlib.ExitStack() as locks:
-        folders = studies(output)
         for folder in folders:
             locks.enter_context(held(folder.path))  # what it computes is in no record yet
-        going = list(chosen(leftovers(store, folders), args.older_than * DAY_S, args.keep * 2**30))
+            locks.enter_context(brought(folder))
+        going = list(chosen(leftovers(sizes, folders), args.older_than * DAY_S, args.keep * 2**30))
         for leftover in going:
-            address = leftover.folder.relative_to(store.root)
             size = f"{leftover.num_bytes / 2**20:.1f} MiB"
-            console.print(f"{address}  {size}, {duration(leftover.age_s)} old")
+            console.print(f"{leftover.address}  {size}, {duration(leftover.age_s)} old")
             if not args.dry_run:
-                shutil.rmtree(leftover.folder)
+                store.discard(leftover.address)
     total = sum(leftover.num_bytes for leftover in going) / 2**20
     would = "would be removed" if args.dry_run else "removed"
     console.print(f"{len(going)} results, {total:.1f} MiB {would}; {len(folders)} studies kept")
     return 0
 
 
-def studies(output: Path) -> list[StudyFolder]:
-    """Those of an output folder."""
-    names = sorted(path.name for path in output.iterdir() if path.is_dir())
-    return [StudyFolder(output, name) for name in names if name not in RESERVED]
+def studies(output: str) -> list[StudyFolder]:
+    """Those of an output folder, or of one in an object store. Raises StudyError."""
+    try:
+        if is_uri(output):
+            names = {name.partition("/")[0] for name in Objects(output).files() if "/" in name}
+        else:
+            names = {path.name for path in Path(output).iterdir() if path.is_dir()}
+    except OSError as error:
+        raise StudyError(f"{output}: cannot be read ({error.strerror or error})") from None
+    return [StudyFolder.at(output, name) for name in sorted(names) if name not in RESERVED]
 
 
 def needed(folder: StudyFolder) -> set[str]:
@@ -105,14 +112,15 @@ def needed(folder: StudyFolder) -> set[str]:
     return found
 
 
-def leftovers(store: ArtifactStore, folders: Iterable[StudyFolder]) -> list[Leftover]:
-    """The youngest first."""
+def leftovers(sizes: Mapping[str, Stored], folders: Iterable[StudyFolder]) -> list[Leftover]:
+    """Of the results of a store, by address, what no study needs; the youngest first."""
     kept = {address for folder in folders for address in needed(folder)}
-    now, found = time.time(), []
-    for path in store.root.glob("*/*"):
-        if str(path.relative_to(store.root)) not in kept and path.is_dir():
-            size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
-            found.append(Leftover(folder=path, num_bytes=size, age_s=now - path.stat().st_mtime))
+    now = time.time()
+    found = [
+        Leftover(address=address, num_bytes=stored.num_bytes, age_s=now - stored.written)
+        for address, stored in sizes.items()
+        if address not in kept
+    ]
     return sorted(found, key=lambda leftover: leftover.age_s)
 
 

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
-from guard.artifacts import ArtifactStore, verified
+from guard.artifacts import ArtifactStore
 from guard.pipeline import landscapes
 from guard.stage import Stage
 from guard.trial import TrialConfig
@@ -67,14 +67,14 @@ def spectra(arm: Arm, model: str, store: ArtifactStore) -> Spectra:
     found = {}
     for facts, stage in stages(arm):
         if facts["model"] == model and store.get(stage) is not None:
-            file = verified(store.path(stage)).path / "landscape.safetensors"
+            file = store.fetch(store.path(stage)).path / "landscape.safetensors"
             found[int(facts["seed"])] = load_file(file)["eigenvalues"]
     return found
 
 
 def figures(results: Results) -> Mapping[str, Figure]:
     """Left: the mean of the i-th largest eigenvalue. Right: the largest one, samples sorted."""
-    store = ArtifactStore(results.folder.artifacts)
+    store = results.folder.store
     titles = short_titles(results.comparisons)
     samples = num_seeds = 0
     figure = Figure(figsize=(9, 6.4), dpi=150, layout="constrained")
@@ -109,7 +109,7 @@ def figures(results: Results) -> Mapping[str, Figure]:
 
 def answer(results: Results) -> str:
     """The mean largest eigenvalue of each model, and its paired difference to the control's."""
-    store = ArtifactStore(results.folder.artifacts)
+    store = results.folder.store
     by_config = {comparison.arm.config: comparison.arm for comparison in results.comparisons}
     parts = []
     for title, comparison in zip(

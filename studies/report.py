@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import argparse
-import os
 from collections.abc import Sequence
-from pathlib import Path
 
-from guard.artifacts import ArtifactStore
 from guard.errors import StudyError
 from studies.design.about import About
 from studies.design.stories import story
 from studies.driver import flags
+from studies.driver.checks import study_folder
 from studies.reporting.console import Terminal
 from studies.reporting.page import write_report
 from tune import storage, timeline
-from tune.places import typed
+from tune.copies import brought
 from tune.results.findings import Results
 from tune.results.folder import StudyFolder
 from tune.results.tables import write_comparisons
@@ -36,10 +34,15 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str]) -> int:
     """Write both. Raises StudyError for a folder that holds no study that is known."""
     args = parser().parse_args(argv)
-    path = Path(os.path.normpath(typed("DIR/NAME", args.folder)))
-    folder = StudyFolder(path.parent, path.name)
+    folder = study_folder("DIR/NAME", args.folder)
     if args.verify:
         return verify(folder)
+    with brought(folder, alone=False):
+        return write(folder)
+
+
+def write(folder: StudyFolder) -> int:
+    """Raises StudyError, see `main`."""
     about = About.read(folder)
     told = story(about.study)
     if told is None:
@@ -47,7 +50,7 @@ def main(argv: Sequence[str]) -> int:
     console, results = Terminal(), Results.read(folder)
     write_comparisons(folder, results.comparisons)
     page = write_report(told, results, about)
-    for line in [*results.left_out, *timeline.left_out(path), *storage.left_out(folder)]:
+    for line in [*results.left_out, *timeline.left_out(folder.path), *storage.left_out(folder)]:
         console.warn(line)
     console.print(f"report: {page}")
     return 0
@@ -58,13 +61,13 @@ def verify(folder: StudyFolder) -> int:
 
     Raises StudyError for a folder without results.
     """
-    store, console = ArtifactStore(folder.artifacts), Terminal()
-    if not store.root.is_dir():
-        raise StudyError(f"{folder.output}: holds no results of studies (no folder artifacts)")
+    store, console = folder.store, Terminal()
     every = sum(1 for _ in store.folders())
+    if not every:
+        raise StudyError(f"{folder.output}: holds no results of studies (no folder artifacts)")
     damaged = list(store.faults())
     for found in damaged:
-        console.print(f"{found.folder.relative_to(store.root)}: {found.fault}")
+        console.print(f"{str(found.place).removeprefix(f'{store.root}/')}: {found.fault}")
     told = f"{len(damaged)} of {every} results are damaged"
     console.print(f"{told}; whatever needs them computes them again" if damaged else told)
     return 1 if damaged else 0

@@ -16,10 +16,11 @@ from guard.artifacts import ArtifactStore
 from guard.card import finished_card
 from guard.data.datasets import load_data
 from guard.errors import StudyError
+from guard.objects import Objects, is_uri
 from guard.pipeline import TrialResult, local_runner, run_trial
 from guard.trial import TrialConfig
 from studies.driver import flags
-from studies.driver.checks import checked, on_device
+from studies.driver.checks import checked, on_device, opened_folder, study_folder
 from studies.driver.dryrun import print_notes
 from studies.driver.settings import overridden, parse_settings
 from studies.reporting.console import Terminal
@@ -59,10 +60,10 @@ def main(argv: Sequence[str]) -> int:
     values = fixed_settings(args.settings)
     if args.data is not None:
         values["data.path"] = args.data
-    output = usable_folder("--output", typed("--output", args.output))
+    store = opened_folder("--output", args.output, "").store
     if args.export is not None:
         usable_folder("--export", typed("--export", args.export))
-    config = overridden(read_config(typed("CONFIG.json", args.config)), values)
+    config = overridden(read_config(args.config), values)
     config = on_device(config, args.device or config.compute.device)
     config = checked(config, [config])
     print_notes(console, load_data(config.data))
@@ -72,23 +73,41 @@ def main(argv: Sequence[str]) -> int:
     def report(heading: str, metrics: object) -> None:
         console.print(f"  {heading} done")
 
-    def execute(root: Path) -> TrialResult:
-        return run_trial(config, local_runner(ArtifactStore(root)), report)
+    def execute(store: ArtifactStore) -> int:
+        result = run_trial(config, local_runner(store), report)
+        if "distilled" in result.paths:
+            store.fetch(result.paths["distilled"])
+        return show(console, config, result, args.export)
 
     if not args.fresh:
-        return show(console, config, execute(output / "artifacts"), args.export)
+        return execute(store)
     with tempfile.TemporaryDirectory() as scratch:
-        return show(console, config, execute(Path(scratch)), args.export)
+        return execute(ArtifactStore(Path(scratch)))
 
 
-def read_config(path: Path) -> TrialConfig:
-    """Raises StudyError, naming the file."""
+def read_config(text: str) -> TrialConfig:
+    """Of a file, or of an object. Raises StudyError, naming it."""
+    with tempfile.TemporaryDirectory() as scratch:
+        path = config_file(text, Path(scratch))
+        place = text if is_uri(text) else path
+        try:
+            return TrialConfig.from_dict(read_object(path))
+        except OSError as error:
+            raise StudyError(f"{place}: cannot be read ({error.strerror})") from None
+        except ValueError as error:  # a ConfigError is one
+            raise StudyError(f"{place}: {error}") from None
+
+
+def config_file(text: str, scratch: Path) -> Path:
+    """The path that was typed, or that of an object's copy. Raises StudyError."""
+    if not is_uri(text):
+        return typed("CONFIG.json", text)
+    there, path = study_folder("CONFIG.json", text), scratch / "config.json"
     try:
-        return TrialConfig.from_dict(read_object(path))
+        Objects(there.uri).download(there.name, path)
     except OSError as error:
-        raise StudyError(f"{path}: cannot be read ({error.strerror})") from None
-    except ValueError as error:  # a ConfigError is one
-        raise StudyError(f"{path}: {error}") from None
+        raise StudyError(f"{text}: cannot be read ({error})") from None
+    return path
 
 
 def fixed_settings(settings: Sequence[str]) -> dict[str, object]:

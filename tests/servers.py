@@ -72,6 +72,14 @@ class Postgres:
     def uri(self) -> str:
         return f"postgresql://me:se%20cret@127.0.0.1:{self.port}/postgres"
 
+    def database(self, name: str) -> str:
+        """The URI of a new one."""
+        import psycopg
+
+        with psycopg.connect(self.uri, autocommit=True) as connection:
+            connection.execute(f"create database {name}")
+        return self.uri.replace("/postgres", f"/{name}")
+
     def start(self) -> None:
         options = f"-c listen_addresses=127.0.0.1 -c port={self.port} -k {self._root}"
         self._call("pg_ctl", "-w", "-o", options, "-l", str(self._root / "log"), "start")

@@ -19,8 +19,9 @@ from typing import Any
 
 import ray
 
-from guard.artifacts import Artifact, ArtifactStore, MissingInput, attempts
+from guard.artifacts import Artifact, MissingInput, attempts
 from guard.errors import StudyError
+from guard.remote import store_at
 from guard.stage import Stage
 from tune.causes import unwrapped
 from tune.resources import StageResources
@@ -72,7 +73,7 @@ def compute(root: str, stage: Stage, desk_name: str) -> Artifact:
     """Compute one stage in a worker process, unless it has been published meanwhile."""
     worker = ray.get_runtime_context().get_worker_id()
     ray.get_actor(desk_name, namespace=NAMESPACE).started.remote(stage.address, worker)
-    return ArtifactStore(Path(root)).get_or_build(stage)
+    return store_at(root).get_or_build(stage)
 
 
 class Desk:
@@ -84,7 +85,7 @@ class Desk:
         """limit_s: seconds that a stage may be computed."""
         self._root, self._resources, self._name, self._task = root, resources, name, task
         self._limit_s = limit_s
-        self._store = ArtifactStore(Path(root))
+        self._store = store_at(root)
         self._tasks: dict[str, asyncio.Task[Artifact]] = {}
         self._started: dict[str, tuple[str, float]] = {}
         self._spans: list[Span] = []
@@ -198,7 +199,7 @@ def totals() -> list[tuple[float, float]]:
 
 def open_desk(
     name: str,
-    artifacts: Path,
+    artifacts: Path | str,
     resources: StageResources,
     limit_s: float = math.inf,
     task: Any = compute,

@@ -3,13 +3,12 @@ data, the output folder."""
 
 from __future__ import annotations
 
-import os
+import contextlib
 import platform
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import Any
 
 import ray
@@ -17,6 +16,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from guard.config import DataConfig
 from guard.errors import StudyError, UserError
+from tune.results.folder import StudyFolder
 
 PACKAGES = ("torch", "torchvision", "torchattacks", "numpy", "scipy", "safetensors", "ray")
 """Whose versions decide what a stage writes, or whether workers understand each other."""
@@ -31,8 +31,11 @@ class Wanted:
 
     data: DataConfig
     device: str
-    token: Path
-    """A file that the driver has written into the output folder."""
+    output: str
+    """As `StudyFolder.at` takes it."""
+    study: str
+    token: str
+    """Name of a file that the driver has written into the study's folder."""
     secret: str
     """What it holds."""
 
@@ -60,15 +63,20 @@ def versions() -> dict[str, str]:
 def facts(wanted: Wanted, *, sees_device: bool) -> Facts:
     """Of this machine. sees_device: whether the device should be there."""
     found, problems = versions(), []
+    folder = StudyFolder.at(wanted.output, wanted.study)
     try:
-        content = wanted.token.read_text(encoding="utf-8")
+        content = _read(folder, wanted.token).decode()
     except OSError as error:
-        content = f"{error.strerror}"
+        content = f"{error.strerror or error}"
     if content != wanted.secret:
-        problems.append(f"--output: {wanted.token.parent} is not the driver's folder ({content})")
+        problems.append(f"--output: {folder} is not the driver's folder ({content})")
     if found["torch"]:
         problems += torch_problems(wanted, sees_device=sees_device)
     return Facts(versions=found, problems=tuple(problems))
+
+
+def _read(folder: StudyFolder, name: str) -> bytes:
+    return folder.objects.read(name) if folder.objects else (folder.path / name).read_bytes()
 
 
 def torch_problems(wanted: Wanted, *, sees_device: bool) -> list[str]:
@@ -97,19 +105,40 @@ def differences(ours: Mapping[str, str], theirs: Mapping[str, str]) -> list[str]
     ]
 
 
-def check(folder: Path, data: DataConfig, device: str) -> None:
+def check(folder: StudyFolder, data: DataConfig, device: str) -> None:
     """Ask every machine of the running cluster. Raises StudyError with every problem of each, a
     line each."""
-    token, secret = folder / f".shared-{uuid.uuid4().hex}", uuid.uuid4().hex
-    token.write_text(secret, encoding="utf-8")
-    try:
-        wanted = Wanted(data=data, device=device, token=token, secret=secret)
+    token, secret = f".shared-{uuid.uuid4().hex}", uuid.uuid4().hex
+    wanted = Wanted(
+        data=data,
+        device=device,
+        output=folder.place,
+        study=folder.name,
+        token=token,
+        secret=secret,
+    )
+    with written(folder, token, secret):
         problems = list(asked(wanted))
-    finally:
-        os.unlink(token)
     if problems:
         lines = "\n  ".join(problems)
         raise StudyError(f"--address: the cluster cannot run this study:\n  {lines}")
+
+
+@contextlib.contextmanager
+def written(folder: StudyFolder, name: str, text: str) -> Iterator[None]:
+    """A file in the study's folder, or in its object store, for as long as this lasts."""
+    path, there = folder.path / name, folder.objects
+    if there:
+        there.write(name, text.encode())
+    else:
+        path.write_text(text, encoding="utf-8")
+    try:
+        yield
+    finally:
+        if there:
+            there.remove(name)
+        else:
+            path.unlink()
 
 
 def asked(wanted: Wanted) -> Iterable[str]:

@@ -155,7 +155,7 @@ def run_study(
 def study_context(plan: Plan, desk_name: str) -> StudyContext:
     folder = plan.folder
     return StudyContext(
-        base=plan.space.base.to_dict(), output=str(folder.output), name=folder.name, desk=desk_name
+        base=plan.space.base.to_dict(), output=folder.place, name=folder.name, desk=desk_name
     )
 
 

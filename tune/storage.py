@@ -178,7 +178,8 @@ def _told(folder: StudyFolder, error: Exception) -> str | None:
         advice = f"`optuna storage upgrade --storage '{place.shown}'` renews it"
         return f"{name}: is an older Optuna's; {advice}"
     if isinstance(error, RuntimeError) and "updating optuna" in str(error):
-        return f"{name}: is a newer Optuna's than this one"
+        other = "" if is_own else ", or another program's: Optuna and MLflow need a database each"
+        return f"{name}: is a newer Optuna's than this one{other}"
     if is_own and isinstance(error, (*REFUSALS, AssertionError)):
         return _of_file(file, error)
     is_rpc = type(error).__module__.partition(".")[0] == "grpc"

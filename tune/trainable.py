@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from ray import tune as ray_tune
@@ -31,12 +30,13 @@ class StudyContext:
     base: Mapping[str, Any]
     """The config as a dict."""
     output: str
+    """As `StudyFolder.at` takes it."""
     name: str
     desk: str
 
     @property
     def folder(self) -> StudyFolder:
-        return StudyFolder(Path(self.output), self.name)
+        return StudyFolder.at(self.output, self.name)
 
     def config(self, params: Mapping[str, Any], control: bool) -> TrialConfig:
         return configured(TrialConfig.from_dict(self.base), dict(params), control=control)

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 from guard.config import ModelConfig
 from guard.errors import ConfigError, StudyError
+from guard.objects import check_uri, is_uri
 from guard.pipeline import STAGES
 from guard.trial import TrialConfig
 from studies.presets import PRESETS, Preset
@@ -29,9 +32,31 @@ def output_folder(output: str, name: str) -> StudyFolder:
             "--name: must be letters, digits, '.', '_' or '-', start with a letter or digit, and "
             f"not be {', '.join(RESERVED)}; got {name!r}"
         )
-    folder = StudyFolder(typed("--output", output), name)
-    usable_folder("--output", folder.path)
+    return opened_folder("--output", output, name)
+
+
+def opened_folder(flag: str, output: str, name: str) -> StudyFolder:
+    """A study's folder in an output folder that can be written, or in an object store. Raises
+    StudyError."""
+    if is_uri(output):
+        check_uri(flag, output)
+        folder = StudyFolder.at(output, name)
+    else:
+        folder = StudyFolder(typed(flag, output), name)
+    usable_folder(flag, folder.path)
     return folder
+
+
+def study_folder(flag: str, text: str) -> StudyFolder:
+    """The folder of a study that is there, DIR/NAME or URI/NAME. Raises StudyError."""
+    if not is_uri(text):
+        path = Path(os.path.normpath(typed(flag, text)))
+        return StudyFolder(path.parent, path.name)
+    check_uri(flag, text)
+    head, mark, options = text.partition("?")
+    output, _, name = head.rstrip("/").rpartition("/")
+    check_uri(flag, output + mark + options)
+    return StudyFolder.at(output + mark + options, name)
 
 
 def load_preset(name: str) -> Preset:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol
 
-from guard.artifacts import ArtifactStore
 from guard.trial import TrialConfig
 from studies.design.about import About, claimed
 from studies.design.study import Story
@@ -15,6 +14,7 @@ from studies.driver.interrupts import Interrupts
 from studies.driver.request import Request
 from studies.reporting.console import Terminal
 from studies.reporting.terminal import print_cautions
+from tune.copies import brought
 from tune.places import held
 from tune.resources import StageResources
 from tune.results.cautions import after, before
@@ -98,15 +98,16 @@ def carry_out(console: Terminal, job: Job, resources: StageResources) -> int:
     given = open_store(job.request.tracking, folder) if job.request.tracking else None
     with (
         held(folder.path) as warning,
+        brought(folder),
         Interrupts() as asked,
         claimed(folder, about, job.base, job.varied),
     ):
         store = given or open_store(folder.tracking_uri, folder)
-        ArtifactStore(folder.artifacts).remove_abandoned()
+        folder.store.remove_abandoned()
         for line in [*([warning] if warning else []), *folder.set_aside()]:
             console.warn(line)
         finished, all_trials = job.counted()
-        console.print(f"study {folder.path}: {finished} of {all_trials} trials are finished")
+        console.print(f"study {folder}: {finished} of {all_trials} trials are finished")
         print_notes(console, load_data(job.base.data))
         if job.unfinished():
             with opened(console, folder, place, about, job.base, store) as session:

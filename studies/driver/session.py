@@ -82,7 +82,9 @@ class Session:
     def at(self, folder: StudyFolder) -> Iterator[Callable[[threading.Event], RayRunner]]:
         """Another folder's stages on the same Ray, for as long as this lasts."""
         name = f"desk:{folder.path}"
-        desk = open_desk(name, folder.artifacts, self.place.resources, self.place.run.stage_limit_s)
+        desk = open_desk(
+            name, folder.store_place, self.place.resources, self.place.run.stage_limit_s
+        )
         yield lambda stop: RayRunner(name, stop)
         del desk
 
@@ -124,9 +126,9 @@ def opened(
             place.resources.check(totals())
         else:
             console.print("asking the cluster's machines for versions, device, data, output …")
-            preflight.check(folder.path, base.data, base.compute.device)
+            preflight.check(folder, base.data, base.compute.device)
         name = f"desk:{folder.path}"
-        desk = open_desk(name, folder.artifacts, place.resources, place.run.stage_limit_s)
+        desk = open_desk(name, folder.store_place, place.resources, place.run.stage_limit_s)
         tracker = Tracker(folder, store, about.note(folder))
         tracker.start()
         with Progress(console) as progress:

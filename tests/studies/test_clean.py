@@ -45,9 +45,27 @@ def addresses(folder: StudyFolder) -> set[str]:
     return {str(path.relative_to(root)) for path in root.glob("*/*")}
 
 
+def planned(seed: int) -> list[Stage]:
+    return plan(configured({"seed": seed, "student.seed": seed}))
+
+
 def stages(seed: int) -> list[str]:
-    config = configured({"seed": seed, "student.seed": seed})
-    return [stage.address for stage in plan(config)]
+    return [stage.address for stage in planned(seed)]
+
+
+def test_an_object_store_is_cleaned_like_a_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("GUARD_CACHE", str(tmp_path / "cache"))
+    uri = f"file://{tmp_path}/store"
+    folder = StudyFolder.at(uri, "s")
+    folder.write(record(0, 0.9, 0.4, config=configured()))
+    for address in (*stages(0), *stages(9)):
+        (stage,) = [stage for seed in (0, 9) for stage in planned(seed) if stage.address == address]
+        folder.store.get_or_build(stage, write)
+    assert clean.main([uri, "--older-than", "0"]) == 0
+    assert f"{len(stages(9))} results" in capsys.readouterr().out
+    assert folder.store.sizes().keys() == set(stages(0))
 
 
 def test_what_a_study_needs_stays_and_the_rest_goes(

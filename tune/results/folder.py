@@ -12,12 +12,15 @@ import os
 import re
 import secrets
 from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from guard.artifacts import ArtifactStore
+from guard.artifacts import ArtifactStore, Damaged
 from guard.errors import StudyError
+from guard.objects import Objects, copy_of, is_uri
+from guard.remote import store_at
 from tune.places import retrying, sqlite_uri
 from tune.results.front import pareto_front
 from tune.results.reading import read_object
@@ -55,6 +58,37 @@ class StudyFolder:
 
     output: Path
     name: str
+    uri: str = ""
+    """Of the object store that the output is; then `output` is this machine's copy, and records are
+    written and read there."""
+
+    @classmethod
+    def at(cls, place: str, name: str) -> StudyFolder:
+        """place: an output folder, or the URI of one in an object store."""
+        return cls(copy_of(place), name, place) if is_uri(place) else cls(Path(place), name)
+
+    def __str__(self) -> str:
+        return str(self.objects) if self.objects else str(self.path)
+
+    @property
+    def place(self) -> str:
+        """What `at` takes on every machine."""
+        return self.uri or str(self.output)
+
+    @property
+    def objects(self) -> Objects | None:
+        """The study in the object store."""
+        return Objects(self.uri).below(self.name) if self.uri else None
+
+    @property
+    def store_place(self) -> str:
+        """Of the results of stages, as `store_at` takes it."""
+        return Objects(self.uri).below("artifacts").uri if self.uri else str(self.artifacts)
+
+    @property
+    def store(self) -> ArtifactStore:
+        """The results of stages."""
+        return store_at(self.store_place)
 
     @property
     def path(self) -> Path:
@@ -83,11 +117,19 @@ class StudyFolder:
         for half a minute."""
         paths = {name: self._from_here(path) for name, path in record.paths.items()}
         text = json.dumps(asdict(replace(record, paths=paths)), indent=1)
-        retrying(lambda: write_atomically(self.record_path(record), text), self.output)
+        path = self.record_path(record)
+        retrying(lambda: write_atomically(path, text), self.output)
+        if self.objects:
+            there, name = self.objects, path.relative_to(self.path).as_posix()
+            retrying(lambda: there.write(name, text.encode()), self.output)
 
     def remove(self, record: Record) -> None:
         """Remove a record's file. Raises StudyError if that is refused for half a minute."""
-        retrying(lambda: self.record_path(record).unlink(missing_ok=True), self.output)
+        path = self.record_path(record)
+        retrying(lambda: path.unlink(missing_ok=True), self.output)
+        if self.objects:
+            there, name = self.objects, path.relative_to(self.path).as_posix()
+            retrying(lambda: there.remove(name), self.output)
 
     def read(self, trial: int) -> Record | None:
         """The record of a trial of the search; None before there is one that can be read. Raises
@@ -96,6 +138,9 @@ class StudyFolder:
 
         def found() -> Record | None:
             try:
+                if self.objects:
+                    name = path.relative_to(self.path).as_posix()
+                    write_atomically(path, self.objects.read(name))
                 return self._read(path)
             except (FileNotFoundError, ValueError):
                 return None
@@ -124,7 +169,7 @@ class StudyFolder:
         """Rename the records that cannot be read, and put damaged verdicts aside, so that their
         trials are repeated, and say so; a line also for what only looks like a record. Raises
         OSError."""
-        lines, store = [], ArtifactStore(self.artifacts)
+        lines, store = [], self.store
         for phase in FOLDERS:
             records, bad = self._found(phase)
             judged = {Path(path) for record in records for path in record.verdicts}
@@ -161,7 +206,22 @@ class StudyFolder:
         if self.record_path(record) != path:
             raise ValueError(f"it is the record of {record.phase} {record.label}")
         paths = {name: str(self._here(Path(text))) for name, text in record.paths.items()}
+        if self.objects:
+            self._fetch(paths)
         return replace(record, paths=paths)
+
+    def _fetch(self, paths: Mapping[str, str]) -> None:
+        """Have here what reports and MLflow read of a trial's results, which is not the networks;
+        what has been lost is not."""
+        store = self.store
+        parts = [part for part in paths if part == "distilled" or part.endswith("verdicts")]
+
+        def fetch(part: str) -> None:
+            with contextlib.suppress(Damaged):
+                store.fetch(Path(paths[part]))
+
+        with ThreadPoolExecutor(len(parts) or 1) as pool:
+            list(pool.map(fetch, parts))
 
     def _from_here(self, path: str) -> str:
         place = Path(path)

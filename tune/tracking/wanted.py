@@ -91,7 +91,8 @@ def wanted(record: Record, folder: StudyFolder, tags: Mapping[str, str]) -> Want
         params=params_of(config),
         points=(
             *(Point(name, float(value)) for name, value in metrics.items()),
-            *(point for part in ("teacher", "student") for point in curves(part, places.get(part))),
+            *curves(folder, places.get("teacher"), "teacher"),
+            *curves(folder, places.get("student"), "student"),
         ),
         files={"config.json": config.to_json().encode(), **distilled_files(record, config, places)},
     )
@@ -121,12 +122,12 @@ def params_of(config: TrialConfig) -> dict[str, str]:
     }
 
 
-def curves(part: str, place: Path | None) -> Iterator[Point]:
+def curves(folder: StudyFolder, place: Path | None, part: str) -> Iterator[Point]:
     """Over the epochs of a stage that trained; none where its record cannot be read."""
     if place is None:
         return
     try:
-        stage = json.loads((place / "stage.json").read_text(encoding="utf-8"))
+        stage = json.loads(folder.store.record(place))
         history: list[Mapping[str, Any]] = stage["summary"]["history"]
     except (OSError, ValueError, KeyError):
         return
