@@ -12,6 +12,7 @@ from studies.driver.checks import parse_resources
 from studies.driver.dryrun import print_notes
 from studies.driver.interrupts import Interrupts
 from studies.driver.request import Request
+from studies.driver.streams import epitaph, native_apart
 from studies.reporting.console import Terminal
 from studies.reporting.terminal import print_cautions
 from tune.copies import brought
@@ -23,6 +24,11 @@ from tune.results.tables import write_comparisons
 
 if TYPE_CHECKING:
     from studies.driver.session import Session
+
+
+RAY_LOG = "ray.log"
+"""In a study's folder: what Ray's native code says in the driver."""
+LOST = "\nthe study's process has ended at once: it was killed, or the head of its Ray is gone"
 
 
 class Job(Protocol):
@@ -110,7 +116,11 @@ def carry_out(console: Terminal, job: Job, resources: StageResources) -> int:
         console.print(f"study {folder}: {finished} of {all_trials} trials are finished")
         print_notes(console, load_data(job.base.data))
         if job.unfinished():
-            with opened(console, folder, place, about, job.base, store) as session:
+            with (
+                epitaph(f"{LOST}; what is done is kept. Go on:\n  {job.request.command}"),
+                native_apart(None if place.run.verbose else folder.path / RAY_LOG),
+                opened(console, folder, place, about, job.base, store) as session,
+            ):
                 asked.until(lambda: job.work(session))
                 results = write(job, about)
                 close(console, session, job.story, results, done=not job.unfinished())

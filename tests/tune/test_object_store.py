@@ -80,7 +80,7 @@ def rows(path: Path) -> list[dict[str, str]]:
 
 
 def results(cache: Path) -> list[dict[str, str]]:
-    (path,) = (cache / "robust-distillation-lab").rglob("results.csv")
+    (path,) = (cache / "robust-distillation-lab").rglob("lab/runs/digits/results.csv")
     return rows(path)
 
 

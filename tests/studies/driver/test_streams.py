@@ -5,8 +5,11 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+
+from studies.driver.streams import native_apart
 
 COMMAND = """
 import sys
@@ -67,3 +70,55 @@ def test_a_terminal_gets_what_it_can_show(encoding: str, shown: str, told: str) 
     assert done.returncode == 3
     assert done.stdout == shown.encode(encoding)
     assert done.stderr == told.encode(encoding)
+
+
+APART = """
+import os, sys
+from pathlib import Path
+from studies.driver.streams import native_apart
+with native_apart(Path(sys.argv[1])):
+    print("of Python", file=sys.stderr)
+    os.write(2, b"of native code\\n")
+os.write(2, b"after it\\n")
+print("and after", file=sys.stderr)
+"""
+
+
+def test_native_code_writes_to_a_file_of_its_own(tmp_path: Path) -> None:
+    log = tmp_path / "ray.log"
+    found = subprocess.run(
+        [sys.executable, "-c", APART, str(log)], capture_output=True, text=True, check=True
+    )
+    assert found.stderr.splitlines() == ["of Python", "after it", "and after"]
+    assert log.read_text() == "of native code\n"
+
+
+def test_no_file_is_left_for_nothing(tmp_path: Path) -> None:
+    with native_apart(tmp_path / "ray.log"), native_apart(None):
+        pass
+    assert list(tmp_path.iterdir()) == []
+
+
+MOURNED = """
+import os, signal, sys
+from studies.driver.streams import epitaph
+with epitaph("it is gone"):
+    {end}
+"""
+
+
+@pytest.mark.parametrize(
+    ("end", "said"),
+    [
+        ("os.kill(os.getpid(), signal.SIGKILL)", "it is gone\n"),
+        ("os._exit(1)", "it is gone\n"),
+        ("os.abort()", "it is gone\n"),
+        ("pass", ""),
+        ("sys.exit(3)", ""),
+    ],
+)
+def test_an_end_that_python_does_not_know_of_is_told(end: str, said: str) -> None:
+    found = subprocess.run(
+        [sys.executable, "-c", MOURNED.format(end=end)], capture_output=True, text=True
+    )
+    assert found.stderr == said
