@@ -1,6 +1,7 @@
 """Distillation studies on Ray: search with Optuna, stages as tasks, tracking with MLflow."""
 
 import os
+import sys
 
 RAY_SETTINGS = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # no CSV, JSON and TensorBoard files a trial
@@ -13,5 +14,5 @@ RAY_SETTINGS = {
 os.environ.update(RAY_SETTINGS)  # Ray reads them when it is imported
 if os.path.expanduser("~") == "~":  # neither $HOME nor an entry in passwd; Ray wants one
     os.environ["HOME"] = "/nonexistent"
-if os.path.isfile(os.path.expanduser("~/.ray/auth_token")):
+if "ray" not in sys.modules and os.path.isfile(os.path.expanduser("~/.ray/auth_token")):
     os.environ.setdefault("RAY_AUTH_MODE", "token")  # Ray 2.60 looks for it only with "auto"
