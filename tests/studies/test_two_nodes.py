@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import os
-import re
-import signal
-import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 
-import psutil
 import pytest
 
 from helpers import files
+from studies.bench.machines import ENVIRONMENT, Cluster
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
-ENVIRONMENT = {"RAY_AUTH_MODE": "token", "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0"}
+STAGE = "ray::stage"
 SETTINGS = (
     "squeeze.epochs=30",
     "student.train.epochs=10",
@@ -36,67 +31,12 @@ SETTINGS = (
 )
 
 
-@dataclass
-class Cluster:
-    """A head without any CPU, and raylets that come and go."""
-
-    folder: Path
-    machines: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
-
-    @property
-    def address(self) -> str:
-        told = (self.folder / "head.log").read_text(encoding="utf-8")
-        found = re.search(r"ray start --address='([^']+)'", told)
-        assert found, told
-        return found[1]
-
-    def start(self, name: str, *arguments: str) -> None:
-        ray = Path(sys.executable).with_name("ray")
-        log = (self.folder / f"{name}.log").open("wb")
-        self.machines[name] = subprocess.Popen(
-            [ray, "start", "--block", "--disable-usage-stats", *arguments],
-            env={**os.environ, **ENVIRONMENT},
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-        deadline = time.monotonic() + 180
-        while b"Ray runtime started" not in (self.folder / f"{name}.log").read_bytes():
-            assert time.monotonic() < deadline and self.machines[name].poll() is None
-            time.sleep(0.5)
-
-    def join(self, name: str, cpus: int, gpus: int = 0) -> None:
-        amounts = (f"--num-cpus={cpus}", f"--num-gpus={gpus}")
-        self.start(name, f"--address={self.address}", *amounts)
-
-    def computing(self, name: str) -> bool:
-        """Whether a stage is being computed on the machine."""
-        with contextlib.suppress(psutil.Error):
-            every = psutil.Process(self.machines[name].pid).children(recursive=True)
-            return any("ray::stage" in " ".join(process.cmdline()) for process in every)
-        return False
-
-    def kill(self, name: str) -> None:
-        """At once, with everything that runs on it."""
-        machine = self.machines.pop(name)
-        with contextlib.suppress(psutil.Error):
-            for process in psutil.Process(machine.pid).children(recursive=True):
-                with contextlib.suppress(psutil.Error):
-                    process.kill()
-        machine.send_signal(signal.SIGKILL)
-        machine.wait()
-
-
 @pytest.fixture
 def cluster(tmp_path: Path) -> Iterator[Cluster]:
-    with socket.socket() as free:
-        free.bind(("", 0))
-        port = free.getsockname()[1]
     made = Cluster(tmp_path)
-    made.start("head", "--head", f"--port={port}", "--num-cpus=0", "--include-dashboard=false")
+    made.start()
     yield made
-    for name in reversed(list(made.machines)):
-        made.kill(name)
+    made.stop()
 
 
 def sweep(output: Path, *arguments: str) -> subprocess.Popen[str]:
@@ -140,9 +80,9 @@ def test_a_study_goes_on_when_a_machine_dies_and_another_joins(
     deadline, seen = time.monotonic() + 600, set()
     while seen != {"first", "second"}:
         assert time.monotonic() < deadline and running.poll() is None
-        seen |= {name for name in ("first", "second") if cluster.computing(name)}
+        seen |= {name for name in ("first", "second") if cluster.running(STAGE, name)}
         time.sleep(0.1)
-    while not cluster.computing("second"):
+    while not cluster.running(STAGE, "second"):
         assert time.monotonic() < deadline and running.poll() is None
         time.sleep(0.05)
     cluster.kill("second")
