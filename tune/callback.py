@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from pathlib import Path
 from types import TracebackType
@@ -103,8 +104,8 @@ class StudyCallback(ray_tune.Callback):
         if result["heading"] != "done":
             params, control = split_sample(trial.config)
             config = self._context.config(params, control)
-            seconds = result["time_total_s"]
-            self._tracker.stage(number, config, params, result["metrics"], seconds)
+            metrics, seconds = json.loads(result["metrics"]), result["time_total_s"]
+            self._tracker.stage(number, config, params, metrics, seconds)
             return
         with self.ending:
             record = self._folder.read(number)

@@ -5,6 +5,7 @@ It holds next to no resources and imports no torch; its stages do the work (`tun
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -50,7 +51,8 @@ def coordinate(sampled: Mapping[str, Any], context: StudyContext) -> None:
     config = context.config(params, control)
 
     def report(heading: str, metrics: Mapping[str, float]) -> None:
-        ray_tune.report({NUMBER: number, "heading": heading, "metrics": dict(metrics)})
+        text = json.dumps(dict(metrics))  # of each number Tune would keep a history
+        ray_tune.report({NUMBER: number, "heading": heading, "metrics": text})
 
     result = run_trial(config, RayRunner(context.desk), report)
     record = Record.of(result, trial=number, config=config, params=params, control=control)
