@@ -154,6 +154,7 @@ def wait_until(condition: Callable[[], bool]) -> None:
         time.sleep(0.05)
 
 
+@pytest.mark.slow
 def test_stages_at_half_a_gpu_run_four_at_a_time_on_all_devices(
     desk: tuple[Any, str], tmp_path: Path
 ) -> None:
@@ -212,6 +213,7 @@ def test_a_stage_whose_process_dies_each_time_is_named(
     assert not ray.get(actor.status.remote()).running
 
 
+@pytest.mark.slow
 def test_a_stage_that_hangs_is_ended_at_its_limit(tmp_path: Path) -> None:
     name = f"desk:{uuid.uuid4()}"
     actor = open_desk(name, tmp_path / "artifacts", HALF_GPU, 2.0, record_placement)
