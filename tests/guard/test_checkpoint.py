@@ -34,7 +34,7 @@ def test_a_state_comes_back(kept: Checkpoint) -> None:
     assert kept.restore({"draws": Draws(draws)}) is None
     expected = torch.randn(4, generator=draws)
     again = generator(0)
-    kept.offer({"draws": Draws(again), "images": Images(images + 5)}, lambda: [{"epoch": 3}])
+    kept.offer({"draws": Draws(again), "images": Images(images + 5)}, [{"epoch": 3}])
     torch.randn(7, generator=again)
     assert kept.restore({"draws": Draws(again), "images": Images(images)}) == [{"epoch": 3}]
     assert torch.equal(torch.randn(4, generator=again), expected)
@@ -72,7 +72,7 @@ def test_states_are_far_apart_in_time(tmp_path: Path, monkeypatch: pytest.Monkey
     kept = Checkpoint(tmp_path, every_s=60)
     for seconds, last in ((59, None), (61, 61), (120, 61), (122, 122)):
         now[0] = seconds
-        kept.offer({}, lambda: now[0])
+        kept.offer({}, now[0])
         assert kept.restore({}) == last
 
 

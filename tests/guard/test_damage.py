@@ -182,7 +182,7 @@ def test_all_damage_of_a_store_is_found(store: ArtifactStore) -> None:
     assert list(store.faults()) == []
     flip(every[1] / "deep" / "bytes.bin")
     (every[3] / "stage.json").unlink()
-    assert sorted(damaged.folder for damaged in store.faults()) == sorted([every[1], every[3]])
+    assert sorted(Path(d.place) for d in store.faults()) == sorted([every[1], every[3]])
 
 
 def test_what_was_put_aside_is_removed_after_a_week(store: ArtifactStore) -> None:

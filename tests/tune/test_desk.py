@@ -138,10 +138,16 @@ def stages(folder: Path, count: int, **settings: Any) -> list[Stage]:
     return [Pause(number=number, until=until, **settings) for number in range(count)]
 
 
-@pytest.fixture
-def desk(tmp_path: Path) -> Iterator[tuple[Any, str]]:
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> ArtifactStore:
+    """The desk's; a test's stages are its own."""
+    return ArtifactStore(tmp_path_factory.mktemp("desk") / "artifacts")
+
+
+@pytest.fixture(scope="module")
+def desk(store: ArtifactStore) -> Iterator[tuple[Any, str]]:
     name = f"desk:{uuid.uuid4()}"
-    actor = open_desk(name, tmp_path / "artifacts", HALF_GPU, LIMIT_S, record_placement)
+    actor = open_desk(name, store.root, HALF_GPU, LIMIT_S, record_placement)
     wait_for_desk(actor, 60)
     yield actor, name
     ray.kill(actor)
@@ -176,6 +182,7 @@ def test_a_stage_that_two_trials_want_is_computed_once(
 ) -> None:
     actor, name = desk
     (stage,) = stages(tmp_path, 1)
+    before = ray.get(actor.status.remote())
     with ThreadPoolExecutor(2) as pool:
         futures = [pool.submit(RayRunner(name), stage) for _ in range(2)]
         wait_until(lambda: sum(ray.get(actor.status.remote()).running.values()) == 1)
@@ -186,11 +193,12 @@ def test_a_stage_that_two_trials_want_is_computed_once(
     (again,) = RayRunner(name)(stage)
     assert not again.built
     status = ray.get(actor.status.remote())
-    assert (status.computed, status.shared, status.waiting) == (1, 2, 0)
+    assert status.computed - before.computed == 1 and status.shared - before.shared == 2
+    assert status.waiting == 0
 
 
 def test_a_stage_that_raises_fails_everyone_who_asked_and_can_be_asked_again(
-    desk: tuple[Any, str], tmp_path: Path
+    desk: tuple[Any, str], store: ArtifactStore, tmp_path: Path
 ) -> None:
     actor, name = desk
     (tmp_path / "go").touch()
@@ -199,9 +207,10 @@ def test_a_stage_that_raises_fails_everyone_who_asked_and_can_be_asked_again(
         with pytest.raises(ValueError, match="no such luck"):
             RayRunner(name)(stage)
     assert not ray.get(actor.status.remote()).running
-    assert [p for p in (tmp_path / "artifacts").rglob("*") if p.is_file()] == []
+    assert not list(store.root.glob(f"*/*{stage.key}*"))
 
 
+@pytest.mark.slow
 def test_a_stage_whose_process_dies_each_time_is_named(
     desk: tuple[Any, str], tmp_path: Path
 ) -> None:
@@ -252,7 +261,7 @@ def test_an_input_that_a_worker_finds_damaged_is_computed_again(
     assert read.built
     assert (made.path / "placed.txt").read_text() == "placed"
     told = f"{first.address}: placed.txt has other bytes than were written"
-    assert ray.get(actor.status.remote()).damaged == (told,)
+    assert told in ray.get(actor.status.remote()).damaged
 
 
 def test_whoever_waits_for_a_stage_can_be_stopped(desk: tuple[Any, str], tmp_path: Path) -> None:
@@ -270,6 +279,7 @@ def test_whoever_waits_for_a_stage_can_be_stopped(desk: tuple[Any, str], tmp_pat
     (tmp_path / "go").touch()
 
 
+@pytest.mark.slow
 def test_a_desk_that_dies_comes_back(desk: tuple[Any, str], tmp_path: Path) -> None:
     actor, name = desk
     (tmp_path / "go").touch()

@@ -60,7 +60,7 @@ BAD = [
     (["--set", "data.name=folder", "--data", "{data}/corrupt"], "train/b/9.png: not a readable"),
     (["--set", "data.name=npz", "--data", "{data}/text.npz"], "text.npz: not an .npz file"),
     (["--name", "../evil"], "--name: must be letters, digits"),
-    (["--output", "s3://bucket/x"], "--output: must be a path in a file system; s3:// is not"),
+    (["--output", "ftp://host/x"], "--output: must be a path in a file system; ftp:// is not"),
     (["--set", "search.seed=1e30"], "search.seed: must be a whole number of at most 63 bits"),
     (["--set", "seed=1e300"], "seed: must be a whole number of at most 63 bits, got 1e+300"),
     (["--set", "confirm.seeds=1e9"], "confirm.seeds: must be at least 0 and at most 1000, got 1"),
