@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
+from ray._private import worker
 
 from guard.errors import StudyError
 from tune.desk import NAMESPACE
@@ -50,9 +51,10 @@ def started(address: str | None, *, verbose: bool = False) -> Iterator[None]:
     """
     level = logging.INFO if verbose else logging.CRITICAL
     quiet = contextlib.nullcontext if verbose else silent_stderr
+    aside = contextlib.nullcontext if verbose else events_aside
     options = {"namespace": NAMESPACE, "log_to_driver": verbose, "logging_level": level}
     place = short_folder() if address is None else contextlib.nullcontext("")
-    with place as folder:
+    with place as folder, aside():
         try:
             with quiet(), own_sigterm():
                 start(address, folder, options)
@@ -95,6 +97,22 @@ def has_gpus(address: str) -> bool:
     """Whether a machine of the cluster has one now. Raises StudyError, see `started`."""
     with started(address):
         return bool(ray.cluster_resources().get("GPU", 0.0) > 0)
+
+
+@contextlib.contextmanager
+def events_aside() -> Iterator[None]:
+    """Have what Ray says of machines that die, and prints on stdout, go where its native code
+    writes: to file descriptor 2."""
+    usual = worker.print_to_stdstream
+
+    def print_aside(data: Mapping[str, Any], ignore_prefix: bool) -> None:
+        os.write(2, "".join(f"{line}\n" for line in data["lines"]).encode())
+
+    worker.print_to_stdstream = print_aside
+    try:
+        yield
+    finally:
+        worker.print_to_stdstream = usual
 
 
 @contextlib.contextmanager

@@ -89,6 +89,7 @@ def test_a_study_goes_on_when_a_machine_dies_and_another_joins(
     cluster.join("third", 1)
     told = running.communicate()[0]
     assert running.returncode == 0, told
+    assert "raylet" not in told and "node" not in told
     alone = sweep(tmp_path / "alone", "--set", "run.concurrent=1")
     assert alone.communicate() and alone.returncode == 0
     assert rows(tmp_path / "cluster") == rows(tmp_path / "alone")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import subprocess
 import sys
 import tomllib
 import zipfile
@@ -93,3 +94,21 @@ def test_a_user_without_a_home_has_one_that_is_not_there() -> None:
         "print(os.path.expanduser('~'))\n"
     )
     assert run_python(code).stdout == "/nonexistent\n"
+
+
+EVENT = """
+from ray._private import worker
+from tune.cluster import events_aside
+event = {"lines": ["a node is dead"], "pid": "raylet", "is_err": False}
+usual = worker.print_to_stdstream
+with events_aside():
+    worker.print_to_stdstream(event, ignore_prefix=False)
+assert worker.print_to_stdstream is usual
+"""
+
+
+def test_what_ray_says_of_machines_is_apart_from_what_a_study_says() -> None:
+    found = subprocess.run(
+        [sys.executable, "-c", EVENT], capture_output=True, text=True, check=True, cwd=ROOT
+    )
+    assert (found.stdout, found.stderr) == ("", "a node is dead\n")
