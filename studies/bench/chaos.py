@@ -48,8 +48,8 @@ SETTINGS = (
 )
 STUDY = "digits"
 MACHINES = ("first", "second")
-PAUSE_S = (0.5, 8.0)
-"""Between two faults."""
+PAUSE_S, LOOK_S = (0.5, 8.0), 0.2
+"""Between two faults; until a command that was started is seen to compute."""
 AWAY_S = 4.0
 """For how long a server is away, and a disk full."""
 MAX_STARTS = 60
@@ -224,22 +224,30 @@ def disturbed(arena: Arena, num_faults: int, console: Terminal) -> Counter[str]:
     """A study until it is finished, and the faults that it has met, at most so many. Raises
     StudyError for one that never is."""
     met: Counter[str] = Counter()
-    names, weights = list(FAULTS), [WEIGHTS.get(name, 1.0) for name in FAULTS]
     for _ in range(MAX_STARTS):
         arena.start()
-        code = None
+        code, is_at_work = None, False
         while code is None:
-            code = arena.ended(arena.draws.uniform(*PAUSE_S))
-            if code is None and met.total() < num_faults:
-                (name,) = arena.draws.choices(names, weights)
-                struck = FAULTS[name](arena)
-                if struck:
-                    met[name] += 1
-                    console.print(f"  {name}: {struck}")
+            code = arena.ended(arena.draws.uniform(*PAUSE_S) if is_at_work else LOOK_S)
+            is_at_work = is_at_work or bool(arena.cluster.running("ray::stage"))
+            if is_at_work and code is None and met.total() < num_faults:
+                name, struck = strike(arena)
+                met[name] += 1
+                console.print(f"  {name}: {struck}")
         if code == 0:
             return met
     last = "\n".join(arena.said[-3:])
     raise StudyError(f"the study is not finished after {MAX_STARTS} starts; the last said:\n{last}")
+
+
+def strike(arena: Arena) -> tuple[str, str]:
+    """One fault, of those that find something to strike: its name and what that was."""
+    names, weights = list(FAULTS), [WEIGHTS.get(name, 1.0) for name in FAULTS]
+    struck = ""
+    while not struck:
+        (name,) = arena.draws.choices(names, weights)
+        struck = FAULTS[name](arena)
+    return name, struck
 
 
 def table(output: Path) -> list[dict[str, str]]:
