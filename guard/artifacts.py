@@ -147,11 +147,15 @@ class ArtifactStore:
         return self.root / stage.address
 
     def get(self, stage: Stage) -> Artifact | None:
-        """The stage's result, if it is there and looks whole (`listed`)."""
+        """The stage's result, if it is there and looks whole."""
         try:
-            return listed(self.path(stage))
+            return self.look(self.path(stage))
         except Damaged:
             return None
+
+    def look(self, folder: Path) -> Artifact:
+        """`listed`. Raises Damaged."""
+        return listed(folder)
 
     def read(self, stage: Stage) -> Artifact:
         """The result of another stage's input, its bytes checked. A damaged one is put aside.

@@ -119,18 +119,16 @@ class Objects:
     def _write(self, name: str, blocks: Iterable[bytes]) -> None:
         system, base = _opened(self.uri)
         target = f"{base}/{name}"
-        if system.type_name != "local":  # objects appear when they are complete
-            with system.open_output_stream(target) as file:
-                for block in blocks:
-                    file.write(block)
-            return
-        folder, _, last = target.rpartition("/")
-        system.create_dir(folder, recursive=True)
-        unfinished = f"{folder}/{UNFINISHED}{secrets.token_hex(4)}-{last}"
-        with system.open_output_stream(unfinished) as file:
+        place = target
+        if system.type_name == "local":  # objects appear when they are complete, files before
+            folder, _, last = target.rpartition("/")
+            system.create_dir(folder, recursive=True)
+            place = f"{folder}/{UNFINISHED}{secrets.token_hex(4)}-{last}"
+        with system.open_output_stream(place) as file:
             for block in blocks:
                 file.write(block)
-        system.move(unfinished, target)
+        if place != target:
+            system.move(place, target)
 
 
 @functools.lru_cache(maxsize=64)

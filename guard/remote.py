@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import shutil
 import tempfile
-import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -22,6 +21,7 @@ from guard.artifacts import (
     build,
     parsed_record,
 )
+from guard.background import repeating
 from guard.objects import Objects, Stored, copy_of, is_uri
 from guard.stage import Stage
 from guard.sums import FileSums, content_fault
@@ -47,19 +47,17 @@ class RemoteStore(ArtifactStore):
         super().__init__(copy_of(objects.uri))
         self._objects = objects
 
-    def get(self, stage: Stage) -> Artifact | None:
-        """The stage's result, if it is in the object store. Its folder need not be here."""
-        try:
-            return self._there(self.path(stage))
-        except Damaged:
-            return None
+    def look(self, folder: Path) -> Artifact:
+        """What the object store says of a result, whose folder need not be here. Raises Damaged."""
+        record = self._parsed(folder)
+        return Artifact(path=folder, summary=record["summary"], seconds=record["seconds"])
 
     def fetch(self, folder: Path) -> Artifact:
         """A whole copy of a result, its bytes checked. One that is damaged in the object store is
         put aside there. Raises Damaged."""
         with contextlib.suppress(Damaged):
             return super().fetch(folder)
-        there = self._there(folder)
+        there = self.look(folder)
         folder.parent.mkdir(parents=True, exist_ok=True)
         scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
         try:
@@ -78,7 +76,7 @@ class RemoteStore(ArtifactStore):
         """See `ArtifactStore.get_or_build`; what is built is in the object store then."""
         folder = self.path(stage)
         try:
-            return self._there(folder)
+            return self.look(folder)
         except Damaged as damaged:
             fault = "" if damaged.fault == ABSENT else damaged.fault
         with contextlib.suppress(Damaged):
@@ -119,11 +117,6 @@ class RemoteStore(ArtifactStore):
         for name in self._objects.below(address).files():
             self._objects.remove(f"{address}/{name}")
         shutil.rmtree(self.root / address, ignore_errors=True)
-
-    def _there(self, folder: Path) -> Artifact:
-        """By its record. Raises Damaged."""
-        record = self._parsed(folder)
-        return Artifact(path=folder, summary=record["summary"], seconds=record["seconds"])
 
     def _sums(self, folder: Path) -> FileSums:
         sums: FileSums = self._parsed(folder).get("files", {})
@@ -174,17 +167,11 @@ class RemoteStore(ArtifactStore):
         """Keep what a stage under way goes on from in the object store too, for another machine;
         gone at a good end."""
         there = self._objects.below(self._address(scratch))
-        stop = threading.Event()
         if not scratch.is_dir():
             for name in there.files():
                 there.download(name, scratch / name)
-        thread = threading.Thread(target=_bring, args=(scratch, there, stop), daemon=True)
-        thread.start()
-        try:
+        with repeating(lambda: _bring(scratch, there), BRING_EVERY_S):
             yield
-        finally:
-            stop.set()
-            thread.join()
         for name in there.files():
             there.remove(name)
 
@@ -195,17 +182,16 @@ class RemoteStore(ArtifactStore):
         return f"{self._objects}/{self._address(folder)}"
 
 
-def _bring(scratch: Path, there: Objects, stop: threading.Event) -> None:
-    """Again and again: what is new in a folder, and not what has gone from it. Files there do not
-    change, and those that are being written are hidden or unfinished."""
-    while not stop.wait(BRING_EVERY_S):
-        with contextlib.suppress(OSError):  # it costs the next machine some time
-            here = {path.relative_to(scratch).as_posix(): path for path in _finished(scratch)}
-            known = there.files()
-            for name in here.keys() - known.keys():
-                there.upload(here[name], name)
-            for name in known.keys() - here.keys():
-                there.remove(name)
+def _bring(scratch: Path, there: Objects) -> None:
+    """What is new in a folder, and not what has gone from it. Files there do not change, and those
+    that are being written are hidden or unfinished."""
+    with contextlib.suppress(OSError):  # it costs the next machine some time
+        here = {path.relative_to(scratch).as_posix(): path for path in _finished(scratch)}
+        known = there.files()
+        for name in here.keys() - known.keys():
+            there.upload(here[name], name)
+        for name in known.keys() - here.keys():
+            there.remove(name)
 
 
 def _finished(scratch: Path) -> list[Path]:

@@ -8,11 +8,11 @@ import os
 import socket
 import sqlite3
 import tempfile
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from guard.background import repeating
 from guard.errors import StudyError
 from guard.objects import Objects, Stored
 from tune.places import retrying, told
@@ -40,14 +40,10 @@ def brought(folder: StudyFolder, *, alone: bool = True) -> Iterator[None]:
         if alone:
             copy.take()
         copy.pull()
-    stop = threading.Event()
-    thread = threading.Thread(target=copy.go_on, args=(stop, alone), daemon=True)
-    thread.start()
     try:
-        yield
+        with repeating(lambda: copy.keep(alone), PUSH_EVERY_S):
+            yield
     finally:
-        stop.set()
-        thread.join()
         with said(folder):
             retrying(copy.push, folder.output)
             if alone:
@@ -124,13 +120,12 @@ class Copy:
                 self._objects.upload(file, name)
             self._sent[name] = state
 
-    def go_on(self, stop: threading.Event, alone: bool) -> None:
-        """Until `stop`. What is refused is tried again the next time."""
-        while not stop.wait(PUSH_EVERY_S):
-            with contextlib.suppress(OSError, sqlite3.Error, StudyError):
-                self.push()
-                if alone and time.time() > self._until - LEASE_S / 2:
-                    self.take()
+    def keep(self, alone: bool) -> None:
+        """`push`, and renew the lease in time. What is refused is tried again the next time."""
+        with contextlib.suppress(OSError, sqlite3.Error, StudyError):
+            self.push()
+            if alone and time.time() > self._until - LEASE_S / 2:
+                self.take()
 
     def _files_there(self) -> dict[str, Stored]:
         every = self._objects.files().items()

@@ -165,9 +165,10 @@ def end_server(arena: Arena) -> str:
 
 
 def flip(arena: Arena) -> str:
-    file = next(iter(arena.draws.sample(arena.stored(), 1)), None) if arena.stored() else None
-    if file is None or file.stat().st_size == 0:
+    files = [file for file in arena.stored() if file.stat().st_size]
+    if not files:
         return ""
+    file = arena.draws.choice(files)
     content = bytearray(file.read_bytes())
     content[arena.draws.randrange(len(content))] ^= 1 << arena.draws.randrange(8)
     file.write_bytes(content)

@@ -17,6 +17,7 @@ METHODS = sorted(
 NO_TORCH = (
     "__init__",
     "artifacts",
+    "background",
     "card",
     "data/__init__",
     "data/spec",
