@@ -14,14 +14,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from guard.errors import StudyError
-from guard.objects import Objects, Stored, check_uri, is_uri
+from guard.objects import Objects, Stored, is_uri
 from guard.pipeline import landscapes, plan
 from guard.trial import TrialConfig
 from studies.driver import flags
+from studies.driver.checks import typed_place
 from studies.reporting.console import Terminal
 from studies.reporting.progress import duration
 from tune.copies import brought
-from tune.places import held, typed
+from tune.places import held
 from tune.results.folder import RESERVED, StudyFolder
 
 DAY_S = 24 * 3600.0
@@ -65,9 +66,7 @@ def main(argv: Sequence[str]) -> int:
     for flag, value in (("--older-than", args.older_than), ("--keep", args.keep)):
         if not value >= 0:
             raise StudyError(f"{flag}: must be at least 0, got {value:g}")
-    output = args.output if is_uri(args.output) else str(typed("DIR", args.output))
-    if is_uri(output):
-        check_uri("DIR", output)
+    output = typed_place("DIR", args.output)
     folders, store = studies(output), StudyFolder.at(output, "").store
     sizes, console = store.sizes(), Terminal()
     if not sizes:

@@ -38,13 +38,18 @@ def output_folder(output: str, name: str) -> StudyFolder:
 def opened_folder(flag: str, output: str, name: str) -> StudyFolder:
     """A study's folder in an output folder that can be written, or in an object store. Raises
     StudyError."""
-    if is_uri(output):
-        check_uri(flag, output)
-        folder = StudyFolder.at(output, name)
-    else:
-        folder = StudyFolder(typed(flag, output), name)
+    folder = StudyFolder.at(typed_place(flag, output), name)
     usable_folder(flag, folder.path)
     return folder
+
+
+def typed_place(flag: str, text: str) -> str:
+    """The absolute path, or the URI of an object store, that someone typed after a flag. Raises
+    StudyError."""
+    if not is_uri(text):
+        return str(typed(flag, text))
+    check_uri(flag, text)
+    return text
 
 
 def study_folder(flag: str, text: str) -> StudyFolder:
@@ -52,11 +57,9 @@ def study_folder(flag: str, text: str) -> StudyFolder:
     if not is_uri(text):
         path = Path(os.path.normpath(typed(flag, text)))
         return StudyFolder(path.parent, path.name)
-    check_uri(flag, text)
-    head, mark, options = text.partition("?")
+    head, mark, options = typed_place(flag, text).partition("?")
     output, _, name = head.rstrip("/").rpartition("/")
-    check_uri(flag, output + mark + options)
-    return StudyFolder.at(output + mark + options, name)
+    return StudyFolder.at(typed_place(flag, output + mark + options), name)
 
 
 def load_preset(name: str) -> Preset:

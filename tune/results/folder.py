@@ -119,17 +119,17 @@ class StudyFolder:
         text = json.dumps(asdict(replace(record, paths=paths)), indent=1)
         path = self.record_path(record)
         retrying(lambda: write_atomically(path, text), self.output)
-        if self.objects:
-            there, name = self.objects, path.relative_to(self.path).as_posix()
-            retrying(lambda: there.write(name, text.encode()), self.output)
+        there = self.objects
+        if there:
+            retrying(lambda: there.write(self._name(path), text.encode()), self.output)
 
     def remove(self, record: Record) -> None:
         """Remove a record's file. Raises StudyError if that is refused for half a minute."""
         path = self.record_path(record)
         retrying(lambda: path.unlink(missing_ok=True), self.output)
-        if self.objects:
-            there, name = self.objects, path.relative_to(self.path).as_posix()
-            retrying(lambda: there.remove(name), self.output)
+        there = self.objects
+        if there:
+            retrying(lambda: there.remove(self._name(path)), self.output)
 
     def read(self, trial: int) -> Record | None:
         """The record of a trial of the search; None before there is one that can be read. Raises
@@ -139,8 +139,7 @@ class StudyFolder:
         def found() -> Record | None:
             try:
                 if self.objects:
-                    name = path.relative_to(self.path).as_posix()
-                    write_atomically(path, self.objects.read(name))
+                    write_atomically(path, self.objects.read(self._name(path)))
                 return self._read(path)
             except (FileNotFoundError, ValueError):
                 return None
@@ -222,6 +221,10 @@ class StudyFolder:
 
         with ThreadPoolExecutor(len(parts) or 1) as pool:
             list(pool.map(fetch, parts))
+
+    def _name(self, path: Path) -> str:
+        """Of a file of the study in the object store."""
+        return path.relative_to(self.path).as_posix()
 
     def _from_here(self, path: str) -> str:
         place = Path(path)
