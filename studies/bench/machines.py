@@ -9,14 +9,18 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import psutil
 
 HEAD = "head"
 START_TIMEOUT_S = 180.0
-ENVIRONMENT = {"RAY_AUTH_MODE": "token", "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0"}
+ENVIRONMENT = {
+    "RAY_AUTH_MODE": "token",
+    "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
+    "RAY_USAGE_STATS_ENABLED": "0",
+}
 
 
 class Cluster:
@@ -36,9 +40,12 @@ class Cluster:
         assert found, told
         self.address = found[1]
 
-    def join(self, name: str, cpus: int, gpus: int = 0) -> None:
+    def join(
+        self, name: str, cpus: int, gpus: int = 0, environment: Mapping[str, str] | None = None
+    ) -> None:
+        """environment: what this machine has besides this process's own."""
         amounts = (f"--num-cpus={cpus}", f"--num-gpus={gpus}")
-        self._start(name, f"--address={self.address}", *amounts)
+        self._start(name, f"--address={self.address}", *amounts, environment=environment)
 
     def kill(self, name: str) -> None:
         """At once, with everything that runs on it."""
@@ -59,13 +66,15 @@ class Cluster:
         every = (process for machine in machines for process in processes(machine.pid))
         return [process for process in every if command(process).startswith(what)]
 
-    def _start(self, name: str, *arguments: str) -> str:
+    def _start(
+        self, name: str, *arguments: str, environment: Mapping[str, str] | None = None
+    ) -> str:
         """What `ray start` says."""
         log = self.folder / f"{name}.log"
         with log.open("wb") as file:
             machine = subprocess.Popen(
                 [Path(sys.executable).with_name("ray"), "start", "--block", *arguments],
-                env={**os.environ, **ENVIRONMENT, "RAY_USAGE_STATS_ENABLED": "0"},
+                env={**os.environ, **ENVIRONMENT, **(environment or {})},
                 stdout=file,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,

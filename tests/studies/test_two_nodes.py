@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import os
 import subprocess
 import sys
@@ -15,6 +16,8 @@ import pytest
 from helpers import files
 from studies.bench.machines import ENVIRONMENT, Cluster
 
+FAKE_DEVICE = Path(__file__).with_name("fake_device")
+"""Its sitecustomize.py makes "cuda" another name of the CPU."""
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 STAGE = "ray::stage"
 SETTINGS = (
@@ -69,6 +72,23 @@ def test_auto_is_the_clusters_device_and_its_machines_are_asked(
     assert told.count("no device 'cuda' on this machine") == 1, told
     there = sweep(tmp_path / "out", "--address", cluster.address, "--device", "cpu", "--dry-run")
     assert there.wait() == 0
+
+
+def test_stages_go_where_the_gpus_are(cluster: Cluster, tmp_path: Path) -> None:
+    cluster.join("plain", 2)
+    cluster.join("with gpus", 2, 2, {"PYTHONPATH": str(FAKE_DEVICE)})
+    running = sweep(tmp_path / "out", "--address", cluster.address)
+    most = 0
+    while running.poll() is None:
+        assert not cluster.running(STAGE, "plain")
+        most = max(most, len(cluster.running(STAGE, "with gpus")))
+        time.sleep(0.05)
+    told = running.communicate()[0]
+    assert running.returncode == 0, told
+    assert most == 2
+    about = json.loads((tmp_path / "out" / "digits" / "study.json").read_text(encoding="utf-8"))
+    assert about["compute.device"] == "cuda"
+    assert {row["status"] for row in rows(tmp_path / "out")} == {"complete"}
 
 
 def test_a_study_goes_on_when_a_machine_dies_and_another_joins(
