@@ -88,3 +88,42 @@ class Postgres:
         subprocess.run(
             command, check=True, user=self._user, stdout=subprocess.DEVNULL, cwd=self._root
         )
+
+
+@contextmanager
+def mariadb(root: Path) -> Iterator[str]:
+    """A server in a folder of its own: the URL of its database, whose user's password, "secret",
+    is in a file."""
+    server = shutil.which("mariadbd")
+    if server is None:
+        pytest.skip("needs MariaDB")
+    port, data, me = free_port(), root / "data", f"--user={os.environ.get('USER', 'root')}"
+    subprocess.run(
+        ["mariadb-install-db", f"--datadir={data}", me, "--skip-test-db"],
+        check=True,
+        stdout=subprocess.DEVNULL,
+    )
+    setup = root / "setup.sql"
+    setup.write_text(
+        "create database lab;\ncreate user me identified by 'secret';\ngrant all on lab.* to me;\n"
+    )
+    known = root / "my.cnf"
+    known.write_text("[client]\npassword = secret\n")
+    place = ["--bind-address=127.0.0.1", f"--port={port}", f"--socket={root}/s"]
+    command = [
+        server,
+        "--no-defaults",
+        "--skip-name-resolve",
+        me,
+        f"--datadir={data}",
+        f"--init-file={setup}",
+        *place,
+    ]
+    with (root / "mariadb.log").open("wb") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=log)
+    try:
+        waited_for(lambda: answers(port))
+        yield f"mysql+pymysql://me@127.0.0.1:{port}/lab?read_default_file={known}"
+    finally:
+        process.kill()
+        process.wait()

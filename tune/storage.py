@@ -20,10 +20,10 @@ from optuna.storages import BaseStorage
 from sqlalchemy.exc import SQLAlchemyError
 
 from guard.errors import StudyError
-from tune.causes import causes, first_line, reason
+from tune.causes import causes, reason
 from tune.results.folder import StudyFolder, write_atomically
 from tune.results.reading import read_object
-from tune.uris import passwordless, redacted, scheme
+from tune.uris import lacking, passwordless, redacted, scheme
 
 FILE, ELSEWHERE = "optuna.db", "optuna.json"
 ANSWER_TIMEOUT_S = 10.0
@@ -173,7 +173,7 @@ def _told(folder: StudyFolder, error: Exception) -> str | None:
     is_own = place.url == folder.storage_uri
     name = str(file) if is_own else f"search.storage: {place.shown}"
     if isinstance(error, ImportError):
-        return f"{name}: needs a package that is not here ({first_line(error)})"
+        return f"{name}: {lacking(place.url, error)}"
     if isinstance(error, RuntimeError) and "optuna storage upgrade" in str(error):
         advice = f"`optuna storage upgrade --storage '{place.shown}'` renews it"
         return f"{name}: is an older Optuna's; {advice}"

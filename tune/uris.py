@@ -48,9 +48,23 @@ def check_storage_url(url: str) -> None:
     kind = scheme(url)
     if kind not in STORAGES or not re.fullmatch(STORAGES[kind], url.partition(":")[2]):
         raise StudyError(
-            "search.storage: must be postgresql://…, mysql://…, grpc://HOST:PORT, journal:///FILE "
-            f"or sqlite:///FILE, got {redacted(url)!r}"
+            "search.storage: must be postgresql://…, mysql+pymysql://…, grpc://HOST:PORT, "
+            f"journal:///FILE or sqlite:///FILE, got {redacted(url)!r}"
         )
+
+
+EXTRAS: Mapping[str, str] = {
+    "postgresql": "uv run --extra postgres …",
+    "mysql": "uv run --extra mysql …, and the URI begins with mysql+pymysql://",
+    "grpc": "uv run --extra grpc …",
+}
+"""How the project brings what a scheme needs."""
+
+
+def lacking(uri: str, error: ImportError) -> str:
+    """In words which package the URI needs, and where it comes from."""
+    extra = EXTRAS.get(scheme(uri))
+    return f"needs the package {error.name}" + (f": {extra}" if extra else "")
 
 
 def _without_password(found: re.Match[str]) -> str:

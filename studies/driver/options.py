@@ -53,8 +53,8 @@ TRIALS_ONLY = ("run",)
 """Sections of a study whose trials are known."""
 MEANING: Mapping[str, str] = {
     "search.seed": "of the sampler",
-    "search.storage": "Optuna's: postgresql://…, mysql://…, grpc://HOST:PORT, journal:///FILE "
-    "(default: sqlite in the study's folder)",
+    "search.storage": "Optuna's: postgresql://…, mysql+pymysql://…, grpc://HOST:PORT, "
+    "journal:///FILE (default: sqlite in the study's folder)",
     "search.max_clean_drop": "clean validation accuracy that the choice may lose to its baseline",
     "search.max_failures": "trials in a row that may fail before the search ends, 0: any number",
     "confirm.seeds": "new seeds of each configuration, 0: the search alone",

@@ -14,7 +14,7 @@ import pytest
 from optuna.distributions import FloatDistribution
 
 from guard.errors import StudyError
-from servers import Postgres, answers, free_port, waited_for
+from servers import Postgres, answers, free_port, mariadb, waited_for
 from tune.results.folder import StudyFolder
 from tune.storage import ELSEWHERE, FILE, left_out, opened, stored, understood
 
@@ -96,6 +96,17 @@ def test_postgresql_is_like_a_file(
     assert len(opened(folder, postgres.uri).trials) == 6
     [line] = left_out(folder)
     assert "no password supplied" in line and "\n" not in line
+
+
+@pytest.mark.slow
+def test_mysql_is_like_a_file(tmp_path: Path) -> None:
+    pytest.importorskip("pymysql")
+    with mariadb(tmp_path) as url:
+        check_like_a_file(tmp_path, url)
+        folder = StudyFolder(tmp_path / "runs", "s")
+        with pytest.raises(StudyError, match=r"mysql\+pymysql://me@.*Access denied") as caught:
+            opened(folder, url.partition("?")[0].replace("me@", "me:wrong@"))
+        assert "wrong" not in str(caught.value) and "\n" not in str(caught.value)
 
 
 @pytest.mark.slow

@@ -18,13 +18,11 @@ from typing import TYPE_CHECKING
 from tune.causes import first_line
 from tune.places import sqlite_uri
 from tune.tracking.errors import refusal
-from tune.uris import redacted, scheme
+from tune.uris import lacking, redacted, scheme
 
 if TYPE_CHECKING:
     from sqlalchemy import URL, Connection
 
-EXTRAS = {"postgresql": "postgres"}
-"""Kinds of database -> the project's extra that has the driver."""
 CONNECT_TIMEOUT_S = 10
 LOCK_NUMBER = 0x6D6C666C6F77  # of PostgreSQL's advisory lock: "mlflow"
 
@@ -103,13 +101,11 @@ def connected(uri: str, url: URL) -> Iterator[Connection]:
     from sqlalchemy import NullPool, create_engine
     from sqlalchemy.exc import SQLAlchemyError
 
-    kind = scheme(uri)
-    arguments = {"connect_timeout": CONNECT_TIMEOUT_S} if kind == "postgresql" else {}
+    arguments = {"connect_timeout": CONNECT_TIMEOUT_S} if scheme(uri) == "postgresql" else {}
     try:
         connection = create_engine(url, poolclass=NullPool, connect_args=arguments).connect()
     except ImportError as error:
-        extra = f": uv run --extra {EXTRAS[kind]} …" if kind in EXTRAS else ""
-        raise refusal(uri, f"needs the package {error.name}{extra}") from None
+        raise refusal(uri, lacking(uri, error)) from None
     except SQLAlchemyError as error:
         raise refusal(uri, f"cannot be opened ({first_line(error)})") from None
     with connection:
