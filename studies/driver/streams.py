@@ -63,7 +63,13 @@ def native_apart(log: Path | None) -> Iterator[None]:
                 log.unlink()
 
 
-MOURNER = "import sys; sys.stdin.read() or print(sys.argv[1], file=sys.stderr)"
+MOURNER = """
+import os, signal, sys
+for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
+    signal.signal(number, signal.SIG_IGN)
+os.close(1)
+sys.stdin.read() or print(sys.argv[1], file=sys.stderr)
+"""
 
 
 @contextlib.contextmanager
@@ -73,9 +79,11 @@ def epitaph(text: str) -> Iterator[None]:
     mourner = subprocess.Popen(
         [sys.executable, "-I", "-S", "-c", MOURNER, text],
         stdin=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
         process_group=0,
     )
+    assert mourner.stdout
+    mourner.stdout.read()  # until it is deaf to what ends a whole session
     try:
         yield
     finally:

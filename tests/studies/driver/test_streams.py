@@ -101,7 +101,11 @@ def test_no_file_is_left_for_nothing(tmp_path: Path) -> None:
 
 MOURNED = """
 import os, signal, sys
+import psutil
 from studies.driver.streams import epitaph
+def end_all():
+    for child in psutil.Process().children():
+        child.terminate()
 with epitaph("it is gone"):
     {end}
 """
@@ -113,6 +117,7 @@ with epitaph("it is gone"):
         ("os.kill(os.getpid(), signal.SIGKILL)", "it is gone\n"),
         ("os._exit(1)", "it is gone\n"),
         ("os.abort()", "it is gone\n"),
+        ("end_all(); os._exit(1)", "it is gone\n"),
         ("pass", ""),
         ("sys.exit(3)", ""),
     ],
