@@ -53,9 +53,9 @@ def disturbed(arena: Arena, num_faults: int, console: Terminal) -> Counter[str]:
     raise StudyError(f"the study is not finished after {MAX_STARTS} starts; the last said:\n{last}")
 
 
-def table(output: Path) -> list[dict[str, str]]:
-    """Of results.csv what does not depend on a clock."""
-    with (output / STUDY / "results.csv").open(newline="", encoding="utf-8") as file:
+def table(study: Path) -> list[dict[str, str]]:
+    """Of results.csv in a study's folder what does not depend on a clock."""
+    with (study / "results.csv").open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     return [{k: v for k, v in row.items() if "seconds" not in k} for row in rows]
 
@@ -92,7 +92,7 @@ def runs(uri: str) -> list[str]:
 def differences(calm: Path, calm_runs: list[str], arena: Arena) -> list[str]:
     """In words, between an undisturbed study and one that met faults."""
     found = []
-    if table(arena.output) != table(calm):
+    if table(arena.output / STUDY) != table(calm / STUDY):
         found.append("results.csv is another one")
     expected, made = stored_sums(calm), stored_sums(arena.output)
     for address in sorted((expected.keys() | made.keys()) - known_as_damaged(arena.output)):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import os
 import subprocess
@@ -14,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from helpers import files
+from studies.bench.chaos import table
 from studies.bench.machines import ENVIRONMENT, Cluster
 
 FAKE_DEVICE = Path(__file__).with_name("fake_device")
@@ -54,13 +54,6 @@ def sweep(output: Path, *arguments: str) -> subprocess.Popen[str]:
     )
 
 
-def rows(output: Path) -> list[dict[str, str]]:
-    """results.csv without what a clock says."""
-    with (output / "digits" / "results.csv").open(newline="", encoding="utf-8") as file:
-        found = list(csv.DictReader(file))
-    return [{k: v for k, v in row.items() if "seconds" not in k} for row in found]
-
-
 def test_auto_is_the_clusters_device_and_its_machines_are_asked(
     cluster: Cluster, tmp_path: Path
 ) -> None:
@@ -88,7 +81,7 @@ def test_stages_go_where_the_gpus_are(cluster: Cluster, tmp_path: Path) -> None:
     assert most == 2
     about = json.loads((tmp_path / "out" / "digits" / "study.json").read_text(encoding="utf-8"))
     assert about["compute.device"] == "cuda"
-    assert {row["status"] for row in rows(tmp_path / "out")} == {"complete"}
+    assert {row["status"] for row in table(tmp_path / "out" / "digits")} == {"complete"}
 
 
 def test_a_study_goes_on_when_a_machine_dies_and_another_joins(
@@ -112,7 +105,7 @@ def test_a_study_goes_on_when_a_machine_dies_and_another_joins(
     assert "raylet" not in told and "node" not in told
     alone = sweep(tmp_path / "alone", "--set", "run.concurrent=1")
     assert alone.communicate() and alone.returncode == 0
-    assert rows(tmp_path / "cluster") == rows(tmp_path / "alone")
-    assert all(row["status"] == "complete" for row in rows(tmp_path / "cluster"))
+    assert table(tmp_path / "cluster" / "digits") == table(tmp_path / "alone" / "digits")
+    assert all(row["status"] == "complete" for row in table(tmp_path / "cluster" / "digits"))
     made, expected = (files(tmp_path / n / "artifacts") for n in ("cluster", "alone"))
     assert made == expected

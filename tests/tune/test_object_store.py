@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import os
 import re
 import subprocess
@@ -13,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from servers import Postgres, answers, free_port, waited_for
+from studies.bench.chaos import table
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 SETTINGS = (
@@ -73,23 +73,16 @@ def sweep(output: str, *arguments: str, cache: Path, **environment: str) -> str:
     return run("sweep", *command, cache=cache, **environment)
 
 
-def rows(path: Path) -> list[dict[str, str]]:
-    """Of a results.csv, without what a clock says."""
-    with path.open(newline="", encoding="utf-8") as file:
-        found = list(csv.DictReader(file))
-    return [{k: v for k, v in row.items() if "seconds" not in k} for row in found]
-
-
 def results(cache: Path) -> list[dict[str, str]]:
     (path,) = (cache / "robust-distillation-lab").rglob("lab/runs/digits/results.csv")
-    return rows(path)
+    return table(path.parent)
 
 
 def test_a_study_in_s3_and_postgresql_is_the_one_in_a_folder(
     tmp_path: Path, bucket: str, postgres: Postgres
 ) -> None:
     sweep(str(tmp_path / "runs"), cache=tmp_path / "none")
-    plain = rows(tmp_path / "runs" / "digits" / "results.csv")
+    plain = table(tmp_path / "runs" / "digits")
     servers = {"PGPASSWORD": "se cret", "MLFLOW_TRACKING_URI": postgres.uri}
     optuna = postgres.database("optuna").replace(":se%20cret", "")
     storage = ("--set", f"search.storage={optuna}")
