@@ -34,10 +34,12 @@ SHORT = {
 }
 RESNET = {
     "model": {"name": "resnet18"},
-    "squeeze.epochs": 2,
+    "squeeze.epochs": 1,
     "squeeze.lr": 0.02,
     "regularizer.weight": 0.01,
+    "regularizer.weight_warmup_epochs": 0,
     "evaluation.max_samples": 100,
+    "compute.num_threads": 2,
 }
 
 
