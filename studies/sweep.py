@@ -111,7 +111,7 @@ def main(argv: Sequence[str]) -> int:
     """Search and confirm: 0 if the study is finished then, otherwise 1. Raises UserError."""
     request = settled(flags.parsed(parser(), argv))
     checked = space(request)
-    from studies.driver.sweep_job import planned_job  # imports Ray: after what fails without it
+    from studies.driver.sweep_job import planned_job  # imports SQLAlchemy
 
     return run(planned_job(STORY, request, checked))
 

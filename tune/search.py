@@ -9,80 +9,25 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import optuna
 import ray
-from optuna.samplers import BaseSampler, NSGAIISampler, RandomSampler, TPESampler
 from ray import tune as ray_tune
 from ray.tune.search.optuna import OptunaSearch
 
 from tune.callback import StudyCallback
 from tune.desk import wait_for_desk
-from tune.options import SamplerName
+from tune.planning import Plan
 from tune.resources import StageResources
-from tune.results.folder import StudyFolder
-from tune.results.standing import Standing
 from tune.runs import TRIES
-from tune.settling import enqueue_new, is_control, number_of, settle
+from tune.settling import is_control, number_of
 from tune.space import Params, SearchSpace
-from tune.storage import opened, understood
+from tune.storage import understood
 from tune.trainable import COORDINATOR_CPUS, IS_CONTROL, NUMBER, StudyContext, coordinate
 
-SAMPLERS: dict[SamplerName, Callable[[int], BaseSampler]] = {
-    "tpe": lambda seed: TPESampler(seed=seed, multivariate=True, group=True, constant_liar=True),
-    "nsga2": lambda seed: NSGAIISampler(seed=seed, population_size=16),
-    "random": lambda seed: RandomSampler(seed=seed),
-    "grid": lambda seed: RandomSampler(seed=seed),  # its trials are enqueued, none is sampled
-}
-GRID_POINTS = 3
 DESK_TIMEOUT_S = 120.0
-
-
-@dataclass(frozen=True, kw_only=True)
-class Plan:
-    """What a search is asked to do."""
-
-    folder: StudyFolder
-    space: SearchSpace
-    num_trials: int
-    """Finished trials that the study shall have in the end, controls included."""
-    sampler: SamplerName = "tpe"
-    seed: int = 0
-    """Of the sampler."""
-    storage: str = ""
-    """URL of Optuna's; "": in the folder."""
-
-
-def open_study(plan: Plan, standing: Standing) -> optuna.Study:
-    """The study in the folder's storage, created or loaded, with its queue in order. Raises
-    StudyError for a storage that cannot be used, and for a record of another study."""
-    study = opened(plan.folder, plan.storage)
-    with understood(plan.folder):
-        prepare(study, plan, standing)
-    return study
-
-
-def prepare(study: optuna.Study, plan: Plan, standing: Standing) -> None:
-    """Give a study its sampler, and its queue what is to run."""
-    # A sampler that started from the same state again would propose the same trials again.
-    seed = (plan.seed + 1000 * len(study.get_trials(deepcopy=False))) % 2**32
-    study.sampler = SAMPLERS[plan.sampler](seed)
-    study.set_metric_names(["clean accuracy (validation)", "robust accuracy (validation)"])
-    settle(study, standing, plan.space)
-    enqueue_new(study, *planned(plan.space, plan.sampler))
-
-
-def planned(space: SearchSpace, sampler: SamplerName) -> tuple[list[Params], list[Params]]:
-    """What is queued before any trial is sampled: controls, and the grid or the base's values."""
-    others = space.grid(GRID_POINTS) if sampler == "grid" else space.defaults()
-    return space.controls(), others
-
-
-def num_planned(space: SearchSpace, sampler: SamplerName) -> int:
-    return sum(map(len, planned(space, sampler)))
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -108,22 +109,38 @@ def build_model(config: ModelConfig, spec: ImageSpec, seed: int = 0) -> Classifi
 
 
 def footprint(config: ModelConfig, spec: ImageSpec) -> tuple[int, int]:
-    """How many numbers a model learns, and how many its convolutions give for one image; nothing is
-    computed. Raises ValueError for a model that cannot be, as one that fits in no memory."""
-    given: list[int] = []
-    side = spec.image_size
+    """How many numbers a model learns, and how many its convolutions give for one image; only a
+    model of width 1 is made. Raises ValueError for a model that cannot be, as one that fits in no
+    memory."""
     try:
-        with torch.device("meta"), torch.no_grad():
-            model = build_model(config, spec).eval()
-            for module in model.modules():
-                if isinstance(module, nn.Conv2d):
-                    module.register_forward_hook(lambda _, inputs, y: given.append(y.numel()))
-            model(torch.empty(1, spec.channels, side, side))
+        with torch.device("meta"):
+            model = build_model(config, spec)
     except (RuntimeError, TypeError, OverflowError):  # of sizes beyond 64 bits
         raise ValueError(
             f"model.width = {config.width} makes weights that fit in no memory"
         ) from None
-    return sum(p.numel() for p in model.parameters()), sum(given)
+    places = _places(build_model(replace(config, width=1), spec), spec)
+    given = sum(places[name] * layer.out_channels for name, layer in _convolutions(model))
+    return sum(p.numel() for p in model.parameters()), given
+
+
+def _convolutions(model: nn.Module) -> Iterator[tuple[str, nn.Conv2d]]:
+    every = model.named_modules()
+    return ((name, module) for name, module in every if isinstance(module, nn.Conv2d))
+
+
+def _places(model: Classifier, spec: ImageSpec) -> dict[str, int]:
+    """In how many places each convolution looks at an image."""
+    found: dict[str, int] = {}
+
+    def note(name: str, y: Tensor) -> None:
+        found[name] = y[0, 0].numel()
+
+    for name, layer in _convolutions(model):
+        layer.register_forward_hook(lambda _, inputs, y, name=name: note(name, y))
+    with torch.no_grad():
+        model.eval()(torch.zeros(1, spec.channels, spec.image_size, spec.image_size))
+    return found
 
 
 def folded(model: Classifier) -> Classifier:

@@ -26,12 +26,13 @@ from tune import cluster
 from tune.callback import StudyCallback
 from tune.desk import DeskStatus, open_desk
 from tune.options import SamplerName
+from tune.planning import Plan, open_study
 from tune.resources import Resources, StageResources
 from tune.results.folder import StudyFolder
 from tune.results.records import Record
 from tune.results.standing import Standing
 from tune.results.tables import as_markdown
-from tune.search import Plan, open_study, run_study, study_context
+from tune.search import run_study, study_context
 from tune.space import SearchSpace
 from tune.timeline import Timeline
 from tune.tracking.store import open_store

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import optuna
 
@@ -13,18 +14,19 @@ from studies.design.study import Story
 from studies.driver.dryrun import print_fields, print_work
 from studies.driver.options import SECTIONS
 from studies.driver.request import Request
-from studies.driver.session import Session
 from studies.reporting.console import Terminal
 from studies.reporting.terminal import print_places, print_summary
-from tune.callback import StudyCallback
 from tune.confirmation import planned
+from tune.planning import Plan, num_planned, open_study
 from tune.results.findings import Results
 from tune.results.records import Record
 from tune.results.standing import Standing
 from tune.runs import Run, unfinished
-from tune.search import Plan, num_planned, open_study, run_study, study_context
 from tune.settling import lost
 from tune.space import SearchSpace, describe
+
+if TYPE_CHECKING:
+    from studies.driver.session import Session
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,6 +89,9 @@ class SweepJob:
 
     def work(self, session: Session) -> None:
         """Search and confirm what is missing."""
+        from tune.callback import StudyCallback  # they import Ray
+        from tune.search import run_study, study_context
+
         plan, progress = self.plan, session.progress
         progress.begin("trials", plan.num_trials, self.standing.num_done)
         self.repeat_lost(session)

@@ -5,13 +5,16 @@ from __future__ import annotations
 import math
 import time
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 from rich.live import Live
 
 from guard.robustness.flags import FLAGS
 from studies.reporting.console import Terminal
-from tune.desk import DeskStatus
 from tune.results.records import Record
+
+if TYPE_CHECKING:
+    from tune.desk import DeskStatus
 
 PLAIN_EVERY_S = 30.0
 

@@ -21,11 +21,12 @@ from guard.trial import TrialConfig
 from tune import search
 from tune.callback import DIED, StudyCallback
 from tune.desk import NAMESPACE, open_desk
+from tune.planning import Plan, open_study
 from tune.resources import Resources, StageResources
 from tune.results.folder import StudyFolder
 from tune.results.records import Record
 from tune.results.standing import Standing
-from tune.search import Plan, open_study, run_study, study_context
+from tune.search import run_study, study_context
 from tune.space import SearchSpace
 from tune.trainable import StudyContext, coordinate
 

@@ -9,9 +9,10 @@ from optuna.trial import TrialState
 
 from builders import record
 from guard.trial import TrialConfig
+from tune.planning import SAMPLERS, Plan, num_planned, open_study
 from tune.results.folder import StudyFolder
 from tune.results.standing import Standing
-from tune.search import SAMPLERS, Plan, Sample, num_planned, open_study
+from tune.search import Sample
 from tune.space import CONTROL, SearchSpace
 from tune.trainable import IS_CONTROL, NUMBER
 

@@ -18,10 +18,11 @@ from builders import record
 from guard.errors import StudyError
 from guard.trial import TrialConfig
 from tune import space as spaces
+from tune.planning import Plan, prepare
 from tune.results.folder import StudyFolder
 from tune.results.records import Record
 from tune.results.standing import Standing
-from tune.search import Plan, Sample, prepare
+from tune.search import Sample
 from tune.settling import REPEATS, RETRY_OF, lost
 from tune.space import SearchSpace
 from tune.trainable import NUMBER, split_sample

@@ -12,7 +12,7 @@ from guard.data.spec import ImageSpec
 from guard.errors import ConfigError
 from guard.models.batchnorm import batchnorms
 from guard.models.input_layer import Normalize
-from guard.models.networks import MODELS, Classifier, build_model, folded, frozen
+from guard.models.networks import MODELS, Classifier, build_model, folded, footprint, frozen
 from guard.trial import TrialConfig
 from helpers import draws
 
@@ -51,6 +51,22 @@ IDS = [f"{config.name}-{config.norm}-{spec.image_size}" for config, spec in CASE
 def test_the_cases_cover_every_model() -> None:
     assert {config.name for config, _ in CASES} == set(MODELS)
     assert set(MODELS) == set(type_hints(ModelConfig)["name"].__args__)
+
+
+@pytest.mark.parametrize(("config", "spec"), CASES, ids=IDS)
+def test_the_footprint_is_that_of_the_model(config: ModelConfig, spec: ImageSpec) -> None:
+    model, given = build_model(config, spec), []
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            module.register_forward_hook(lambda _, inputs, y: given.append(y.numel()))
+    model.eval()(images(spec, 1))
+    assert footprint(config, spec) == (parameter_count(model), sum(given))
+
+
+def test_a_model_beyond_all_memory_has_no_footprint() -> None:
+    assert footprint(ModelConfig(name="bn-convnet", width=10**6), RGB_32)[0] > 10**13
+    with pytest.raises(ValueError, match=r"model\.width = 1000000000000 makes weights that fit"):
+        footprint(ModelConfig(name="bn-convnet", width=10**12), RGB_32)
 
 
 @pytest.mark.parametrize(("config", "spec"), CASES, ids=IDS)
