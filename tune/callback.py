@@ -13,12 +13,11 @@ from ray import tune as ray_tune
 
 from guard.errors import StudyError
 from tune.causes import unwrapped
-from tune.desk import DeskStatus
+from tune.desk import DeskStatus, Timeline
 from tune.places import full_disk, told
 from tune.results.folder import StudyFolder
 from tune.results.records import Record, one_line
 from tune.results.standing import Standing
-from tune.timeline import Timeline
 from tune.tracking.tracker import Tracker
 from tune.trainable import NUMBER, StudyContext, split_sample
 

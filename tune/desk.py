@@ -8,6 +8,7 @@ case is a stage computed twice: publishing is atomic.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 import threading
 import time
@@ -25,7 +26,7 @@ from guard.remote import store_at
 from guard.stage import Stage
 from tune.causes import unwrapped
 from tune.resources import StageResources
-from tune.timeline import Span
+from tune.timeline import FILE, Span, append
 
 NAMESPACE = "robust-distillation-lab"
 STAGE_SHARE = 0.99
@@ -34,6 +35,7 @@ stage's place on a full machine."""
 
 STOP_CHECK_S = 0.5
 LIMIT_CHECK_S = 1.0
+ANSWER_S = 2.0
 MAX_RETRIES = 2
 """Of a stage whose process dies, by Ray itself."""
 
@@ -237,6 +239,18 @@ class RayRunner:
     def _go_on(self) -> None:
         if self._stop.is_set():
             raise StudyError("the study was stopped")
+
+
+class Timeline:
+    """Adds what the desk has seen since the last time to the timeline of a study's folder."""
+
+    def __init__(self, desk: Any, folder: Path) -> None:
+        self._desk, self._path = desk, folder / FILE
+
+    def update(self) -> None:
+        """Raises StudyError if the file cannot be written for half a minute."""
+        with contextlib.suppress(ray.exceptions.RayError):  # busy: the next time will do
+            append(self._path, ray.get(self._desk.take_spans.remote(), timeout=ANSWER_S))
 
 
 def wait_for_desk(desk: Any, timeout: float) -> None:

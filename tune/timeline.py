@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import json
 import os
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
-
-import ray
 
 from tune.places import retrying
 from tune.results.reading import parse_json
 
 FILE = "timeline.jsonl"
-TIMEOUT_S = 2.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,20 +27,9 @@ class Span:
     end: float
 
 
-class Timeline:
-    """Appends what the desk has seen since the last time."""
-
-    def __init__(self, desk: Any, folder: Path) -> None:
-        self._desk, self._path = desk, folder / FILE
-
-    def update(self) -> None:
-        """Raises StudyError if the file cannot be written for half a minute."""
-        with contextlib.suppress(ray.exceptions.RayError):  # busy: the next time will do
-            append(self._path, ray.get(self._desk.take_spans.remote(), timeout=TIMEOUT_S))
-
-
 def append(path: Path, spans: Iterable[Span]) -> None:
-    """Write them at the end of the file, as a whole or not at all. Raises StudyError."""
+    """Write them at the end of the file, as a whole or not at all. Raises StudyError if the file
+    cannot be written for half a minute."""
     text = "".join(json.dumps(asdict(span)) + "\n" for span in spans)
     if text:
         retrying(lambda: _append(path, text.encode()), path.parent)

@@ -24,7 +24,7 @@ from studies.driver import flags
 from studies.reporting.console import Terminal
 from tune import cluster
 from tune.callback import StudyCallback
-from tune.desk import DeskStatus, open_desk
+from tune.desk import DeskStatus, Timeline, open_desk
 from tune.options import SamplerName
 from tune.planning import Plan, open_study
 from tune.resources import Resources, StageResources
@@ -34,7 +34,6 @@ from tune.results.standing import Standing
 from tune.results.tables import as_markdown
 from tune.search import run_study, study_context
 from tune.space import SearchSpace
-from tune.timeline import Timeline
 from tune.tracking.store import open_store
 from tune.tracking.tracker import Tracker
 

@@ -11,6 +11,7 @@ from studies.design.study import Story
 from studies.driver.checks import parse_resources
 from studies.driver.dryrun import print_notes
 from studies.driver.interrupts import Interrupts
+from studies.driver.place import settled_place
 from studies.driver.request import Request
 from studies.driver.streams import epitaph, native_apart
 from studies.reporting.console import Terminal
@@ -94,7 +95,6 @@ def carry_out(console: Terminal, job: Job, resources: StageResources) -> int:
     Raises StudyError, before anything is run.
     """
     from guard.data.datasets import load_data  # imports torch
-    from studies.driver.session import close, opened, settled_place  # they import Ray
     from studies.reporting.page import deliver
     from tune.tracking.store import open_store
     from tune.tracking.tracker import Tracker
@@ -116,6 +116,8 @@ def carry_out(console: Terminal, job: Job, resources: StageResources) -> int:
         console.print(f"study {folder}: {finished} of {all_trials} trials are finished")
         print_notes(console, load_data(job.base.data))
         if job.unfinished():
+            from studies.driver.session import close, opened  # they import Ray
+
             with (
                 epitaph(f"{LOST}; what is done is kept. Go on:\n  {job.request.command}"),
                 native_apart(None if place.run.verbose else folder.path / RAY_LOG),

@@ -3,63 +3,29 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import ray
-import torch
 
 from guard.trial import TrialConfig
 from studies.design.about import About
 from studies.design.study import Story
-from studies.driver.options import RunConfig
-from studies.driver.request import Request
+from studies.driver.place import Place
 from studies.reporting.console import Terminal
 from studies.reporting.page import deliver
 from studies.reporting.progress import Progress
 from tune import cluster, preflight
-from tune.desk import RayRunner, open_desk, totals
-from tune.resources import StageResources
+from tune.desk import RayRunner, Timeline, open_desk, totals
 from tune.results.findings import Results
 from tune.results.folder import StudyFolder
 from tune.results.records import Record
 from tune.runs import Run, run_all
 from tune.search import num_slots
-from tune.timeline import Timeline
 from tune.tracking.store import Store
 from tune.tracking.tracker import Tracker
-
-
-@dataclass(frozen=True, kw_only=True)
-class Place:
-    """Where a study runs."""
-
-    address: str | None
-    """Of a Ray cluster; None: a local Ray."""
-    resources: StageResources
-    run: RunConfig
-
-    @property
-    def slots(self) -> int:
-        """Trials at a time on the running Ray."""
-        return self.run.concurrent or num_slots(self.resources) + 1
-
-
-def settled_place(request: Request, resources: StageResources) -> Place:
-    """Where the request wants its study. Raises StudyError for a place that is not there, or too
-    small."""
-    if request.address:
-        cluster.check_address(request.address)
-    else:
-        resources.check([(os.cpu_count() or 1, torch.cuda.device_count())])
-    return Place(
-        address=request.address,
-        resources=resources,
-        run=request.options.run,
-    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,6 +43,11 @@ class Session:
     @property
     def stages_at_a_time(self) -> int:
         return num_slots(self.place.resources)
+
+    @property
+    def slots(self) -> int:
+        """Trials at a time."""
+        return self.place.run.concurrent or self.stages_at_a_time + 1
 
     @contextlib.contextmanager
     def at(self, folder: StudyFolder) -> Iterator[Callable[[threading.Event], RayRunner]]:
@@ -106,7 +77,7 @@ class Session:
             with contextlib.suppress(ray.exceptions.RayError):  # busy: the next tick will do
                 self.progress.tick(ray.get(self.desk.status.remote(), timeout=2))
 
-        run_all(self.folder, runs, self.run_stage, self.place.slots, settle, tick)
+        run_all(self.folder, runs, self.run_stage, self.slots, settle, tick)
 
 
 @contextlib.contextmanager

@@ -105,7 +105,7 @@ class SweepJob:
             self.standing,
             self.request.options.search.max_failures,
         )
-        missing, slots = self.missing_trials(), session.place.slots
+        missing, slots = self.missing_trials(), session.slots
         run_study(plan, self.study, context, session.desk, slots, missing, callback)
         runs = self.unconfirmed() if self.missing_trials() <= 0 else []
         if runs:
