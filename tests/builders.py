@@ -13,8 +13,8 @@ import torch
 from guard.artifacts import ArtifactStore
 from guard.config.evaluation import attacks_at
 from guard.pipeline import TrialResult, TrialStages
-from guard.robustness.evaluate import Verdicts
 from guard.robustness.measures import CLEAN, ROBUST
+from guard.robustness.verdicts import Verdicts
 from guard.stage import Stage
 from guard.trial import TrialConfig
 from tune.results.records import Record

@@ -13,7 +13,8 @@ from planned import EVERY, ORDER
 import guard
 from guard.artifacts import ArtifactStore
 from guard.pipeline import STAGES, local_runner, plan, run_trial
-from guard.robustness.evaluate import evaluate, metrics
+from guard.robustness.evaluate import evaluate
+from guard.robustness.verdicts import metrics
 from helpers import run_python
 
 

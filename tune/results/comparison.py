@@ -53,7 +53,7 @@ class Arm:
     def values(self, split: str) -> Mapping[Measure, Values]:
         """0 or 1 of each sample, (N,): clean, the worst case at each radius, and at the search's
         radius each attack alone where every attack saw every sample."""
-        from guard.robustness.evaluate import Verdicts, right  # they load torch
+        from guard.robustness.verdicts import Verdicts, right  # they load torch
 
         own = self.config.evaluation
         alone = () if own.cascade else singled_out(own, ROBUST)

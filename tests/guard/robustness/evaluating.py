@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from guard.config import EvaluationConfig
-from guard.robustness.evaluate import Verdicts
+from guard.robustness.verdicts import Verdicts
 
 
 def config(victim: Any, **changes: Any) -> EvaluationConfig:

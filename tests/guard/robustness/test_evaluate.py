@@ -17,7 +17,8 @@ import guard.robustness.evaluate
 from guard.config import EvaluationConfig
 from guard.config.evaluation import attacks_at
 from guard.robustness.attacks import attack_images
-from guard.robustness.evaluate import Verdicts, attack_once, chosen, evaluate, metrics, share
+from guard.robustness.evaluate import attack_once, chosen, evaluate
+from guard.robustness.verdicts import Verdicts, metrics, share
 from guard.seeding import generator
 from helpers import CPU
 

@@ -11,12 +11,13 @@ import torch
 
 from guard import ArtifactStore, local_runner, run_trial
 from guard.config import EvaluationConfig, passes_of
-from guard.config.evaluation import SUITES
+from guard.config.evaluation import SUITES, attacks_at
 from guard.data.datasets import load_data
 from guard.data.images import ImageSet
 from guard.models.networks import Classifier
 from guard.models.saving import load_model
-from guard.robustness.evaluate import Verdicts, attack_once, attacks_at
+from guard.robustness.evaluate import attack_once
+from guard.robustness.verdicts import Verdicts
 from guard.trial import TrialConfig
 from helpers import CPU
 from studies.presets import PRESETS

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from guard.config import EvaluationConfig
 from guard.config.evaluation import AttackAt, attacks_at
-from guard.robustness.evaluate import Verdicts, is_weaker, metrics
 from guard.robustness.measures import singled_out, worst_cases
+from guard.robustness.verdicts import Verdicts, is_weaker, metrics
 from helpers import draws
 
 NEAR, FAR = 2 / 255, 8 / 255
