@@ -69,7 +69,7 @@ def test_two_first_studies_in_one_second(tmp_path: Path) -> None:
 @pytest.mark.parametrize("seconds", [0.2, 1.0, 2.5, 4.0])
 def test_a_kill_while_the_database_is_made(tmp_path: Path, seconds: float) -> None:
     study = new_study(tmp_path)
-    process = first_study(study.output, "a")
+    process = first_study(study.output, study.name)
     started([process])
     waited_for(lambda: bool(list(study.output.glob(".mlflow.db-*"))))
     time.sleep(seconds)

@@ -23,7 +23,7 @@ def artifact_folders(root: Path) -> dict[str, str]:
     """What the stages of a trial leave, as far as MLflow gets it."""
     history = [{"epoch": e, "lr": 0.1, "loss": 2.0 - e, "accuracy": e / 2} for e in range(2)]
     for part in ("teacher", "student", "distilled"):
-        (root / part).mkdir(parents=True)
+        (root / part).mkdir(parents=True, exist_ok=True)
         summary = {"summary": {"history": history}}
         (root / part / "stage.json").write_text(json.dumps(summary))
     for name in ("images.png", "images.safetensors", "card.json"):
