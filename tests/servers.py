@@ -7,14 +7,14 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import pytest
 
+from studies.bench.arena import mlflow_command
 from studies.bench.machines import free_port
 
 
@@ -32,13 +32,10 @@ def answers(port: int) -> bool:
 
 
 @contextmanager
-def mlflow_server(root: Path, port: int) -> Iterator[subprocess.Popen[bytes]]:
-    """With artifacts of its own, which it takes itself."""
-    command = [sys.executable, "-m", "mlflow", "server", "--port", str(port), "--workers", "1"]
-    command += ["--backend-store-uri", f"sqlite:///{root}/server.db"]
-    command += ["--artifacts-destination", str(root / "server")]
-    with (root / "server.log").open("ab") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+def served(command: Sequence[str], port: int, log: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """A server in a process group of its own, from when it answers until it does no more."""
+    with log.open("ab") as file:
+        process = subprocess.Popen(command, stdout=file, stderr=file, start_new_session=True)
     try:
         waited_for(lambda: answers(port))
         yield process
@@ -46,6 +43,11 @@ def mlflow_server(root: Path, port: int) -> Iterator[subprocess.Popen[bytes]]:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
         waited_for(lambda: not answers(port))
+
+
+def mlflow_server(root: Path, port: int) -> AbstractContextManager[subprocess.Popen[bytes]]:
+    """With artifacts of its own, which it takes itself."""
+    return served(mlflow_command(root, port), port, root / "server.log")
 
 
 class Postgres:
@@ -119,11 +121,5 @@ def mariadb(root: Path) -> Iterator[str]:
         f"--init-file={setup}",
         *place,
     ]
-    with (root / "mariadb.log").open("wb") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log)
-    try:
-        waited_for(lambda: answers(port))
+    with served(command, port, root / "mariadb.log"):
         yield f"mysql+pymysql://me@127.0.0.1:{port}/lab?read_default_file={known}"
-    finally:
-        process.kill()
-        process.wait()

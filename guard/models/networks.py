@@ -16,6 +16,9 @@ from guard.data.spec import ImageSpec
 from guard.models.input_layer import InputLayer, input_layer
 from guard.seeding import fenced
 
+SMALL_PX = 256
+"""Images of this side are computed in no time and memory to speak of."""
+
 
 class Classifier(nn.Module):
     """A fixed input layer, then a network."""
@@ -109,9 +112,9 @@ def build_model(config: ModelConfig, spec: ImageSpec, seed: int = 0) -> Classifi
 
 
 def footprint(config: ModelConfig, spec: ImageSpec) -> tuple[int, int]:
-    """How many numbers a model learns, and how many its convolutions give for one image; only a
-    model of width 1 is made. Raises ValueError for a model that cannot be, as one that fits in no
-    memory."""
+    """How many numbers a model learns, and how many its convolutions give for one image; at most a
+    model of width 1 sees a small image. Raises ValueError for a model that cannot be, as one that
+    fits in no memory."""
     try:
         with torch.device("meta"):
             model = build_model(config, spec)
@@ -119,7 +122,7 @@ def footprint(config: ModelConfig, spec: ImageSpec) -> tuple[int, int]:
         raise ValueError(
             f"model.width = {config.width} makes weights that fit in no memory"
         ) from None
-    places = _places(build_model(replace(config, width=1), spec), spec)
+    places = _places(replace(config, width=1), spec)
     given = sum(places[name] * layer.out_channels for name, layer in _convolutions(model))
     return sum(p.numel() for p in model.parameters()), given
 
@@ -129,17 +132,19 @@ def _convolutions(model: nn.Module) -> Iterator[tuple[str, nn.Conv2d]]:
     return ((name, module) for name, module in every if isinstance(module, nn.Conv2d))
 
 
-def _places(model: Classifier, spec: ImageSpec) -> dict[str, int]:
-    """In how many places each convolution looks at an image."""
+def _places(config: ModelConfig, spec: ImageSpec) -> dict[str, int]:
+    """In how many places each convolution looks at an image. Shapes alone would do for all images,
+    but torch loads its compiler for them, for seconds."""
     found: dict[str, int] = {}
 
     def note(name: str, y: Tensor) -> None:
         found[name] = y[0, 0].numel()
 
-    for name, layer in _convolutions(model):
-        layer.register_forward_hook(lambda _, inputs, y, name=name: note(name, y))
-    with torch.no_grad():
-        model.eval()(torch.zeros(1, spec.channels, spec.image_size, spec.image_size))
+    with torch.device("cpu" if spec.image_size <= SMALL_PX else "meta"), torch.no_grad():
+        model = build_model(config, spec).eval()
+        for name, layer in _convolutions(model):
+            layer.register_forward_hook(lambda _, inputs, y, name=name: note(name, y))
+        model(torch.empty(1, spec.channels, spec.image_size, spec.image_size))
     return found
 
 

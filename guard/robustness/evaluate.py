@@ -21,11 +21,7 @@ from torch import Tensor, nn
 from guard.artifacts import ArtifactStore
 from guard.checkpoint import NOWHERE, Checkpoint
 from guard.config import EvaluationConfig
-from guard.config.evaluation import (
-    UNBOUNDED,
-    AttackAt,
-    attacks_at,
-)
+from guard.config.evaluation import UNBOUNDED, AttackAt, attacks_at
 from guard.data.datasets import load_data
 from guard.data.images import ImageSet
 from guard.device import setup

@@ -93,12 +93,10 @@ class Tracking:
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        place = ["--backend-store-uri", f"sqlite:///{self._folder}/server.db"]
-        place += ["--artifacts-destination", str(self._folder / "server")]
-        command = [sys.executable, "-m", "mlflow", "server", "--port", str(self._port)]
+        command = mlflow_command(self._folder, self._port)
         with (self._folder / "server.log").open("ab") as log:
             self._process = subprocess.Popen(
-                [*command, "--workers", "1", *place], stdout=log, stderr=log, start_new_session=True
+                command, stdout=log, stderr=log, start_new_session=True
             )
 
     def stop(self) -> None:
@@ -106,6 +104,13 @@ class Tracking:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
+
+
+def mlflow_command(folder: Path, port: int) -> list[str]:
+    """Of a server that keeps everything in the folder."""
+    command = [sys.executable, "-m", "mlflow", "server", "--port", str(port), "--workers", "1"]
+    command += ["--backend-store-uri", f"sqlite:///{folder}/server.db"]
+    return [*command, "--artifacts-destination", str(folder / "server")]
 
 
 def study_command(output: Path) -> list[str]:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from servers import Postgres, answers, free_port, waited_for
+from servers import Postgres, free_port, served
 from studies.bench.chaos import table
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
@@ -43,16 +43,10 @@ def bucket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
         monkeypatch.setenv(name, value)
     port = free_port()
     command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
-    with (tmp_path / "s3.log").open("wb") as log:
-        server = subprocess.Popen(command, stdout=log, stderr=log)
-    try:
-        waited_for(lambda: answers(port))
+    with served(command, port, tmp_path / "s3.log"):
         endpoint = f"http://127.0.0.1:{port}"
         boto3.client("s3", endpoint_url=endpoint).create_bucket(Bucket="lab")
         yield f"s3://lab/runs?endpoint_override=127.0.0.1:{port}&scheme=http"
-    finally:
-        server.kill()
-        server.wait()
 
 
 def run(module: str, *arguments: str, cache: Path, **environment: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,7 +13,7 @@ import pytest
 from optuna.distributions import FloatDistribution
 
 from guard.errors import StudyError
-from servers import Postgres, answers, free_port, mariadb, waited_for
+from servers import Postgres, free_port, mariadb, served
 from tune.results.folder import StudyFolder
 from tune.storage import ELSEWHERE, FILE, left_out, opened, stored, understood
 
@@ -45,13 +44,8 @@ def grpc_server(database: Path) -> Iterator[str]:
     """Its URL."""
     port = free_port()
     code = PROXY.format(url=f"sqlite:///{database}", port=port)
-    process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL)
-    try:
-        waited_for(lambda: answers(port))
+    with served([sys.executable, "-c", code], port, database.with_suffix(".log")):
         yield f"grpc://127.0.0.1:{port}"
-    finally:
-        process.kill()
-        process.wait()
 
 
 def check_like_a_file(tmp_path: Path, url: str) -> None:

@@ -63,6 +63,12 @@ def test_the_footprint_is_that_of_the_model(config: ModelConfig, spec: ImageSpec
     assert footprint(config, spec) == (parameter_count(model), sum(given))
 
 
+def test_the_footprint_of_images_beyond_all_memory_is_told() -> None:
+    """Nothing of their size is made."""
+    huge = spec(channels=3, size=10**5)
+    assert footprint(ModelConfig(name="resnet18"), huge)[1] > 10**11
+
+
 def test_a_model_beyond_all_memory_has_no_footprint() -> None:
     assert footprint(ModelConfig(name="bn-convnet", width=10**6), RGB_32)[0] > 10**13
     with pytest.raises(ValueError, match=r"model\.width = 1000000000000 makes weights that fit"):
