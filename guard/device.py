@@ -29,6 +29,13 @@ def available_device(wanted: str) -> str:
     return wanted
 
 
+def has_bfloat16(device: str) -> bool:
+    """Whether this machine's device of that name multiplies in bfloat16 itself."""
+    if device == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    return device == "cpu" and bool(torch.cpu._is_avx512_bf16_supported())
+
+
 def memory_bytes() -> int:
     """What this machine has, or this container may use of it."""
     found = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
@@ -49,10 +56,11 @@ def setup(config: ComputeConfig) -> torch.device:
     torch.set_num_threads(config.num_threads)
     torch.set_flush_denormal(True)  # a collapsing network is 5 to 10 times slower without it
     torch.autograd.set_multithreading_enabled(False)
-    torch.backends.cudnn.benchmark = False
-    torch.backends.cudnn.deterministic = True
-    torch.backends.cudnn.allow_tf32 = config.tf32
-    torch.backends.cuda.matmul.allow_tf32 = config.tf32
+    fast = config.mode == "fast"
+    torch.backends.cudnn.benchmark = fast
+    torch.backends.cudnn.deterministic = not fast
+    torch.backends.cudnn.allow_tf32 = fast or config.tf32
+    torch.backends.cuda.matmul.allow_tf32 = fast or config.tf32
     return torch.device(available_device(config.device))
 
 

@@ -30,6 +30,7 @@ class Whitening(Stage):
 
 
 CROPS, WHITENED = "crops of redrawn area", "dsa of whitened images"
+PASSES = "passes of a regularizer"
 """What `mended` names."""
 
 
@@ -37,6 +38,11 @@ def mended_batches(train: TrainConfig, whitening: Whitening | None) -> tuple[str
     """`Stage.mended` of networks that are trained like this."""
     met = {CROPS: "resized-crop" in train.augment, WHITENED: bool(dsa_space(train, whitening))}
     return tuple(name for name, meets in met.items() if meets)
+
+
+def mended_passes(*regularizers: RegularizerConfig) -> tuple[str, ...]:
+    """`Stage.mended` of networks that are trained with these."""
+    return (PASSES,) if any(regularizer.active for regularizer in regularizers) else ()
 
 
 def dsa_space(train: TrainConfig, whitening: Whitening | None) -> Whitening | None:
@@ -80,7 +86,7 @@ class Squeeze(Trained):
 
     @property
     def mended(self) -> tuple[str, ...]:
-        return mended_batches(self.train, self.whitening)
+        return mended_batches(self.train, self.whitening) + mended_passes(self.regularizer)
 
     def passes(self, sizes: Sizes) -> float:
         return sizes.train * self.train.epochs * (PLAIN_STEP + self.regularizer.passes)
@@ -108,7 +114,7 @@ class Distilled(Stage):
 class Relabel(Stage):
     """A teacher's logits for every epoch of the student's augmented batches."""
 
-    name, version, work = "relabel", 3, "guard.training.student:relabel"
+    name, version, work = "relabel", 4, "guard.training.student:relabel"
     teacher: Trained
     distilled: Distilled
     student: StudentConfig
@@ -133,10 +139,6 @@ class Relabel(Stage):
             whitening=dsa_space(student.train, whitening),
             compute=distilled.compute,
         )
-
-    @property
-    def mended(self) -> tuple[str, ...]:
-        return mended_batches(self.student.train, self.whitening)
 
     def passes(self, sizes: Sizes) -> float:
         return images_seen(self.distilled, self.student, sizes)

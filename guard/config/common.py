@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
 from guard.config.rules import at_least
-from guard.config.schema import Config
+from guard.config.schema import LATER, Config
 
 Seed = Annotated[int, at_least(0)]
 
@@ -45,4 +45,9 @@ class ComputeConfig(Config):
     num_threads: Annotated[int, at_least(1)] = 1
     """CPU threads of one stage."""
     tf32: bool = False
-    """Let CUDA matrix products and convolutions round to TF32."""
+    """Let CUDA matrix products and convolutions round to TF32; fast mode does."""
+    mode: Literal["exact", "fast"] = field(default="exact", metadata=LATER)
+    """exact: float32 and deterministic kernels, so the same bytes each time on the same machine.
+    fast: the fastest kernels, TF32, images channels last, and bfloat16 for what is differentiated
+    once: a teacher's plain loss, recovered images, labels, students and attacks. A penalty's
+    gradients and every verdict stay in float32. Bytes can differ from run to run."""

@@ -26,6 +26,7 @@ from guard.data.datasets import load_data
 from guard.data.images import ImageSet
 from guard.device import setup
 from guard.models.networks import folded
+from guard.models.precision import as_fast_as, in_float32
 from guard.models.saving import load_model
 from guard.robustness.attacks import Counted, ThreatModel, attack_images
 from guard.robustness.measures import CLEAN
@@ -79,7 +80,7 @@ def attack_once(
     for x, y in images.subset(attacked[done:]).batches(config.batch_size, device):
         moved = attack_images(name, counted, x, y, threat, config.seed)
         distance = threat.distances(x, moved)
-        with torch.no_grad():
+        with torch.no_grad(), in_float32(model):
             is_wrong = counted(moved).argmax(dim=1) != y
         distances.append(distance.cpu())
         wrong.append((is_wrong & threat.contains(distance) if bounded else is_wrong).cpu())
@@ -105,7 +106,8 @@ def clean_verdicts(
 ) -> Tensor:
     """bool (N,), on the CPU: right without an attack."""
     batches = images.batches(config.batch_size, device)
-    return torch.cat([(model(x).argmax(dim=1) == y).cpu() for x, y in batches])
+    with in_float32(model):
+        return torch.cat([(model(x).argmax(dim=1) == y).cpu() for x, y in batches])
 
 
 def evaluate(
@@ -149,6 +151,7 @@ def evaluate_stage(stage: Evaluate, store: ArtifactStore, folder: Path) -> Mappi
     splits = load_data(stage.data)
     config, at = stage.evaluation, stage.attack_at
     model = folded(load_model(store.read(stage.model).path, device))
+    as_fast_as(model, stage.compute)
     images = chosen(splits.named(stage.split), config)
     before, passes = None, {}
     if stage.before is None:

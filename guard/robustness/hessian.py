@@ -82,7 +82,7 @@ def local_loss(model: nn.Module, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, 
     shape = x.shape
 
     def gradient_at(x: Tensor) -> tuple[Tensor, Tensor]:
-        losses = sample_losses(model, x, y)
+        losses = sample_losses(model(x), y)
         (gradient,) = torch.autograd.grad(losses.sum(), x, create_graph=True)
         return losses, gradient
 

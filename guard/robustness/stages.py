@@ -18,7 +18,7 @@ from guard.stages import Distilled, Trained
 class Evaluate(Stage):
     """One attack of an evaluation, after the verdicts of those before it."""
 
-    name, version, work = "evaluate", 4, "guard.robustness.evaluate:evaluate_stage"
+    name, version, work = "evaluate", 5, "guard.robustness.evaluate:evaluate_stage"
     model: Trained
     before: Evaluate | None
     data: DataConfig
@@ -72,7 +72,7 @@ def chain(
 class Diagnose(Stage):
     """Whether a network's figures can be believed."""
 
-    name, version, work = "diagnose", 4, "guard.robustness.reliability:diagnose_stage"
+    name, version, work = "diagnose", 5, "guard.robustness.reliability:diagnose_stage"
     model: Trained
     surrogate: Trained | None
     """Whose adversarial examples are tried too."""

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from guard.config import RegularizerConfig
 from guard.config.regularizers import risen
-from guard.models.batchnorm import batchnorm_mode
+from guard.models.modes import constant_statistics
 from guard.models.networks import frozen
 from guard.training.penalties import Regularizer
 
@@ -67,16 +67,16 @@ class TrainingLoss:
     ) -> tuple[Tensor, Tensor]:
         """(loss, a scalar; logits (B, K)) when the attack is done already: `attacked` (B, C, H, W)
         is x moved by it, or None."""
-        config = self.attack
+        config, plain = self.attack, None
+        penalty = Regularizer(self.regularizer, self.eps, self.transformed)
         if config is None or attacked is None:
-            logits = model(x)
-            loss = F.cross_entropy(logits, y)
+            plain = penalty.plain_pass(model, x)
+            loss, logits = F.cross_entropy(plain.logits, y), plain.logits
         else:
             weight = config.weight * risen(epoch, config.weight_warmup_epochs)
             loss, logits = ADVERSARIAL_LOSSES[config.kind](model, x, attacked, y, weight)
-        if self.regularizer.active and not self.regularizer.attacks:
-            penalty = Regularizer(self.regularizer, self.eps, self.transformed)
-            loss = loss + penalty(model, x, y, epoch, generator)
+        if penalty.active:
+            loss = loss + penalty(model, x, y, epoch, generator, plain)
         return loss, logits
 
 
@@ -94,7 +94,7 @@ def attack_batch(
     noise = 2 * torch.rand(x.shape, generator=generator).to(x) - 1
     low, high = x.clamp(max=0), x.clamp(min=1)
     moved = torch.clamp(x + eps * noise, low, high)
-    with batchnorm_mode(model, "eval", x), frozen(model):
+    with frozen(model), constant_statistics(model):
         clean = model(x).detach() if config.kind == "trades" else None
         for _ in range(config.steps):
             moved.requires_grad_()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import torch
@@ -16,11 +17,25 @@ from torch.nn import functional as F
 
 from guard.config import RegularizerConfig
 from guard.config.regularizers import risen
-from guard.models.batchnorm import batchnorm_mode
+from guard.models.batchnorm import Statistics, batchnorms, recorded_statistics
 from guard.models.input_layer import Normalize
+from guard.models.modes import constant_statistics, own_statistics, statistics_of
 from guard.models.networks import Classifier
+from guard.models.precision import in_float32, is_lowered
 from guard.norms import norms, unit
 from guard.training.released import released_direction
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlainPass:
+    """The forward pass of a batch that its plain loss takes, for what a penalty finds in it."""
+
+    x: Tensor
+    """(B, C, H, W); a leaf of the graph where a penalty goes on from it."""
+    logits: Tensor
+    """(B, K)."""
+    statistics: Statistics | None
+    """Of the batch, where a penalty needs them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,10 +52,14 @@ class SampleLosses:
     transformed: bool
     """Called inside `torch.func.vmap`, where autograd's own functions do not work (importing its
     machinery takes seconds)."""
+    plain: PlainPass | None = None
+    """A pass whose graph is that of the losses at its x."""
 
     def __call__(self, x: Tensor) -> Tensor:
         """ℓ_i(x_i), (B,)."""
-        return sample_losses(self.model, x, self.y)
+        if self.plain is None or x is not self.plain.x:
+            return sample_losses(self.model(x), self.y)
+        return sample_losses(self.plain.logits, self.y)
 
     def gradient(self, x: Tensor, *, differentiable: bool = True) -> Tensor:
         """∇ℓ_i(x_i), (B, C, H, W)."""
@@ -53,8 +72,11 @@ class SampleLosses:
             with torch.set_grad_enabled(differentiable):
                 gradient = torch.func.grad(total)(x.detach())
         else:
-            x = x.detach().requires_grad_()
-            (gradient,) = torch.autograd.grad(total(x), x, create_graph=differentiable)
+            known = self.plain is not None and x is self.plain.x
+            x = x if known else x.detach().requires_grad_()
+            (gradient,) = torch.autograd.grad(
+                total(x), x, create_graph=differentiable, retain_graph=differentiable or known
+            )
         return gradient * (self.pixels / self.mean_over)
 
     def moved(self, x: Tensor, z: Tensor, h: float) -> Tensor:
@@ -62,9 +84,9 @@ class SampleLosses:
         return x + h * self.pixels * z
 
 
-def sample_losses(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-    """Cross-entropy of each sample, (B,)."""
-    return F.cross_entropy(model(x), y, reduction="none")
+def sample_losses(logits: Tensor, y: Tensor) -> Tensor:
+    """Cross-entropy of each sample, (B,), from logits (B, K)."""
+    return F.cross_entropy(logits, y, reduction="none")
 
 
 def curvature(losses: SampleLosses, x: Tensor, h: float, config: RegularizerConfig) -> Tensor:
@@ -121,19 +143,51 @@ class Regularizer:
     transformed: bool = False
     """Called inside `torch.func.vmap`."""
 
+    @property
+    def active(self) -> bool:
+        return self.config.active and not self.config.attacks
+
+    def plain_pass(self, model: nn.Module, x: Tensor) -> PlainPass:
+        """Of images x (B, C, H, W)."""
+        if self._goes_on_from(model):
+            x = x.detach().requires_grad_()
+        recorded = model.training and not is_lowered(model)
+        if not (self.active and self.config.bn == "frozen-batch" and recorded):
+            return PlainPass(x=x, logits=model(x), statistics=None)
+        with recorded_statistics(model) as statistics:
+            return PlainPass(x=x, logits=model(x), statistics=statistics)
+
+    def _goes_on_from(self, model: nn.Module) -> bool:
+        """Whether the penalty's losses are those of the plain loss: of the same images, through
+        the same statistics."""
+        if self.transformed or is_lowered(model):
+            return False
+        whole = self.active and self.config.fraction == 1
+        same_mode = model.training and self.config.bn == "train"
+        return whole and (same_mode or not batchnorms(model))
+
     def __call__(
-        self, model: nn.Module, x: Tensor, y: Tensor, epoch: int, generator: torch.Generator
+        self,
+        model: nn.Module,
+        x: Tensor,
+        y: Tensor,
+        epoch: int,
+        generator: torch.Generator,
+        plain: PlainPass | None = None,
     ) -> Tensor:
         """The weighted penalty of a batch, a scalar.
 
         A random `fraction` of the batch is drawn from `generator`; `epoch` (from 0) sets the
-        warm-up of λ and h.
+        warm-up of λ and h. plain: the pass of x that has been taken, if one was.
         """
         config = self.config
         if not config.active:
             return x.new_zeros(())
         batch_size, h = len(x), self.step_length(x, epoch)
-        with batchnorm_mode(model, config.bn, x):
+        going_on = plain if self._goes_on_from(model) else None
+        if going_on is not None:
+            x = going_on.x
+        with in_float32(model), self._statistics(model, x, plain):
             if config.fraction < 1:
                 count = math.ceil(config.fraction * batch_size)
                 chosen = torch.randperm(batch_size, generator=generator)[:count].to(x.device)
@@ -144,9 +198,21 @@ class Regularizer:
                 pixels=self.pixels(model, x),
                 mean_over=batch_size if config.scale == "batch-mean" else 1,
                 transformed=self.transformed,
+                plain=going_on,
             )
             penalty = PENALTIES[config.kind](losses, x, h, config)
         return config.weight * risen(epoch, config.weight_warmup_epochs) * penalty
+
+    def _statistics(
+        self, model: nn.Module, x: Tensor, plain: PlainPass | None
+    ) -> AbstractContextManager[None]:
+        """The model with the statistics that `bn` names."""
+        if self.config.bn == "train":
+            return own_statistics(model)
+        if self.config.bn == "eval":
+            return constant_statistics(model)
+        known = None if plain is None else plain.statistics
+        return constant_statistics(model, statistics_of(model, x) if known is None else known)
 
     def step_length(self, x: Tensor, epoch: int) -> float:
         """L2 length of the step for images x (B, C, H, W): in pixels, or in normalised units if

@@ -25,7 +25,8 @@ from guard.data.augment import Augmenter, Space, mix
 from guard.device import setup
 from guard.distilled import DistilledSet
 from guard.models.input_layer import first_layer, load_whitening
-from guard.models.networks import build_model
+from guard.models.networks import build_model, folded
+from guard.models.precision import as_fast_as
 from guard.models.saving import load_model, save_model
 from guard.seeding import derive, generator
 from guard.stages import Relabel, Student
@@ -78,7 +79,8 @@ def relabel(stage: Relabel, store: ArtifactStore, folder: Path) -> Mapping[str, 
     distilled = DistilledSet.load(store.read(stage.distilled).path)
     layer = first_layer(stage.whitening, distilled.spec, store).to(device)
     recipe = Recipe.of(stage.student, layer)
-    teacher = load_model(store.read(stage.teacher).path, device)
+    teacher = folded(load_model(store.read(stage.teacher).path, device))
+    as_fast_as(teacher, stage.compute)
     images, hard = distilled.images.to(device), distilled.one_hot().to(device)
     epochs, together = stage.student.train.epochs, epochs_in_a_file(images, teacher)
     checkpoint = Checkpoint(store.scratch(stage))
@@ -141,7 +143,7 @@ def train_student(stage: Student, store: ArtifactStore, folder: Path) -> Mapping
     distilled = DistilledSet.load(store.read(stage.distilled).path)
     model = build_model(stage.model, distilled.spec, derive(config.seed, "student"))
     load_whitening(model.normalize, stage.whitening, store)
-    model.to(device)
+    as_fast_as(model.to(device), stage.compute)
     images = distilled.images.to(device)
     own = distilled.soft_labels if config.labels != "hard" else None
     targets = (distilled.one_hot() if own is None else own).to(device)

@@ -18,6 +18,7 @@ from guard.data.images import Splits
 from guard.device import setup
 from guard.models.input_layer import load_whitening
 from guard.models.networks import Classifier, build_model
+from guard.models.precision import as_fast_as
 from guard.models.saving import save_model
 from guard.seeding import derive, generator
 from guard.stages import Squeeze, Whitening
@@ -80,7 +81,7 @@ class TeacherTraining:
         model = build_model(stage.model, splits.spec, derive(seed, "teacher"))
         load_whitening(model.normalize, stage.whitening, store)
         return cls(
-            model=model.to(device),
+            model=as_fast_as(model.to(device), stage.compute),
             model_config=stage.model,
             config=stage.train,
             loss=TrainingLoss(stage.regularizer, stage.eps, adversary),

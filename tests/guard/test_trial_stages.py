@@ -274,5 +274,6 @@ def test_a_failure_is_not_swallowed(tiny_config: TrialConfig) -> None:
 def test_keys_are_the_digest_of_what_a_stage_depends_on(tiny_config: TrialConfig) -> None:
     for stage in plan(tiny_config):
         inputs = {role: needed.address for role, needed in stage.inputs.items()}
-        parts = [stage.name, stage.version, stage.config, inputs]
+        version = [stage.version, *stage.mended] if stage.mended else stage.version
+        parts = [stage.name, version, stage.config, inputs]
         assert stage.key == digest(parts)[:32]

@@ -15,7 +15,7 @@ from guard.config.shared import Shared
 from guard.config.training import DSA_OPS, DsaOp
 from guard.methods.method import Method
 from guard.stage import Sizes
-from guard.stages import PLAIN_STEP, Part, Trained, Whitening
+from guard.stages import PLAIN_STEP, Part, Trained, Whitening, mended_passes
 
 PUBLISHED_INNER_EPOCHS = {1: 1, 10: 50, 20: 25, 30: 20, 40: 15, 50: 10}
 MATCHED_PASSES = 9
@@ -36,6 +36,10 @@ class GradientMatching(Part):
     ipc: int
     seed: int
     compute: ComputeConfig
+
+    @property
+    def mended(self) -> tuple[str, ...]:
+        return mended_passes(self.regularizer)
 
     def passes(self, sizes: Sizes) -> float:
         """Of the images, real and synthetic, and of the networks' own training."""

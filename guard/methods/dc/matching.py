@@ -30,8 +30,9 @@ from guard.errors import Diverged
 from guard.methods.dc import DC, GradientMatching
 from guard.methods.dc.gradients import ClassGradients, distance, relative_change
 from guard.methods.start import class_members, initial_images
-from guard.models.batchnorm import batchnorms, use_statistics_of
+from guard.models.batchnorm import batchnorms, use_statistics
 from guard.models.input_layer import InputLayer, input_layer, load_whitening
+from guard.models.modes import statistics_of
 from guard.models.networks import Classifier, build_model
 from guard.seeding import derive, generator
 from guard.training.losses import TrainingLoss
@@ -152,7 +153,8 @@ class Matching:
         if batchnorms(model):
             count = IMAGES_FOR_STATISTICS
             chosen = [_some(members, count, draws) for members in self.members]
-            use_statistics_of(model, load_images(self.splits.train, torch.cat(chosen), self.device))
+            images = load_images(self.splits.train, torch.cat(chosen), self.device)
+            use_statistics(model, statistics_of(model, images))
         model.eval()
 
     def batches(self, u: Tensor, group: Tensor, seed: int) -> tuple[Tensor, Tensor]:

@@ -27,7 +27,7 @@ from guard.methods.mtt.published import (
     settings,
 )
 from guard.stage import Sizes
-from guard.stages import PLAIN_STEP, WHITENED, Part, Trained, Whitening, mended_batches
+from guard.stages import PLAIN_STEP, Part, Trained, Whitening, mended_batches, mended_passes
 
 STUDENT_STEP_PASSES = 12
 """Of a synthetic image in a student's step: the walk, and its gradient in image and parameters."""
@@ -52,7 +52,8 @@ class Expert(Trained):
 
     @property
     def mended(self) -> tuple[str, ...]:
-        return mended_batches(self.train, self.whitening)
+        passes = mended_passes(self.regularizer, self.adversary)
+        return mended_batches(self.train, self.whitening) + passes
 
     def passes(self, sizes: Sizes) -> float:
         step = PLAIN_STEP + self.regularizer.passes + self.adversary.passes
@@ -63,7 +64,7 @@ class Expert(Trained):
 class TrajectoryMatching(Part):
     """A whole set and a learning rate, optimised by trajectory matching."""
 
-    name, version = "trajectory-matching", 1
+    name, version = "trajectory-matching", 2
     work = "guard.methods.mtt.matching:match_trajectories"
     experts: tuple[Trained, ...]
     data: DataConfig
@@ -71,11 +72,6 @@ class TrajectoryMatching(Part):
     ipc: int
     seed: int
     compute: ComputeConfig
-
-    @property
-    def mended(self) -> tuple[str, ...]:
-        whitened = any(isinstance(e, Expert) and e.whitening for e in self.experts)
-        return (WHITENED,) if whitened and self.matching.augment else ()
 
     def passes(self, sizes: Sizes) -> float:
         walk = self.matching.walk(self.ipc)

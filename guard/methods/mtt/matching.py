@@ -22,9 +22,8 @@ from torch.nn import functional as F
 
 from guard.artifacts import ArtifactStore
 from guard.checkpoint import NOWHERE, Checkpoint, Images, Stateful
-from guard.data.augment import in_space
 from guard.data.datasets import load_data
-from guard.data.dsa import DsaDraw, draw_dsa
+from guard.data.dsa import DsaDraw, apply_dsa, draw_dsa
 from guard.data.spec import ImageSpec
 from guard.device import setup
 from guard.distilled import save_part
@@ -235,7 +234,7 @@ class Matching:
         """What students learn: labels (K·ipc,), or the target expert's probabilities (K·ipc, K)."""
         if self.config.soft_labels:
             with torch.no_grad():
-                return call(self.model, target, self.pixels(u)).softmax(dim=1)
+                return call(self.model.network, target, u).softmax(dim=1)
         classes = torch.arange(self.spec.num_classes, device=self.device)
         return classes.repeat_interleave(self.ipc)
 
@@ -262,10 +261,8 @@ class Matching:
 
         def loss(theta: Tensor, u: Tensor, number: int) -> Tensor:
             indices, draw = steps[number]
-            x = self.pixels(u[indices])
-            if draw is not None:
-                x = in_space(x, draw, self.model.normalize)
-            return F.cross_entropy(call(self.model, theta, x), targets[indices])
+            x = u[indices] if draw is None else apply_dsa(u[indices], draw)
+            return F.cross_entropy(call(self.model.network, theta, x), targets[indices])
 
         return loss
 

@@ -12,7 +12,7 @@ from guard.config.shared import Shared
 from guard.errors import ConfigError
 from guard.methods.method import Method
 from guard.stage import Sizes
-from guard.stages import CROPS, Part, Squeeze, Trained
+from guard.stages import Part, Squeeze, Trained
 
 ITERATION_PASSES = 2
 """Of an image: forward, and its own gradient."""
@@ -22,17 +22,13 @@ ITERATION_PASSES = 2
 class Recover(Part):
     """One chunk of images a class, recovered from a teacher."""
 
-    name, version, work = "recover", 2, "guard.methods.sre2l.recover:recover"
+    name, version, work = "recover", 3, "guard.methods.sre2l.recover:recover"
     teacher: Trained
     recover: SRe2L
     chunk: int
     """Its number."""
     seed: int
     compute: ComputeConfig
-
-    @property
-    def mended(self) -> tuple[str, ...]:
-        return () if self.recover.crop == "none" else (CROPS,)
 
     def passes(self, sizes: Sizes) -> float:
         images = self.recover.chunk * sizes.num_classes

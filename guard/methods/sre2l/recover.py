@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from guard.artifacts import ArtifactStore
@@ -25,8 +25,9 @@ from guard.device import setup
 from guard.distilled import save_part
 from guard.errors import Diverged
 from guard.methods.sre2l import Recover, SRe2L
-from guard.models.batchnorm import BatchNorm, batchnorms
+from guard.methods.sre2l.statistics import BatchNormLoss
 from guard.models.networks import Classifier, frozen
+from guard.models.precision import as_fast_as
 from guard.models.saving import load_model, load_spec
 from guard.seeding import generator
 
@@ -39,6 +40,7 @@ def recover(stage: Recover, store: ArtifactStore, folder: Path) -> Mapping[str, 
     device = setup(stage.compute)
     config, teacher_path = stage.recover, store.read(stage.teacher).path
     teacher, spec = load_model(teacher_path, device), load_spec(teacher_path)
+    as_fast_as(teacher, stage.compute).to(memory_format=torch.channels_last)
     checkpoint = Checkpoint(store.scratch(stage))
 
     def write(first: int, path: Path) -> None:
@@ -73,7 +75,8 @@ def recover_images(
     """
     layer = teacher.normalize
     shape = (len(y), spec.channels, spec.image_size, spec.image_size)
-    u = torch.randn(shape, generator=draws).to(layer.mean.device).requires_grad_()
+    u = torch.randn(shape, generator=draws).to(layer.mean.device)
+    u = u.contiguous(memory_format=torch.channels_last).requires_grad_()
     y = y.to(u.device)
     optimizer = torch.optim.Adam([u], lr=config.lr, betas=(0.5, 0.9))
     loss_ce = loss_bn = u.new_zeros(())
@@ -87,7 +90,7 @@ def recover_images(
         for step in range(done, config.iterations):
             for group in optimizer.param_groups:
                 group["lr"] = config.lr * (1 + math.cos(math.pi * step / config.iterations)) / 2
-            logits = teacher.network(augmented(u, config, step, draws))
+            logits = teacher.of_normalized(augmented(u, config, step, draws))
             loss_ce, loss_bn = F.cross_entropy(logits, y), bn_loss.take()
             loss = loss_ce + config.bn_weight * loss_bn
             optimizer.zero_grad(set_to_none=True)
@@ -127,42 +130,3 @@ def smallest_crop(config: SRe2L, step: int) -> float:
     progress = step / length
     ease = {"cosine": (1 + math.cos(math.pi * progress)) / 2, "linear": 1 - progress, "step": 1.0}
     return config.crop_scale + (1 - config.crop_scale) * ease[config.curriculum]
-
-
-class BatchNormLoss:
-    """Distance of the current batch's statistics to the running ones, summed over the layers.
-
-    While the block is open, a forward pass adds its terms, and `take` returns and resets the sum.
-    The first layer in module order counts `first_multiplier` times.
-    """
-
-    def __init__(self, model: nn.Module, first_multiplier: float) -> None:
-        self.layers = batchnorms(model)
-        self.weights = [first_multiplier] + [1.0] * (len(self.layers) - 1)
-        self.terms: list[Tensor] = []
-
-    def __enter__(self) -> BatchNormLoss:
-        self.handles = [
-            layer.register_forward_pre_hook(self._hook(layer, weight))
-            for layer, weight in zip(self.layers, self.weights, strict=True)
-        ]
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        for handle in self.handles:
-            handle.remove()
-
-    def _hook(self, layer: BatchNorm, weight: float) -> Any:
-        def add_term(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            assert layer.running_mean is not None and layer.running_var is not None
-            variance, mean = torch.var_mean(inputs[0], dim=(0, 2, 3), correction=0)
-            distance = (mean - layer.running_mean).norm() + (variance - layer.running_var).norm()
-            self.terms.append(weight * distance)
-
-        return add_term
-
-    def take(self) -> Tensor:
-        """The sum of the terms since the last call, a scalar."""
-        total = torch.stack(self.terms).sum()
-        self.terms.clear()
-        return total

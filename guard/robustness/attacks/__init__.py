@@ -34,7 +34,7 @@ from guard.config.evaluation import AUTOATTACK_STEPS, SQUARE_QUERIES, TARGETS, N
 from guard.models.networks import frozen
 from guard.robustness.attacks.apgd import TargetedAPGD
 from guard.robustness.attacks.cw import CarliniWagner
-from guard.robustness.attacks.draws import SharedDraws
+from guard.robustness.attacks.draws import shared_draws
 from guard.robustness.attacks.passes import Counted
 from guard.robustness.attacks.pgd import ProjectedGradient
 from guard.robustness.attacks.square import Square
@@ -214,7 +214,7 @@ def attack_images(
     if not len(x):
         return x
     own = derive(seed, "attack", name)
-    with fenced(own), frozen(model), SharedDraws(own):
+    with fenced(own), frozen(model), shared_draws(own):
         moved = build_attack(name, model, threat)(x, y).detach()
     finite = moved.isfinite().flatten(1).all(dim=1)
     return torch.where(finite[:, None, None, None], moved, x).clamp(0, 1)

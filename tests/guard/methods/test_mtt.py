@@ -18,8 +18,7 @@ from trajectory_matching import SNAPSHOTS, SPEC, convnet, matching_of
 
 import guard.methods.mtt.matching as mtt
 from guard.config import DSA_OPS
-from guard.data.augment import in_space
-from guard.data.dsa import DsaDraw
+from guard.data.dsa import DsaDraw, apply_dsa
 from guard.errors import Diverged
 from guard.methods.mtt import MTT
 from guard.methods.mtt.matching import LearnedRate, Matching, Trajectory, by_class
@@ -158,13 +157,12 @@ def test_a_step_is_augmented_image_by_image_as_the_network_sees_it(
 ) -> None:
     seen: list[tuple[Tensor, DsaDraw, Tensor]] = []
 
-    def noted(x: Tensor, draw: DsaDraw, space: Any) -> Tensor:
-        assert space is run.model.normalize
-        result = in_space(x, draw, space)
+    def noted(x: Tensor, draw: DsaDraw) -> Tensor:
+        result = apply_dsa(x, draw)
         seen.append((x, draw, result))
         return result
 
-    monkeypatch.setattr(mtt, "in_space", noted)
+    monkeypatch.setattr(mtt, "apply_dsa", noted)
     run = matching(batch_size=5, student_steps=30)
     loss, u = run.step_loss(LABELS, draws()), synthetic()
     values = [float(loss(theta_at()[0], u, number)) for number in range(30)]
@@ -173,13 +171,14 @@ def test_a_step_is_augmented_image_by_image_as_the_network_sees_it(
     assert all(len(draw.uniform.unique(dim=0)) == len(x) for x, draw, _ in seen)
     x, _, result = seen[0]
     assert not torch.equal(x, result)
-    expected = F.cross_entropy(call(run.model, theta_at()[0], result), matching_labels(run, x, u))
+    images, labels = run.pixels(result), LABELS[where(x, u)]
+    expected = F.cross_entropy(call(run.model, theta_at()[0], images), labels)
     assert values[0] == pytest.approx(float(expected), rel=1e-5)
 
 
-def matching_labels(run: Any, x: Tensor, u: Tensor) -> Tensor:
-    """Labels of images that are among those of u."""
-    return LABELS[(run.pixels(u)[None] - x[:, None]).abs().amax(dim=(2, 3, 4)).argmin(dim=1)]
+def where(x: Tensor, u: Tensor) -> Tensor:
+    """Of rows of u, each row of x."""
+    return (u[None] - x[:, None]).abs().amax(dim=(2, 3, 4)).argmin(dim=1)
 
 
 def test_soft_labels_are_the_target_experts_probabilities_of_the_images_now() -> None:

@@ -245,5 +245,4 @@ def test_a_folded_model_computes_the_same(name: str) -> None:
     torch.testing.assert_close(fast(x), model(x), rtol=1e-4, atol=1e-5)
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
     assert not fast.training
-    if name != "resnet18":
-        assert not batchnorms(fast) and batchnorms(model)
+    assert not batchnorms(fast) and batchnorms(model)

@@ -125,7 +125,7 @@ def test_results_depend_on_the_batch_where_draws_are_not_shared(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        guard.robustness.attacks, "SharedDraws", lambda seed: contextlib.nullcontext()
+        guard.robustness.attacks, "shared_draws", lambda seed: contextlib.nullcontext()
     )
     whole, chunks, shuffled = batched(name, "Linf", mlp(torch.float64))
     assert (chunks - whole).abs().max() > 1e-3

@@ -14,14 +14,14 @@ from torch import Tensor, nn
 from guard.norms import norms
 from guard.robustness.attacks import Counted, ThreatModel, attack_images, build_attack
 from guard.robustness.attacks.apgd import TargetedAPGD
-from guard.robustness.attacks.draws import SharedDraws
+from guard.robustness.attacks.draws import shared_draws
 from guard.robustness.attacks.square import Square
 from guard.seeding import fenced
 from helpers import draws
 
 
 def run(attack: torchattacks.attack.Attack, x: Tensor, y: Tensor) -> Tensor:
-    with fenced(0), SharedDraws(0):
+    with fenced(0), shared_draws(0):
         return attack(x, y).detach()
 
 
@@ -97,7 +97,7 @@ def test_square_moves_mass_within_each_channel(channels: int) -> None:
     attack = square(model, resc_schedule=False)
     delta = torch.randn(x.shape, generator=draws(1), dtype=torch.float64)
     delta *= (EPS["L2"] / norms(delta))[:, None, None, None]
-    with fenced(0), SharedDraws(0):
+    with fenced(0), shared_draws(0):
         moved = attack.shifted(delta, number=100)
     changed = moved != delta
     assert 49 <= int(changed[0, 0].sum()) < 98  # of 256: two windows of 7 x 7
@@ -110,7 +110,7 @@ def test_square_hands_out_evenly_what_the_ball_has_left() -> None:
     model, x, _ = pictures(3, 16)
     half = torch.randn(x.shape, generator=draws(1), dtype=torch.float64)
     half *= (0.5 * EPS["L2"] / norms(half))[:, None, None, None]
-    with fenced(0), SharedDraws(0):
+    with fenced(0), shared_draws(0):
         moved = square(model).shifted(half, number=100)
     gained = moved.square().sum(dim=(2, 3)) - half.square().sum(dim=(2, 3))
     expected = torch.full_like(gained, 0.75 * EPS["L2"] ** 2 / 3)
@@ -130,7 +130,7 @@ def test_square_takes_images_of_any_side(channels: int, side: int) -> None:
 
 def test_the_first_tiles_cover_the_image() -> None:
     model, x, _ = pictures(2, 14, count=1)
-    with fenced(0), SharedDraws(0):
+    with fenced(0), shared_draws(0):
         tiled = square(model).tiles(x)[0, 0]
     assert tiled[2:].count_nonzero() == 144 and tiled[:2].count_nonzero() == 0
 

@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
 from torch import Tensor
 
 from guard.robustness.attacks.draws import DRAWS as REPLACED
-from guard.robustness.attacks.draws import SharedDraws
+from guard.robustness.attacks.draws import shared_draws
 from guard.seeding import fenced
 
 Draw = Callable[[int], Tensor]
@@ -39,7 +40,7 @@ DRAWS = {**UNIFORM, **NORMAL, **{f"uniform_ by {name}": draw for name, draw in B
 
 
 def shared(draw: Draw, samples: int = 3, seed: int = 0) -> Tensor:
-    with SharedDraws(seed):
+    with shared_draws(seed):
         return draw(samples)
 
 
@@ -49,7 +50,7 @@ def is_repeated(drawn: Tensor) -> bool:
 
 def test_every_kind_of_draw_is_tried() -> None:
     names = {name.split(" ")[0] for name in DRAWS}
-    assert names == {function.__name__ for function in REPLACED}
+    assert names == {name for _, name in REPLACED}
 
 
 @pytest.mark.parametrize("draw", DRAWS.values(), ids=DRAWS)
@@ -75,10 +76,10 @@ def test_the_seed_decides_the_numbers(draw: Draw) -> None:
 
 @pytest.mark.parametrize("draw", DRAWS.values(), ids=DRAWS)
 def test_draws_follow_one_another(draw: Draw) -> None:
-    with SharedDraws(0):
+    with shared_draws(0):
         first, second = draw(2), draw(5)
     assert not torch.equal(first[0], second[0])
-    with SharedDraws(0):
+    with shared_draws(0):
         assert torch.equal(draw(5)[0], first[0])
         assert torch.equal(draw(1)[0], second[0])
 
@@ -138,7 +139,7 @@ def test_other_draws_are_not_repeated(shape: tuple[int, ...]) -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_a_draw_keeps_its_type_and_is_written_in_place(dtype: torch.dtype) -> None:
     images = torch.zeros(3, 1, 2, 2, dtype=dtype)
-    with SharedDraws(0):
+    with shared_draws(0):
         drawn = images.uniform_(1, 2)
         other = torch.rand(3, 1, 2, 2, dtype=dtype)
     assert drawn is images and is_repeated(images) and images.min() >= 1
@@ -146,12 +147,23 @@ def test_a_draw_keeps_its_type_and_is_written_in_place(dtype: torch.dtype) -> No
 
 
 def test_nothing_is_shared_outside_of_the_block() -> None:
-    with pytest.raises(ZeroDivisionError), SharedDraws(0):
+    with pytest.raises(ZeroDivisionError), shared_draws(0):
         _ = 1 / 0
     assert not is_repeated(torch.rand(3, 40))
 
 
+def test_other_threads_draw_as_ever() -> None:
+    with shared_draws(0), ThreadPoolExecutor(1) as pool:
+        assert not is_repeated(pool.submit(torch.rand, 3, 40).result())
+
+
+def test_torch_is_as_before_after_the_block() -> None:
+    before = {place: getattr(*place) for place in REPLACED}
+    shared(UNIFORM["rand of sizes"])
+    assert all(getattr(*place) is original for place, original in before.items())
+
+
 def test_other_functions_are_left_alone() -> None:
     x = torch.arange(6.0).reshape(3, 2)
-    with SharedDraws(0):
+    with shared_draws(0):
         assert torch.equal(torch.zeros(3, 2) + x.exp().log().round(), x)

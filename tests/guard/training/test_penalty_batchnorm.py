@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import pytest
 import torch
@@ -10,8 +11,12 @@ from penalised import DEFINED, KINDS, bn_net, by_hand, penalty, samples, smooth_
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from guard.models.batchnorm import BatchNorm, batchnorm_mode, batchnorms
-from helpers import number
+from guard.config import RegularizerConfig
+from guard.models.batchnorm import BatchNorm, batchnorms
+from guard.models.modes import constant_statistics, statistics_of
+from guard.training.losses import TrainingLoss
+from guard.training.penalties import Regularizer
+from helpers import draws, number
 
 
 @pytest.mark.parametrize("bn", ["eval", "frozen-batch", "train"])
@@ -83,7 +88,7 @@ def test_only_in_training_mode_a_penalty_leaves_what_batchnorm_undoes_alone(
 def test_frozen_batch_runs_the_model_as_training_mode_would(training: bool) -> None:
     model, (x, _) = bn_net().train(training), samples()
     expected = copy.deepcopy(model).train()(x)
-    with batchnorm_mode(model, "frozen-batch", x):
+    with constant_statistics(model, statistics_of(model, x)):
         torch.testing.assert_close(model(x), expected)
         first = model(x[:1])
     torch.testing.assert_close(first, expected[:1])
@@ -140,3 +145,47 @@ def test_modes_agree_in_a_model_without_batch_norm() -> None:
     assert not any(isinstance(module, BatchNorm) for module in model.modules())
     values = [number(penalty(model, x, y, bn=bn)) for bn in ("eval", "frozen-batch", "train")]
     assert values[0] == values[1] == values[2] > 0
+
+
+def counted_passes(model: nn.Module, config: RegularizerConfig, x: Tensor, y: Tensor) -> int:
+    """Forward passes of a training step."""
+    count = 0
+
+    def note(*_: object) -> None:
+        nonlocal count
+        count += 1
+
+    handle = model.register_forward_hook(note)
+    TrainingLoss(config)(model, x, y, 0, draws())
+    handle.remove()
+    return count
+
+
+@pytest.mark.parametrize(
+    ("bn", "fraction", "passes"),
+    [("eval", 1.0, 3), ("frozen-batch", 1.0, 3), ("train", 1.0, 2), ("train", 0.5, 3)],
+)
+def test_a_step_takes_no_pass_twice(bn: Any, fraction: float, passes: int) -> None:
+    config = RegularizerConfig(weight=1, bn=bn, fraction=fraction)
+    x, y = samples()
+    assert counted_passes(bn_net().train(), config, x, y) == passes
+    assert counted_passes(smooth_net().train(), config, x, y) == (2 if fraction == 1 else 3)
+
+
+@pytest.mark.parametrize("bn", ["eval", "frozen-batch", "train"])
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("net", [bn_net, smooth_net])
+def test_a_step_is_the_plain_loss_and_the_penalty(net: Any, kind: Any, bn: Any) -> None:
+    """In value and gradient, whatever passes they share."""
+    config, (x, y) = RegularizerConfig(kind=kind, weight=0.7, bn=bn), samples()
+    found, apart = net().train(), net().train()
+    loss, logits = TrainingLoss(config)(found, x, y, 0, draws())
+    expected_logits = apart(x)
+    expected = F.cross_entropy(expected_logits, y) + Regularizer(config)(apart, x, y, 0, draws())
+    torch.testing.assert_close((loss, logits), (expected, expected_logits))
+    loss.backward()
+    expected.backward()
+    for ours, theirs in zip(found.parameters(), apart.parameters(), strict=True):
+        torch.testing.assert_close(ours.grad, theirs.grad)
+    for name, value in found.state_dict().items():
+        torch.testing.assert_close(value, apart.state_dict()[name])

@@ -141,11 +141,9 @@ def test_only_what_it_changes_has_another_address() -> None:
         changes = {"student.train.augment": augment, "model.input": input_layer}
         config = TrialConfig().override({**ZCA, **changes, "squeeze.augment": augment})
         stages = made_of(config)
-        for name in ("squeeze", "relabel", "student"):
-            assert stages[name].mended == mended, name
+        for name in ("squeeze", "student"):
+            assert (WHITENED in stages[name].mended) is bool(mended), name
             assert (WHITENED in str(stages[name].description)) is bool(mended)
         experts = {"mtt.experts.count": 1, "mtt.experts.train.augment": augment, "method": "mtt"}
         stages = made_of(config.override({**experts, "mtt.augment": ["color"]}))
-        assert stages["expert"].mended == mended
-        whitened = input_layer == "zca"
-        assert stages["trajectory-matching"].mended == ((WHITENED,) if whitened else ())
+        assert (WHITENED in stages["expert"].mended) is bool(mended)

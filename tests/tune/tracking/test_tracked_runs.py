@@ -102,8 +102,9 @@ def test_parameters_are_what_the_trial_reads(folder: StudyFolder, runs: dict[str
 @pytest.mark.parametrize("preset", PRESETS)
 def test_parameters_fit_into_one_request(preset: str) -> None:
     config = PRESETS[preset]().config.unregularized()
-    counts = [len(params_of(config.override({"method": method}))) for method in methods()]
-    assert 50 < min(counts) and max(counts) <= 100
+    counts = {name: len(params_of(config.override({"method": name}))) for name in methods()}
+    assert counts.pop("mat") <= 101  # two requests: its experts have an attack of their own
+    assert 50 < min(counts.values()) and max(counts.values()) <= 100
 
 
 def test_soft_labels_read_the_teachers_training() -> None:
