@@ -15,9 +15,9 @@ from typing import Any
 from matplotlib.figure import Figure
 from rich.table import Table as ConsoleTable
 
-from guard.device import threads
+from guard.device import setup, threads
 from guard.errors import StudyError
-from studies.bench.training_steps import REGULARIZERS, Bench
+from studies.bench.training_steps import PRESETS_OWN, WHOLE, Bench
 from studies.design.about import About, claim
 from studies.design.study import Story, Table
 from studies.driver import flags
@@ -65,7 +65,8 @@ def main(argv: Sequence[str]) -> int:
         for batch_size in args.batch_size or [config.squeeze.batch_size]
     ]
     benches = [Bench(config, side, batch_size) for side, batch_size in sizes]
-    work = f"{args.rounds} rounds of {', '.join(REGULARIZERS)} …"
+    steps = ", ".join(("a plain step", PRESETS_OWN, *WHOLE))
+    work = f"{args.rounds} rounds of {steps} …"
     if request.dry_run:
         for bench in benches:
             console.print(f"{bench.title}: {work}")
@@ -75,6 +76,7 @@ def main(argv: Sequence[str]) -> int:
     store = open_store(request.tracking_uri, folder)
     claim(folder, about, config, {"sizes": str(sizes)})
     rows: list[dict[str, Any]] = []
+    setup(config.compute)
     with threads(config.compute.num_threads):
         for bench in benches:
             console.print(f"{bench.title}: {work}")
@@ -142,7 +144,8 @@ def size(row: Mapping[str, Any]) -> str:
 
 
 def answer(results: Results) -> str:
-    steps = [row for row in measured(results) if row["step"] in ("curvature", "pgd-at")]
+    told = (PRESETS_OWN, "curvature", "pgd-at", "pgd-at, 10 steps")
+    steps = [row for row in measured(results) if row["step"] in told]
     ratios = [
         f"{row['step']} takes {float(row['ratio']):.1f} times as long as a plain step "
         f"({float(row['forward_passes']):.1f} forward passes; {size(row)}, {row['device']})"

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.nn import functional as F
 
 from guard.config import ModelConfig, RegularizerConfig
@@ -15,22 +16,27 @@ from guard.data.spec import ImageSpec
 from guard.methods.dc.gradients import ClassGradients, distance
 from guard.methods.mtt.trajectory import GRADIENTS, call, flat_parameters
 from guard.models.networks import Classifier, build_model
+from guard.models.precision import as_fast_as
 from guard.training.losses import TrainingLoss
 from guard.trial import TrialConfig
 from studies.bench.measuring import Computation, Cost, account, measure
 
-REGULARIZERS = (
-    "none",
-    "curvature",
-    "loss-difference",
-    "gradient-norm",
-    "cure",
-    "released-cifar",
-    "released-imagenet",
-    "pgd-at",
-    "fgsm-rs",
-    "trades",
-)
+PRESETS_OWN = "the preset's penalty"
+WHOLE: Mapping[str, tuple[str, Mapping[str, Any]]] = {
+    "curvature": ("curvature", {}),
+    "curvature, frozen-batch": ("curvature", {"bn": "frozen-batch"}),
+    "curvature, train": ("curvature", {"bn": "train"}),
+    "loss-difference": ("loss-difference", {}),
+    "gradient-norm": ("gradient-norm", {}),
+    "cure": ("cure", {}),
+    "released-cifar": ("released-cifar", {}),
+    "released-imagenet": ("released-imagenet", {}),
+    "pgd-at": ("pgd-at", {}),
+    "pgd-at, 10 steps": ("pgd-at", {"steps": 10}),
+    "fgsm-rs": ("fgsm-rs", {}),
+    "trades": ("trades", {}),
+}
+"""Regularizers of a whole batch: a name of RegularizerConfig, and what differs from it."""
 LONG_WALK = 5
 """How many times as many student steps the long walk has as the short one."""
 
@@ -87,25 +93,42 @@ class Bench:
         return model.train()
 
     def training(self) -> Mapping[str, Computation]:
-        """A training step's loss and gradients with each regularizer on the whole batch."""
-        own, eps = self.config.regularizer, self.config.evaluation.eps
+        """A training step's loss and gradients: plain, with the preset's penalty as it is, and with
+        each regularizer on the whole batch."""
+        own = self.config.regularizer
 
-        def step(name: str) -> Computation:
+        def whole(name: str, changes: Mapping[str, Any]) -> RegularizerConfig:
             regularizer = RegularizerConfig.named(name)
-            if regularizer.kind != "none":
-                regularizer = replace(regularizer, weight=own.weight or 1.0, fraction=1.0)
-            loss_of, model = TrainingLoss(regularizer, eps), self.model(self.config.model)
-            parameters = list(model.parameters())
+            return replace(regularizer, weight=own.weight or 1.0, fraction=1.0, **changes)
 
-            def compute() -> None:
-                draws = torch.Generator().manual_seed(0)
-                loss, _ = loss_of(model, self.x, self.y, 0, draws)
-                torch.autograd.grad(loss, parameters)
+        regularizers = {
+            "plain": RegularizerConfig.named("none"),
+            PRESETS_OWN: own,
+            **{name: whole(*row) for name, row in WHOLE.items()},
+        }
+        return {name: self.training_step(own) for name, own in regularizers.items()}
 
-            return compute
+    def training_step(self, regularizer: RegularizerConfig) -> Computation:
+        loss_of = TrainingLoss(regularizer, self.config.evaluation.eps)
+        model = as_fast_as(self.model(self.config.model), self.config.compute)
+        parameters = list(model.parameters())
 
-        steps = {name: step(name) for name in REGULARIZERS}
-        return {"plain": steps.pop("none"), **steps}
+        def compute() -> None:
+            draws = torch.Generator().manual_seed(0)
+            loss, _ = loss_of(model, self.x, self.y, 0, draws)
+            torch.autograd.grad(loss, parameters)
+
+        return compute
+
+    def plain_step(self, made: Callable[[Classifier], Callable[[Tensor], Tensor]]) -> Computation:
+        """A plain training step of the callable that `made` makes of the network."""
+        model = as_fast_as(self.model(self.config.model), self.config.compute)
+        parameters, called = list(model.parameters()), made(model)
+
+        def compute() -> None:
+            torch.autograd.grad(F.cross_entropy(called(self.x), self.y), parameters)
+
+        return compute
 
     def gradient_matching(self) -> Mapping[str, Computation]:
         """One matching step of DC with ten classes: real batches of this size, ten images each."""

@@ -17,11 +17,20 @@ def test_every_step_has_a_row(tmp_path: Path) -> None:
     assert overhead.main([*SMALL, "--output", str(tmp_path), *sets]) == 0
     with (tmp_path / "overhead" / "overhead.csv").open(newline="") as file:
         rows = {row["step"]: row for row in csv.DictReader(file)}
-    assert {"plain", *overhead.REGULARIZERS[1:], "class by class", "vectorised"} < rows.keys()
+    assert {
+        "plain",
+        overhead.PRESETS_OWN,
+        *overhead.WHOLE,
+        "class by class",
+        "vectorised",
+    } < rows.keys()
     passes = {name: float(row["forward_passes"]) for name, row in rows.items()}
     assert passes["plain"] == pytest.approx(3, abs=0.5)
     assert passes["plain"] < passes["gradient-norm"] < passes["curvature"]
+    assert passes["plain"] < passes[overhead.PRESETS_OWN] < 0.7 * passes["curvature"]
+    assert passes["curvature, train"] < passes["curvature"] - 2
     assert passes["pgd-at"] == pytest.approx(passes["plain"] + 2 * 7, abs=1)
+    assert passes["pgd-at, 10 steps"] == pytest.approx(passes["plain"] + 2 * 10, abs=1)
     memory = {name: float(row["peak_mebibytes"]) for name, row in rows.items()}
     assert memory["adjoint, 4 steps"] < 0.6 * memory["unroll, 4 steps"]
     assert memory["adjoint, 20 steps"] < 2 * memory["adjoint, 4 steps"]
