@@ -32,12 +32,18 @@ class TrainingLoss:
     """Adversarial training under the penalty (MAT)."""
     transformed: bool = False
     """Whether `of` is called inside `torch.func.vmap`."""
+    pieces: int = 1
+    """Of a batch, in which a penalty is computed one after another."""
 
     @property
     def attack(self) -> RegularizerConfig | None:
         """What images are attacked by, if they are."""
         both = (self.adversary, self.regularizer)
         return next((config for config in both if config.active and config.attacks), None)
+
+    @property
+    def penalty(self) -> Regularizer:
+        return Regularizer(self.regularizer, self.eps, self.transformed, self.pieces)
 
     def __call__(
         self, model: nn.Module, x: Tensor, y: Tensor, epoch: int, generator: torch.Generator
@@ -68,7 +74,7 @@ class TrainingLoss:
         """(loss, a scalar; logits (B, K)) when the attack is done already: `attacked` (B, C, H, W)
         is x moved by it, or None."""
         config, plain = self.attack, None
-        penalty = Regularizer(self.regularizer, self.eps, self.transformed)
+        penalty = self.penalty
         if config is None or attacked is None:
             plain = penalty.plain_pass(model, x)
             loss, logits = F.cross_entropy(plain.logits, y), plain.logits

@@ -23,6 +23,7 @@ from guard.models.modes import constant_statistics, own_statistics, statistics_o
 from guard.models.networks import Classifier
 from guard.models.precision import in_float32, is_lowered
 from guard.norms import norms, unit
+from guard.training.pieces import in_pieces
 from guard.training.released import released_direction
 
 
@@ -142,10 +143,18 @@ class Regularizer:
     """Radius of the threat model in pixels, for units = "eps"."""
     transformed: bool = False
     """Called inside `torch.func.vmap`."""
+    pieces: int = 1
+    """Of a batch, computed one after another: less memory, and the same where `splits`."""
 
     @property
     def active(self) -> bool:
         return self.config.active and not self.config.attacks
+
+    def splits(self, *, has_batchnorm: bool) -> bool:
+        """Whether it is a mean over samples that do not see one another."""
+        together = self.config.kind == "loss-difference" and self.config.scale == "batch-mean"
+        coupled = self.config.bn == "train" and has_batchnorm
+        return self.active and not together and not coupled
 
     def plain_pass(self, model: nn.Module, x: Tensor) -> PlainPass:
         """Of images x (B, C, H, W)."""
@@ -160,7 +169,7 @@ class Regularizer:
     def _goes_on_from(self, model: nn.Module) -> bool:
         """Whether the penalty's losses are those of the plain loss: of the same images, through
         the same statistics."""
-        if self.transformed or is_lowered(model):
+        if self.transformed or self.pieces > 1 or is_lowered(model):
             return False
         whole = self.active and self.config.fraction == 1
         same_mode = model.training and self.config.bn == "train"
@@ -187,32 +196,41 @@ class Regularizer:
         going_on = plain if self._goes_on_from(model) else None
         if going_on is not None:
             x = going_on.x
-        with in_float32(model), self._statistics(model, x, plain):
+        known = None if plain is None else plain.statistics
+        with in_float32(model):
+            if config.bn == "frozen-batch" and known is None:
+                known = statistics_of(model, x)
             if config.fraction < 1:
                 count = math.ceil(config.fraction * batch_size)
                 chosen = torch.randperm(batch_size, generator=generator)[:count].to(x.device)
                 x, y = x[chosen], y[chosen]
-            losses = SampleLosses(
-                model=model,
-                y=y,
-                pixels=self.pixels(model, x),
-                mean_over=batch_size if config.scale == "batch-mean" else 1,
-                transformed=self.transformed,
-                plain=going_on,
-            )
-            penalty = PENALTIES[config.kind](losses, x, h, config)
-        return config.weight * risen(epoch, config.weight_warmup_epochs) * penalty
+
+            def penalty(x: Tensor, y: Tensor) -> Tensor:
+                losses = SampleLosses(
+                    model=model,
+                    y=y,
+                    pixels=self.pixels(model, x),
+                    mean_over=batch_size if config.scale == "batch-mean" else 1,
+                    transformed=self.transformed,
+                    plain=going_on,
+                )
+                with self._statistics(model, known):
+                    return PENALTIES[config.kind](losses, x, h, config)
+
+            if self.pieces == 1:
+                value = penalty(x, y)
+            else:
+                parameters = [p for p in model.parameters() if p.requires_grad]
+                value = in_pieces(penalty, parameters, x, y, self.pieces)
+        return config.weight * risen(epoch, config.weight_warmup_epochs) * value
 
     def _statistics(
-        self, model: nn.Module, x: Tensor, plain: PlainPass | None
+        self, model: nn.Module, known: Statistics | None
     ) -> AbstractContextManager[None]:
-        """The model with the statistics that `bn` names."""
+        """The model with the statistics that `bn` names; known: of the batch."""
         if self.config.bn == "train":
             return own_statistics(model)
-        if self.config.bn == "eval":
-            return constant_statistics(model)
-        known = None if plain is None else plain.statistics
-        return constant_statistics(model, statistics_of(model, x) if known is None else known)
+        return constant_statistics(model, known)
 
     def step_length(self, x: Tensor, epoch: int) -> float:
         """L2 length of the step for images x (B, C, H, W): in pixels, or in normalised units if

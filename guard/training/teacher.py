@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +33,8 @@ from guard.training.loop import (
     train,
 )
 from guard.training.losses import TrainingLoss
+from guard.training.penalties import Regularizer
+from guard.training.pieces import within_memory
 
 Watch = Callable[[nn.Module], None]
 
@@ -73,9 +76,14 @@ class TeacherTraining:
 
     @classmethod
     def of(
-        cls, stage: Trains, store: ArtifactStore, seed: int, adversary: RegularizerConfig
+        cls,
+        stage: Trains,
+        store: ArtifactStore,
+        seed: int,
+        adversary: RegularizerConfig,
+        pieces: int = 1,
     ) -> TeacherTraining:
-        """The untrained network of a stage."""
+        """The untrained network of a stage; pieces: of a batch, in which a penalty is computed."""
         device = setup(stage.compute)
         splits = load_data(stage.data)
         model = build_model(stage.model, splits.spec, derive(seed, "teacher"))
@@ -84,7 +92,7 @@ class TeacherTraining:
             model=as_fast_as(model.to(device), stage.compute),
             model_config=stage.model,
             config=stage.train,
-            loss=TrainingLoss(stage.regularizer, stage.eps, adversary),
+            loss=TrainingLoss(stage.regularizer, stage.eps, adversary, pieces=pieces),
             splits=splits,
             seed=seed,
             device=device,
@@ -126,13 +134,29 @@ class TeacherTraining:
         check_better_than_chance(reached, validation.y)
         save_model(self.model, self.model_config, self.splits.spec, folder)
         last = history[-1]
+        metrics = {"train_loss": last.loss, "train_accuracy": last.accuracy}
+        if self.loss.pieces > 1:
+            metrics["penalty_pieces"] = float(self.loss.pieces)
         return {
-            "metrics": {"train_loss": last.loss, "train_accuracy": last.accuracy},
+            "metrics": metrics,
             "history": [vars(epoch) for epoch in history],
         }
 
 
 def squeeze(stage: Squeeze, store: ArtifactStore, folder: Path) -> Mapping[str, Any]:
     """Train a network. Raises Diverged if it is not finite or no better than chance."""
-    training = TeacherTraining.of(stage, store, stage.seed, RegularizerConfig.named("none"))
-    return training.save(training.run(Checkpoint(store.scratch(stage))), folder)
+    none = RegularizerConfig.named("none")
+
+    def run(pieces: int) -> Mapping[str, Any]:
+        training = TeacherTraining.of(stage, store, stage.seed, none, pieces)
+        return training.save(training.run(Checkpoint(store.scratch(stage))), folder)
+
+    return within_memory(run, most_pieces(stage))
+
+
+def most_pieces(stage: Trains) -> int:
+    """In how many pieces the penalty of a batch can be computed: 1 where that would change it."""
+    config = stage.regularizer
+    penalty = Regularizer(config, stage.eps)
+    alone = penalty.splits(has_batchnorm=stage.model.has_batchnorm)
+    return math.ceil(config.fraction * stage.train.batch_size) if alone else 1

@@ -35,7 +35,8 @@ from guard.methods.start import initial_images
 from guard.models.networks import Classifier
 from guard.models.saving import load_model
 from guard.seeding import derive, generator
-from guard.training.teacher import TeacherTraining
+from guard.training.pieces import within_memory
+from guard.training.teacher import TeacherTraining, most_pieces
 
 MOMENTUM = 0.5
 LARGEST_RATE_CHANGE = 0.1
@@ -88,14 +89,18 @@ def train_expert(stage: Expert, store: ArtifactStore, folder: Path) -> Mapping[s
     """One expert. Writes `snapshots.safetensors`, theta (epochs + 1, P), and the last snapshot as a
     model. Raises Diverged if that is not finite or no better than chance."""
     seed = derive(stage.seed, "expert", stage.number)
-    training = TeacherTraining.of(stage, store, seed, stage.adversary)
-    snapshots = Snapshots(training.model, stage.ema)
-    checkpoint, also = Checkpoint(store.scratch(stage)), {"snapshots": snapshots}
-    history = training.run(checkpoint, snapshots.after_step, snapshots.after_epoch, also)
-    nn.utils.vector_to_parameters(snapshots.average, training.model.parameters())
-    summary = training.save(history, folder)
-    save_file({"theta": torch.stack(snapshots.kept)}, folder / "snapshots.safetensors")
-    return {**summary, "metrics": {**summary["metrics"], **snapshots.metrics()}}
+
+    def run(pieces: int) -> Mapping[str, Any]:
+        training = TeacherTraining.of(stage, store, seed, stage.adversary, pieces)
+        snapshots = Snapshots(training.model, stage.ema)
+        checkpoint, also = Checkpoint(store.scratch(stage)), {"snapshots": snapshots}
+        history = training.run(checkpoint, snapshots.after_step, snapshots.after_epoch, also)
+        nn.utils.vector_to_parameters(snapshots.average, training.model.parameters())
+        summary = training.save(history, folder)
+        save_file({"theta": torch.stack(snapshots.kept)}, folder / "snapshots.safetensors")
+        return {**summary, "metrics": {**summary["metrics"], **snapshots.metrics()}}
+
+    return within_memory(run, most_pieces(stage))
 
 
 @dataclass(frozen=True)
