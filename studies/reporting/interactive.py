@@ -9,9 +9,11 @@ import math
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import optuna
 import plotly.graph_objects as go
+from optuna.distributions import CategoricalDistribution
 from optuna.trial import FrozenTrial, TrialState
 
 from guard.errors import StudyError
@@ -61,8 +63,29 @@ def searched(folder: StudyFolder) -> optuna.Study | None:
     study = optuna.create_study(directions=found.directions)
     for trial in found.get_trials(states=(TrialState.COMPLETE,)):
         if not trial.user_attrs.get(CONTROL):
-            study.add_trial(trial)
+            study.add_trial(with_lists_as_text(trial))
     return study
+
+
+def with_lists_as_text(trial: FrozenTrial) -> FrozenTrial:
+    """A choice among lists, as of attacks, is one among their texts: lists have no place in a set
+    or on an axis."""
+
+    def text(value: Any) -> Any:
+        return ", ".join(map(str, value)) if isinstance(value, list | tuple) else value
+
+    distributions = {
+        name: CategoricalDistribution([text(choice) for choice in own.choices])
+        if isinstance(own, CategoricalDistribution)
+        else own
+        for name, own in trial.distributions.items()
+    }
+    return optuna.trial.create_trial(
+        values=trial.values,
+        params={name: text(value) for name, value in trial.params.items()},
+        distributions=distributions,
+        user_attrs=trial.user_attrs,
+    )
 
 
 def robust(trial: FrozenTrial) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -9,13 +10,16 @@ from types import SimpleNamespace
 
 import optuna
 import pytest
-from optuna.distributions import FloatDistribution
+from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.trial import create_trial
 
 from builders import judged, planned, record, scores
 from guard.trial import TrialConfig
 from pages import Page, told, write_about
 from studies.design.about import About
+from studies.reporting.interactive import search_plots
+from studies.reporting.interactive import searched as read_searched
+from studies.sensitivity import correlation
 from tune.results.folder import StudyFolder
 from tune.results.records import CONFIRMATION, Record
 from tune.space import CONTROL
@@ -135,6 +139,33 @@ def test_a_sweep_that_has_just_begun_has_a_page(tmp_path: Path) -> None:
     page = told(folder)
     assert PLOTS[0] in page.text
     assert not any(title in page.text for title in PLOTS[1:])
+
+
+def test_a_choice_among_lists_has_its_place(tmp_path: Path) -> None:
+    """As of attacks: a study once ended in a trace when all its trials were finished."""
+    folder, choices = StudyFolder(tmp_path, "suites"), [["pgd20"], ["pgd20", "margin20"]]
+    write_about(folder, About(study="sweep", command="uv run python -m studies.sweep"))
+    study = optuna.create_study(
+        storage=folder.storage_uri, study_name=folder.name, directions=["maximize", "maximize"]
+    )
+    name = "evaluation.attacks"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        suites = CategoricalDistribution(choices)
+        for number in range(4):
+            params = {name: choices[number % 2]}
+            values = [0.9, 0.1 * number]
+            study.add_trial(
+                create_trial(values=values, params=params, distributions={name: suites})
+            )
+    plots = search_plots(folder)
+    assert [plot.title for plot in plots] == [
+        "Parallel coordinates",
+        "Which hyper-parameters matter",
+    ]
+    assert "pgd20, margin20" in plots[0].html
+    found = read_searched(folder)
+    assert found is not None and correlation(found.trials, name)["p_value"] is None
 
 
 def test_markup_in_names_is_text_in_plots_too(tmp_path: Path) -> None:
