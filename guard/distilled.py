@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from guard.errors import DataError, Diverged
 from guard.models.saving import load_model, spec_from_dict
 from guard.pictures import contact_sheet, to_picture
 from guard.stages import Distilled
+from guard.tensors import all_finite, write_rows
 
 ROUNDING = 1e-3
 """By which pixels may leave [0, 1]."""
@@ -33,7 +35,8 @@ ROUNDING = 1e-3
 class DistilledSet:
     """Synthetic images, stored losslessly, and a card that says where they come from.
 
-    Image i of class c is number i·K + c, so the set for a smaller IPC is a prefix.
+    Image i of class c is number i·K + c, so the set for a smaller IPC is a prefix. A set that was
+    read lies in its file, and takes memory only as far as it is looked at.
     """
 
     images: Tensor
@@ -71,16 +74,11 @@ class DistilledSet:
         )
 
     def save(self, folder: Path | str) -> None:
-        tensors = {"images": self.images, "labels": self.labels}
+        tensors = {"images": [self.images], "labels": [self.labels]}
         if self.soft_labels is not None:
-            tensors["soft_labels"] = self.soft_labels
-        contiguous = {name: value.cpu().contiguous() for name, value in tensors.items()}
-        save_file(contiguous, Path(folder) / "images.safetensors")
-        self.save_card(folder)
-
-    def save_card(self, folder: Path | str) -> None:
-        card = {**self.card, "spec": dataclasses.asdict(self.spec)}
-        (Path(folder) / "card.json").write_text(json.dumps(card, indent=1), encoding="utf-8")
+            tensors["soft_labels"] = [self.soft_labels]
+        write_rows(Path(folder) / "images.safetensors", tensors)
+        save_card(self.card, self.spec, folder)
 
     def one_hot(self) -> Tensor:
         """float32 (K·ipc, K), the labels as distributions."""
@@ -102,11 +100,16 @@ class DistilledSet:
             place = Path(folder) / class_folder(self.spec, int(label))
             place.mkdir(parents=True, exist_ok=True)
             to_picture(image).save(place / f"{number // self.spec.num_classes:04d}.png")
-        self.save_card(folder)
+        save_card(self.card, self.spec, folder)
 
     def contact_sheet(self, max_columns: int = 10, max_rows: int = 20) -> Image.Image:
         """One picture: a row a class, see `guard.pictures.contact_sheet`."""
         return contact_sheet(self.images, self.spec, max_columns, max_rows)
+
+
+def save_card(card: Mapping[str, Any], spec: ImageSpec, folder: Path | str) -> None:
+    text = json.dumps({**card, "spec": dataclasses.asdict(spec)}, indent=1)
+    (Path(folder) / "card.json").write_text(text, encoding="utf-8")
 
 
 def _read_card(path: Path) -> tuple[dict[str, Any], ImageSpec]:
@@ -166,7 +169,7 @@ def _check_tensors(tensors: Mapping[str, Tensor], spec: ImageSpec) -> None:
     low, high = float(images.min()), float(images.max())
     if not (low >= -ROUNDING and high <= 1 + ROUNDING):
         raise ValueError(f"pixels must be in 0..1, got {low:g} to {high:g}")
-    if soft is not None and not bool(soft.isfinite().all()):
+    if soft is not None and not all_finite(soft):
         raise ValueError("soft_labels must be finite")
 
 
@@ -197,15 +200,18 @@ def assemble(stage: Distilled, store: ArtifactStore, folder: Path) -> Mapping[st
     parts = [load_file(path / "images.safetensors") for path in paths]
     facts = json.loads((paths[0] / "part.json").read_text(encoding="utf-8"))
     spec = spec_from_dict(facts.pop("spec"))
-    images, labels = in_prefix_order([part["images"] for part in parts], stage.ipc)
-    if not bool(images.isfinite().all()):
+    images = in_prefix_order([part["images"] for part in parts], stage.ipc)
+    if not all(map(all_finite, images)):
         raise Diverged("the distilled images are not finite")
-    soft, metrics = None, {}
+    labels = torch.arange(spec.num_classes).repeat(stage.ipc)
+    rows, metrics = {"images": images, "labels": [labels]}, {}
     if "soft_labels" in parts[0]:
-        soft, _ = in_prefix_order([part["soft_labels"] for part in parts], stage.ipc)
+        rows["soft_labels"] = in_prefix_order([part["soft_labels"] for part in parts], stage.ipc)
     if stage.teacher is not None:
-        soft = probabilities(load_model(store.read(stage.teacher).path, device), images)
-        metrics["teacher_agreement"] = float((soft.argmax(dim=1) == labels).double().mean())
+        teacher = load_model(store.read(stage.teacher).path, device)
+        soft = rows["soft_labels"] = [probabilities(teacher, part) for part in images]
+        agrees = torch.cat(soft).argmax(dim=1) == labels
+        metrics["teacher_agreement"] = float(agrees.double().mean())
     made_by = {
         role: made.description
         for role, made in stage.inputs.items()
@@ -219,9 +225,9 @@ def assemble(stage: Distilled, store: ArtifactStore, folder: Path) -> Mapping[st
         "inputs": stage.description["inputs"],
         "made_by": made_by,
     }
-    distilled = DistilledSet(images=images, labels=labels, soft_labels=soft, spec=spec, card=card)
-    distilled.save(folder)
-    distilled.contact_sheet().save(folder / "images.png")
+    write_rows(folder / "images.safetensors", rows)
+    save_card(card, spec, folder)
+    DistilledSet.load(folder).contact_sheet().save(folder / "images.png")
     return {"metrics": metrics}
 
 
@@ -232,8 +238,9 @@ def probabilities(model: nn.Module, images: Tensor) -> Tensor:
     return torch.cat([model(x.to(device)).softmax(dim=1).cpu() for x in images.split(500)])
 
 
-def in_prefix_order(chunks: list[Tensor], ipc: int) -> tuple[Tensor, Tensor]:
-    """Images (ipc·K, C, H, W) and labels from chunks of (images per class, K, C, H, W)."""
-    images = torch.cat(chunks)[:ipc]
-    labels = torch.arange(images.shape[1]).repeat(len(images))
-    return images.flatten(0, 1).contiguous(), labels
+def in_prefix_order(chunks: Sequence[Tensor], ipc: int) -> list[Tensor]:
+    """The first `ipc` images of each class, part after part (n·K, C, H, W), from chunks of (images
+    per class, K, C, H, W)."""
+    firsts = itertools.accumulate((len(chunk) for chunk in chunks), initial=0)
+    kept = [chunk[: max(ipc - first, 0)] for chunk, first in zip(chunks, firsts, strict=False)]
+    return [chunk.flatten(0, 1) for chunk in kept if len(chunk)]

@@ -32,7 +32,7 @@ from guard.seeding import derive, generator
 from guard.stages import Relabel, Student
 from guard.training.loop import train
 
-FILE_BYTES = 2**26
+FILE_BYTES, RESIDENT_BYTES = 2**26, 2**31
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,11 +61,11 @@ class Recipe:
         self, images: Tensor, targets: Tensor, epoch: int
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """The augmented batches of an epoch: images (b, C, H, W) and, mixed like them, the
-        distributions (b, K) of `targets` (N, K), on the device of `images`."""
-        draws = generator(self.seed, "student-batches", epoch)
+        distributions (b, K) of `targets` (N, K), on the device of `targets`."""
+        draws, device = generator(self.seed, "student-batches", epoch), targets.device
         for indices in torch.randperm(len(images), generator=draws).split(self.batch_size):
-            indices = indices.to(images.device)
-            x, target = self.augment(images[indices], draws), targets[indices]
+            rows = images[indices.to(images.device)].to(device)
+            x, target = self.augment(rows, draws), targets[indices.to(device)]
             if self.mix != "none":
                 x, order, weight = mix(x, self.mix, self.mix_alpha, draws)
                 target = weight * target + (1 - weight) * target[order.to(x.device)]
@@ -81,8 +81,9 @@ def relabel(stage: Relabel, store: ArtifactStore, folder: Path) -> Mapping[str, 
     recipe = Recipe.of(stage.student, layer)
     teacher = folded(load_model(store.read(stage.teacher).path, device))
     as_fast_as(teacher, stage.compute)
-    images, hard = distilled.images.to(device), distilled.one_hot().to(device)
-    epochs, together = stage.student.train.epochs, epochs_in_a_file(images, teacher)
+    images, hard = near(distilled.images, device), distilled.one_hot().to(device)
+    epochs = stage.student.train.epochs
+    together = epochs_in_a_file(len(images), distilled.spec.num_classes)
     checkpoint = Checkpoint(store.scratch(stage))
 
     @torch.no_grad()
@@ -100,12 +101,17 @@ def relabel(stage: Relabel, store: ArtifactStore, folder: Path) -> Mapping[str, 
     return {"metrics": {}, "epochs_in_a_file": together}
 
 
-@torch.no_grad()
-def epochs_in_a_file(images: Tensor, teacher: nn.Module) -> int:
-    """As many as keep a file of logits, and the memory that writing it takes, near 64 MiB. images:
-    (N, C, H, W)."""
-    num_classes = int(teacher(images[:1]).shape[1])
-    return max(FILE_BYTES // (2 * len(images) * num_classes), 1)
+def near(images: Tensor, device: torch.device) -> Tensor:
+    """The images (N, C, H, W) on the device, where they are no more than 2 GiB; else where they
+    are: in their file, from which batches are read."""
+    small = images.numel() * images.element_size() <= RESIDENT_BYTES
+    return images.to(device) if small else images
+
+
+def epochs_in_a_file(count: int, num_classes: int) -> int:
+    """As many as keep a file of logits of so many images, and the memory that writing it takes,
+    near 64 MiB."""
+    return max(FILE_BYTES // (2 * count * num_classes), 1)
 
 
 @dataclass(frozen=True)
@@ -144,7 +150,7 @@ def train_student(stage: Student, store: ArtifactStore, folder: Path) -> Mapping
     model = build_model(stage.model, distilled.spec, derive(config.seed, "student"))
     load_whitening(model.normalize, stage.whitening, store)
     as_fast_as(model.to(device), stage.compute)
-    images = distilled.images.to(device)
+    images = near(distilled.images, device)
     own = distilled.soft_labels if config.labels != "hard" else None
     targets = (distilled.one_hot() if own is None else own).to(device)
     recipe = Recipe.of(config, model.normalize)
