@@ -18,12 +18,13 @@ from tune.results.tables import by_chance, level, signed_percent
 
 GRADIENT_WEIGHTS = (1e-4, 1e-3, 1e-2, 0.1, 1.0)
 """λ_g of GUARD's Table 3."""
+FRACTIONS = (1.0, 0.25, 0.125)
 
 
 def design(preset: Preset) -> Design:
     """SRe2L at one IPC; everything but the named field is as in the preset. More r_bn in both arms,
     because the published baseline and GUARD may differ in it."""
-    base = preset.config
+    base, own = preset.config, preset.config.regularizer
     gradient: list[Settings] = [
         {"regularizer.kind": "gradient-norm", "regularizer.weight": weight}
         for weight in GRADIENT_WEIGHTS
@@ -34,8 +35,8 @@ def design(preset: Preset) -> Design:
     curvature: list[Settings] = [
         {"regularizer.power": 1},
         {"regularizer.direction": "sign"},
-        {"regularizer.bn": "eval" if base.regularizer.bn == "train" else "train"},
-        {"regularizer.fraction": 1.0},
+        {"regularizer.bn": "eval" if own.bn == "train" else "train"},
+        *({"regularizer.fraction": share} for share in FRACTIONS if share != own.fraction),
     ]
     confounder: Settings = {"sre2l.bn_weight": 10 * base.sre2l.bn_weight}
     variants = [{}, *gradient, *curvature, *published, confounder]

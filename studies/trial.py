@@ -66,7 +66,7 @@ def main(argv: Sequence[str]) -> int:
     config = overridden(read_config(args.config), values)
     config = on_device(config, args.device or config.compute.device)
     config = checked(config, [config])
-    print_notes(console, load_data(config.data))
+    print_notes(console, load_data(config.data), config.compute)
     print_cautions(console, before([config]))
     console.print(f"{title(config)}, fingerprint {config.fingerprint()}")
 

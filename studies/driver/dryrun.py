@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+from guard.config import ComputeConfig
 from guard.config.schema import paths
 from guard.data.datasets import load_data
 from guard.data.images import Splits
-from guard.device import is_here
+from guard.device import has_bfloat16, is_here
 from guard.pipeline import plan as plan_stages
 from guard.trial import TrialConfig
 from studies.driver.estimate import estimate, seconds_per_pass
@@ -21,10 +22,16 @@ from tune.uris import redacted
 COLOURS = {1: "grey", 3: "in colour"}
 
 
-def print_notes(console: Terminal, splits: Splits) -> None:
-    """What the user should know of how the data was read."""
-    for note in splits.notes:
+def print_notes(console: Terminal, splits: Splits, compute: ComputeConfig) -> None:
+    """What the user should know of how the data was read, and of how this machine computes."""
+    for note in (*splits.notes, *rounding_notes(compute)):
         console.print(f"  {note}")
+
+
+def rounding_notes(compute: ComputeConfig) -> Iterator[str]:
+    """Where fast mode is not what it is elsewhere."""
+    if compute.mode == "fast" and is_here(compute.device) and not has_bfloat16(compute.device):
+        yield f"the {compute.device} of this machine has no bfloat16: fast mode takes float32"
 
 
 def print_fields(
@@ -41,7 +48,7 @@ def print_fields(
         f"{len(splits.test)} test images of {spec.image_size} px, {spec.num_classes} classes, "
         f"{COLOURS.get(spec.channels, f'{spec.channels} channels')}"
     )
-    print_notes(console, splits)
+    print_notes(console, splits, base.compute)
     console.print("\nfields (those that vary say how):")
     flat = base.flat()
     for path in paths(TrialConfig):

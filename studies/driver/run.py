@@ -114,7 +114,7 @@ def carry_out(console: Terminal, job: Job, resources: StageResources) -> int:
             console.warn(line)
         finished, all_trials = job.counted()
         console.print(f"study {folder}: {finished} of {all_trials} trials are finished")
-        print_notes(console, load_data(job.base.data))
+        print_notes(console, load_data(job.base.data), job.base.compute)
         if job.unfinished():
             from studies.driver.session import close, opened  # they import Ray
 
