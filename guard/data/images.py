@@ -34,6 +34,11 @@ class ImageSet(Protocol):
 
     def subset(self, indices: Tensor) -> ImageSet: ...
 
+    def near(self, device: torch.device) -> ImageSet:
+        """The same set, on the device as far as it lies in memory: for work that reads it again and
+        again there."""
+        ...
+
     def batches(
         self,
         batch_size: int,
@@ -48,7 +53,7 @@ class ImageSet(Protocol):
 
 @dataclass(frozen=True)
 class TensorImages:
-    """A set that lives in memory: x uint8 (N, C, H, W), y int64 (N,)."""
+    """A set that lives in memory: x uint8 (N, C, H, W), y int64 (N,), on the CPU."""
 
     x: Tensor
     y: Tensor
@@ -62,7 +67,11 @@ class TensorImages:
     def subset(self, indices: Tensor) -> TensorImages:
         """The images of indices (N,), in that order."""
         originals = None if self.originals is None else self.originals.subset(indices)
-        return TensorImages(self.x[indices], self.y[indices], originals)
+        return TensorImages(self.x[indices.to(self.x.device)], self.y[indices], originals)
+
+    def near(self, device: torch.device) -> TensorImages:
+        """As of `ImageSet.near`."""
+        return replace(self, x=self.x.to(device))
 
     def batches(
         self,
@@ -117,6 +126,10 @@ class FileImages:
         files = tuple(self.files[i] for i in indices.tolist())
         return replace(self, files=files, y=self.y[indices])
 
+    def near(self, device: torch.device) -> FileImages:
+        """As of `ImageSet.near`: its files stay where they are."""
+        return self
+
     def batches(
         self,
         batch_size: int,
@@ -132,8 +145,13 @@ class FileImages:
             seed = int(torch.randint(2**62, (), generator=shuffle))
         decode = _Decode(self, order, crop_scale or 1.0, seed)
         try:
-            for x, y in DataLoader(decode, batch_size, num_workers=self.num_workers):
-                yield x.to(device).float() / 255, y.to(device)
+            pinned = device.type == "cuda"  # so that copies go on beside the GPU's work
+            loader = DataLoader(decode, batch_size, num_workers=self.num_workers, pin_memory=pinned)
+            for x, y in loader:
+                yield (
+                    x.to(device, non_blocking=pinned).float() / 255,
+                    y.to(device, non_blocking=pinned),
+                )
         except DataError as error:  # from another process it brings that one's trace along
             raise DataError(str(error).strip().splitlines()[-1].split("DataError: ")[-1]) from None
 

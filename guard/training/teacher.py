@@ -106,12 +106,12 @@ class TeacherTraining:
         also: Mapping[str, Stateful] = NOTHING,
     ) -> list[Epoch]:
         """also: what the watches keep. Raises Diverged if the loss is not finite."""
-        draws = generator(self.seed, "regularizer")
+        draws, images = generator(self.seed, "regularizer"), self.splits.train.near(self.device)
 
         def batches(epoch: int) -> Iterator[Batch]:
             order = generator(self.seed, "real", epoch)
             space = self.model.normalize
-            return image_batches(self.splits.train, self.config, space, self.device, order)
+            return image_batches(images, self.config, space, self.device, order)
 
         def objective(model: nn.Module, x: Tensor, y: Tensor, epoch: int) -> tuple[Tensor, Tensor]:
             return self.loss(model, x, y, epoch, draws)

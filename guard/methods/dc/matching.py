@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +54,7 @@ def match_gradients(
         config=stage.matching,
         model_config=stage.model,
         loss=TrainingLoss(stage.regularizer, stage.eps),
-        splits=splits,
+        splits=replace(splits, train=splits.train.near(device)),
         layer=layer.to(device),
         ipc=stage.ipc,
         seed=stage.seed,

@@ -246,3 +246,19 @@ def test_a_split_is_drawn_by_its_seed_and_its_label() -> None:
 def test_a_class_of_one_image_cannot_be_split() -> None:
     with pytest.raises(DataError, match="class 4 has one training image"):
         split_off(torch.tensor([0, 0, 4, 5, 5]), 0.5, 0, "x")
+
+
+def test_a_set_is_brought_near_once() -> None:
+    """Stood in for by a device that knows shapes alone."""
+    there = torch.device("meta")
+    images = TensorImages(torch.zeros(7, 3, 4, 4, dtype=torch.uint8), torch.arange(7))
+    near = images.near(there)
+    assert near.x.device == there and near.y is images.y
+    assert near.near(there).x is near.x
+    some = near.subset(torch.tensor([3, 1]))
+    assert some.x.device == there and some.y.tolist() == [3, 1]
+    batches = list(near.batches(4, there, draws()))
+    assert [tuple(x.shape) for x, _ in batches] == [(4, 3, 4, 4), (3, 3, 4, 4)]
+    assert all(x.device == y.device == there for x, y in batches)
+    files = FileImages(files=("a.png",), y=torch.zeros(1), channels=3, image_size=4)
+    assert files.near(there) is files
