@@ -25,7 +25,7 @@ from guard.errors import DataError, Diverged
 from guard.models.saving import load_model, spec_from_dict
 from guard.pictures import contact_sheet, to_picture
 from guard.stages import Distilled
-from guard.tensors import all_finite, write_rows
+from guard.tensors import all_finite, pieces, write_rows
 
 ROUNDING = 1e-3
 """By which pixels may leave [0, 1]."""
@@ -235,7 +235,7 @@ def assemble(stage: Distilled, store: ArtifactStore, folder: Path) -> Mapping[st
 def probabilities(model: nn.Module, images: Tensor) -> Tensor:
     """softmax of the model's logits, (N, K), on the CPU."""
     device = next(model.parameters()).device
-    return torch.cat([model(x.to(device)).softmax(dim=1).cpu() for x in images.split(500)])
+    return torch.cat([model(x.to(device)).softmax(dim=1).cpu() for x in pieces(images, 500)])
 
 
 def in_prefix_order(chunks: Sequence[Tensor], ipc: int) -> list[Tensor]:

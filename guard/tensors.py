@@ -19,10 +19,11 @@ PIECE_BYTES = 2**26
 """Read and held at a time."""
 
 
-def pieces(tensor: Tensor) -> Iterator[Tensor]:
-    """Rows of a tensor (N, …), some 64 MiB at a time."""
+def pieces(tensor: Tensor, most: int | None = None) -> Iterator[Tensor]:
+    """Rows of a tensor (N, …), some 64 MiB and at most so many rows at a time."""
     row = max(tensor[:1].numel() * tensor.element_size(), 1)
-    yield from tensor.split(max(PIECE_BYTES // row, 1))
+    count = max(PIECE_BYTES // row, 1)
+    yield from tensor.split(count if most is None else min(count, most))
 
 
 def write_rows(path: Path, tensors: Mapping[str, Sequence[Tensor]]) -> None:

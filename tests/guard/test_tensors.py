@@ -48,6 +48,8 @@ def test_pieces_are_all_rows_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
     x = torch.arange(20.0).view(10, 2)
     monkeypatch.setattr(tensors, "PIECE_BYTES", 24)
     assert [len(piece) for piece in pieces(x)] == [3, 3, 3, 1]
+    assert [len(piece) for piece in pieces(x, 2)] == [2] * 5
+    assert [len(piece) for piece in pieces(x, 5)] == [3, 3, 3, 1]
     assert torch.equal(torch.cat(list(pieces(x))), x)
     assert all_finite(x)
     x[9, 1] = float("nan")
