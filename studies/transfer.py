@@ -50,7 +50,7 @@ def tables(results: Results) -> list[Table]:
             anchor="between",
             title="Between penalties",
             caption=caption,
-            columns=["configuration", "less", "Δ clean", "Δ robust"],
+            columns=["configuration", "against", "Δ clean", "Δ robust"],
             rows=[[one, less, *map(signed_percent, gains)] for one, less, gains in found],
         )
     ]

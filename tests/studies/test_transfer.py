@@ -29,7 +29,7 @@ def test_penalties_of_one_control_are_compared(tmp_path: Path) -> None:
     shares, methods = (1.0, 0.5), ("sre2l", "cda")
     folder = finished(tmp_path, {"method": methods, "regularizer.fraction": shares})
     header, *rows = told(folder).rows("between")
-    assert header == ["configuration", "less", "Δ clean", "Δ robust"]
+    assert header == ["configuration", "against", "Δ clean", "Δ robust"]
     assert len(rows) == 2  # one a method
     for configuration, less, clean, robust in rows:
         assert "0.5" in configuration and "fraction = 1" in less
