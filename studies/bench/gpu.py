@@ -25,6 +25,7 @@ import torch
 
 from guard.artifacts import ArtifactStore
 from guard.config import radius_text
+from guard.data.datasets import load_data
 from guard.device import available_device, has_bfloat16, setup
 from guard.errors import UserError
 from guard.pipeline import TrialResult, local_runner, run_trial
@@ -121,6 +122,8 @@ def main(argv: Sequence[str]) -> int:
     try:
         config = trial(args.data, available_device(args.device), SCALES[args.scale])
         setup(config.compute)
+        if args.data:
+            load_data(config.data)
         print("| part | what | figure |\n|---|---|---|", flush=True)
         for row in rows(config, SCALES[args.scale], args.seeds if args.data else 0, ends):
             print("| " + " | ".join(row) + " |", flush=True)

@@ -234,7 +234,7 @@ def test_a_changed_field_of_another_section_is_changed_in_the_control_too() -> N
     [
         ("compare", 10),
         ("adversarial", 10),
-        ("ablation", 15),
+        ("ablation", 16),
         ("transfer", 10),
         ("scaling", 14),
         ("gallery", 4),
@@ -325,6 +325,7 @@ def test_the_ablation_changes_one_detail_of_the_penalty_at_a_time() -> None:
         {"direction": "sign"},
         {"bn": "train"},
         {"fraction": 1.0},
+        {"fraction": 0.125},
     ]
 
 

@@ -98,7 +98,7 @@ def test_a_dry_run_of_arms_names_what_each_one_changes(
     flags = ["--output", str(tmp_path / "out"), "--dry-run", "--seeds", "1"]
     assert main(ablation.STUDY, flags) == 0
     text = capsys.readouterr().out
-    assert "15 trials, 1 seeds:" in text
+    assert "16 trials, 1 seeds:" in text
     assert "gradient-norm (λ = 0.0001)" in text and "regularizer.bn = train" in text
 
 
