@@ -17,6 +17,16 @@ def batchnorms(model: nn.Module) -> list[BatchNorm]:
     return [module for module in model.modules() if isinstance(module, BatchNorm)]
 
 
+def affine(norm: BatchNorm, added: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Scale and shift (C,) that are the layer in evaluation mode, differentiable in its parameters.
+    added: (C,), what is to be added to its input first."""
+    assert norm.running_mean is not None and norm.running_var is not None
+    scale = torch.rsqrt(norm.running_var + norm.eps)
+    scale = scale if norm.weight is None else norm.weight * scale
+    mean = norm.running_mean if added is None else norm.running_mean - added
+    return scale, -mean * scale if norm.bias is None else norm.bias - mean * scale
+
+
 @contextlib.contextmanager
 def recorded_statistics(model: nn.Module) -> Iterator[Statistics]:
     """What a forward pass in training mode normalises with, once it is done inside the block."""

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from guard.models.batchnorm import BatchNorm, batchnorms
+from guard.models.batchnorm import BatchNorm, affine, batchnorms
 
 Pair = tuple[nn.Conv2d, BatchNorm]
 _FOUND: WeakKeyDictionary[nn.Module, list[Pair]] = WeakKeyDictionary()
@@ -57,12 +57,8 @@ def _folds(convolution: nn.Module, norm: nn.Module) -> bool:
 def folded_parameters(convolution: nn.Conv2d, norm: BatchNorm) -> tuple[Tensor, Tensor]:
     """Weight and bias of the convolution that does what both do in evaluation mode, differentiable
     in the parameters of both."""
-    assert norm.running_mean is not None and norm.running_var is not None
-    scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
-    mean = norm.running_mean
-    if convolution.bias is not None:
-        mean = mean - convolution.bias
-    return convolution.weight * scale[:, None, None, None], norm.bias - mean * scale
+    scale, shift = affine(norm, convolution.bias)
+    return convolution.weight * scale[:, None, None, None], shift
 
 
 def _given(x: Tensor) -> Tensor:

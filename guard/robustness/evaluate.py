@@ -150,8 +150,8 @@ def evaluate_stage(stage: Evaluate, store: ArtifactStore, folder: Path) -> Mappi
     device = setup(stage.compute)
     splits = load_data(stage.data)
     config, at = stage.evaluation, stage.attack_at
-    model = folded(load_model(store.read(stage.model).path, device))
-    as_fast_as(model, stage.compute)
+    model = load_model(store.read(stage.model).path, device)
+    model = as_fast_as(folded(model), stage.compute)
     images = chosen(splits.named(stage.split), config)
     before, passes = None, {}
     if stage.before is None:

@@ -79,8 +79,8 @@ def relabel(stage: Relabel, store: ArtifactStore, folder: Path) -> Mapping[str, 
     distilled = DistilledSet.load(store.read(stage.distilled).path)
     layer = first_layer(stage.whitening, distilled.spec, store).to(device)
     recipe = Recipe.of(stage.student, layer)
-    teacher = folded(load_model(store.read(stage.teacher).path, device))
-    as_fast_as(teacher, stage.compute)
+    teacher = load_model(store.read(stage.teacher).path, device)
+    teacher = as_fast_as(folded(teacher), stage.compute)
     images, hard = near(distilled.images, device), distilled.one_hot().to(device)
     epochs = stage.student.train.epochs
     together = epochs_in_a_file(len(images), distilled.spec.num_classes)

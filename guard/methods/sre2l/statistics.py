@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from guard.models.batchnorm import BatchNorm, batchnorms
+from guard.models.batchnorm import BatchNorm, affine, batchnorms
 
 
 class BatchNormLoss:
@@ -38,7 +38,7 @@ class BatchNormLoss:
             del layer.__dict__["forward"]
 
     def _forward(self, layer: BatchNorm, weight: float) -> Any:
-        scale, shift = affine(layer)
+        scale, shift = (in_channels(values.detach()) for values in affine(layer))
 
         def normalised(z: Tensor) -> Tensor:
             y, distance = _Normalised.apply(
@@ -59,17 +59,6 @@ class BatchNormLoss:
         total = torch.stack(self.terms).sum()
         self.terms.clear()
         return total
-
-
-@torch.no_grad()
-def affine(layer: BatchNorm) -> tuple[Tensor, Tensor]:
-    """Scale and shift (1, C, 1, 1) of a BatchNorm in evaluation mode."""
-    assert layer.running_mean is not None and layer.running_var is not None
-    scale = torch.rsqrt(layer.running_var + layer.eps)
-    scale = scale if layer.weight is None else scale * layer.weight
-    shift = -layer.running_mean * scale
-    shift = shift if layer.bias is None else shift + layer.bias
-    return in_channels(scale), in_channels(shift)
 
 
 def in_channels(values: Tensor) -> Tensor:
