@@ -6,23 +6,16 @@ import copy
 
 import pytest
 import torch
+from specs import spec
 from torch import Tensor, nn
 
 from guard.config import ModelConfig
-from guard.data.spec import ImageSpec
 from guard.models.batchnorm import batchnorms
 from guard.models.folding import convolved, folded_parameters, folding
 from guard.models.networks import build_model
 from helpers import draws, randomised
 
-RGB = ImageSpec(
-    channels=3,
-    image_size=32,
-    num_classes=4,
-    mean=(0.4,) * 3,
-    std=(0.2,) * 3,
-    class_names=("a", "b", "c", "d"),
-)
+RGB = spec(channels=3, size=32)
 
 
 def pair(**options: object) -> nn.Sequential:

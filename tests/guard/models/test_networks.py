@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from specs import spec
 from torch import nn
 
 from guard.config import ModelConfig
@@ -15,18 +16,6 @@ from guard.models.input_layer import Normalize
 from guard.models.networks import MODELS, Classifier, build_model, folded, footprint, frozen
 from guard.trial import TrialConfig
 from helpers import draws
-
-
-def spec(channels: int = 1, size: int = 8, classes: int = 4) -> ImageSpec:
-    mean, std = (0.3, 0.4, 0.5)[:channels], (0.2, 0.25, 0.3)[:channels]
-    return ImageSpec(
-        channels=channels,
-        image_size=size,
-        num_classes=classes,
-        mean=mean,
-        std=std,
-        class_names=tuple(map(str, range(classes))),
-    )
 
 
 def images(spec: ImageSpec, count: int = 2) -> torch.Tensor:

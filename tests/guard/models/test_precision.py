@@ -6,12 +6,12 @@ from collections.abc import Iterator
 
 import pytest
 import torch
+from specs import spec
 from torch import Tensor
 from torch.nn import functional as F
 
 from guard.config import ComputeConfig, EvaluationConfig, ModelConfig, RegularizerConfig
 from guard.data.images import TensorImages
-from guard.data.spec import ImageSpec
 from guard.device import setup
 from guard.methods.sre2l.statistics import BatchNormLoss
 from guard.models import precision
@@ -23,14 +23,7 @@ from guard.training.penalties import Regularizer
 from helpers import CPU, draws, number
 
 FAST, EXACT = ComputeConfig(mode="fast"), ComputeConfig()
-RGB = ImageSpec(
-    channels=3,
-    image_size=16,
-    num_classes=4,
-    mean=(0.4,) * 3,
-    std=(0.2,) * 3,
-    class_names=("a", "b", "c", "d"),
-)
+RGB = spec(channels=3, size=16)
 
 
 @pytest.fixture(autouse=True)
