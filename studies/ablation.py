@@ -6,15 +6,14 @@ from collections.abc import Mapping
 
 from matplotlib.figure import Figure
 
-from guard.robustness.measures import CLEAN, ROBUST
 from studies.design.design import Design, Settings
+from studies.design.differences import differences
 from studies.design.study import Study, Table, confirmed
 from studies.driver.trials_job import run_command
 from studies.presets import Preset
 from studies.reporting.figures import arms_figure
-from tune.results.comparison import Comparison, short_titles, versus
+from tune.results.comparison import Comparison, short_titles
 from tune.results.findings import Results, duel, gains_in_words
-from tune.results.tables import by_chance, level, signed_percent
 
 GRADIENT_WEIGHTS = (1e-4, 1e-3, 1e-2, 0.1, 1.0)
 """λ_g of GUARD's Table 3."""
@@ -77,27 +76,18 @@ def tables(results: Results) -> list[Table]:
     if guard is None:
         return []
     titles = short_titles(results.comparisons)
-    found = {
-        title: [versus(other, guard, measure) for measure in (CLEAN, ROBUST)]
+    pairs = [
+        ((title,), other, guard)
         for title, other in zip(titles, results.comparisons, strict=True)
         if other is not guard and not other.is_control
-    }
-    rows = [[title, *map(signed_percent, gains)] for title, gains in found.items()]
-    every = [gain for gains in found.values() for gain in gains if gain is not None]
-    caption = (
-        f"Paired differences in points, {level(every)}: the configuration less the preset's own. "
-        f"{by_chance(len(every))}"
-    )
-    columns = ["configuration", "Δ clean", "Δ robust"]
-    return [
-        Table(
-            anchor="details",
-            title="Against the preset's penalty",
-            caption=caption,
-            columns=columns,
-            rows=rows,
-        )
     ]
+    return differences(
+        "details",
+        "Against the preset's penalty",
+        ("configuration",),
+        pairs,
+        ": the configuration less the preset's own",
+    )
 
 
 STUDY = Study(

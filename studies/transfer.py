@@ -6,16 +6,15 @@ from collections.abc import Mapping
 
 from matplotlib.figure import Figure
 
-from guard.robustness.measures import CLEAN, ROBUST
 from guard.trial import TrialConfig
 from studies.design.design import Design
+from studies.design.differences import differences
 from studies.design.study import Study, Table, confirmed
 from studies.driver.trials_job import run_command
 from studies.presets import Preset
 from studies.reporting.figures import arms_figure, eps_figure
-from tune.results.comparison import Comparison, short_titles, versus
+from tune.results.comparison import Comparison, short_titles
 from tune.results.findings import Results, gains_in_words
-from tune.results.tables import by_chance, level, signed_percent
 
 METHODS = ("sre2l", "cda", "dc", "dsa", "mtt")
 
@@ -36,24 +35,12 @@ def tables(results: Results) -> list[Table]:
     for title, own in zip(short_titles(results.comparisons), results.comparisons, strict=True):
         if not own.is_control:
             groups.setdefault(own.arm.config.unregularized(), []).append((title, own))
-    found = [
-        (title, less, [versus(other, first, measure) for measure in (CLEAN, ROBUST)])
+    pairs = [
+        ((title, less), other, first)
         for (less, first), *others in groups.values()
         for title, other in others
     ]
-    if not found:
-        return []
-    every = [gain for _, _, gains in found for gain in gains if gain is not None]
-    caption = f"Paired differences in points, {level(every)}. {by_chance(len(every))}"
-    return [
-        Table(
-            anchor="between",
-            title="Between penalties",
-            caption=caption,
-            columns=["configuration", "against", "Δ clean", "Δ robust"],
-            rows=[[one, less, *map(signed_percent, gains)] for one, less, gains in found],
-        )
-    ]
+    return differences("between", "Between penalties", ("configuration", "against"), pairs)
 
 
 STUDY = Study(
