@@ -6,7 +6,7 @@ import contextlib
 import os
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -60,9 +60,13 @@ class Checkpoint:
     A file is named by its SHA-256 and published by a rename; one that is damaged is ignored.
     """
 
-    def __init__(self, folder: Path | None, every_s: float | None = None) -> None:
-        """folder: None keeps nothing. every_s: at least so long lies between two states."""
+    def __init__(
+        self, folder: Path | None, every_s: float | None = None, earlier: Sequence[Path] = ()
+    ) -> None:
+        """folder: None keeps nothing. every_s: at least so long lies between two states. earlier:
+        folders of states that it goes on from as long as it has none, the furthest first."""
         self._folder, self._every_s = folder, EVERY_S if every_s is None else every_s
+        self._earlier = earlier
         self._last = time.monotonic()
 
     def at(self, label: str) -> Checkpoint:
@@ -71,7 +75,7 @@ class Checkpoint:
 
     def restore(self, parts: Mapping[str, Stateful]) -> Any:
         """Put the parts into the last state, and return how far it was; None without one."""
-        for file in self._files():
+        for file in self._known():
             with contextlib.suppress(*UNREADABLE):
                 if sha256(file) == file.stem:
                     state = torch.load(file, map_location="cpu", weights_only=True)
@@ -123,9 +127,15 @@ class Checkpoint:
             path.unlink(missing_ok=True)
 
     def _files(self) -> list[Path]:
-        """The newest first."""
+        """Its own, the newest first."""
         found = self._folder.glob("*.pt") if self._folder else ()
         return sorted(found, key=lambda file: file.stat().st_mtime_ns, reverse=True)
+
+    def _known(self) -> Iterator[Path]:
+        """Every state, the furthest first."""
+        yield from self._files()
+        for folder in self._earlier:
+            yield from folder.glob("*.pt")
 
 
 NOWHERE = Checkpoint(None)

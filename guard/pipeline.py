@@ -14,9 +14,19 @@ from pathlib import Path
 from guard.artifacts import Artifact, ArtifactStore, MissingInput, attempts
 from guard.errors import Diverged
 from guard.robustness.beard import peer_metrics
+from guard.robustness.measures import CLEAN, ROBUST
 from guard.robustness.stages import JUDGING, Diagnose, Evaluate, Landscape, chain
 from guard.stage import Stage, waves
-from guard.stages import Distilled, Part, Relabel, Squeeze, Student, Trained, Whitening
+from guard.stages import (
+    Distilled,
+    EarlySqueeze,
+    Part,
+    Relabel,
+    Squeeze,
+    Student,
+    Trained,
+    Whitening,
+)
 from guard.trial import TrialConfig, methods
 
 RunStage = Callable[..., Sequence[Artifact]]
@@ -24,7 +34,7 @@ RunStage = Callable[..., Sequence[Artifact]]
 Report = Callable[[str, Mapping[str, float]], None]
 """report(heading that is done, the metrics under it)."""
 
-SHARED = (Whitening, Squeeze, Distilled, Relabel, Student)
+SHARED = (Whitening, EarlySqueeze, Squeeze, Distilled, Relabel, Student)
 STAGES: Mapping[str, type[Stage]] = {
     **{kind.name: kind for kind in SHARED},
     **{kind.name: kind for method in methods().values() for kind in method.stages},
@@ -40,6 +50,9 @@ class TrialStages:
     teachers: Sequence[Trained]
     teacher_check: Sequence[Evaluate]
     """The first teacher, or else the one that labels, under the cheap suite, on validation."""
+    rungs: Sequence[Sequence[Evaluate]]
+    """The same of that teacher early in its training, where it is a squeeze, and at its end: where
+    a search may end the trial."""
     parts: Sequence[Part]
     distilled: Distilled | None
     """None: the student is trained on the real images."""
@@ -82,6 +95,7 @@ class TrialStages:
         return cls(
             teachers=teachers,
             teacher_check=teacher_check(config, surrogate or teacher),
+            rungs=rungs(config, surrogate or teacher),
             parts=parts,
             distilled=distilled,
             student=judged,
@@ -122,6 +136,12 @@ def teacher_check(config: TrialConfig, teacher: Trained | None) -> list[Evaluate
     return chain(teacher, config.data, cheap, "validation") if teacher else []
 
 
+def rungs(config: TrialConfig, teacher: Trained | None) -> list[list[Evaluate]]:
+    """Looks at the teacher that a trial may be judged by before it is done, the earliest first."""
+    looks = teacher.looks if isinstance(teacher, Squeeze) else []
+    return [teacher_check(config, look) for look in [*looks, teacher]] if teacher else []
+
+
 def landscapes(config: TrialConfig) -> dict[str, Landscape]:
     """The loss around the student of a trial, and around its teacher where there is one."""
     stages = TrialStages.of(config)
@@ -147,6 +167,20 @@ def plan(config: TrialConfig) -> list[Stage]:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Leg:
+    """How far a trial goes. What an earlier leg of it has computed is in the store."""
+
+    looks: int = 0
+    """Rungs that are climbed first, as far as the trial has them."""
+    whole: bool = True
+    """Whether it goes on to its end."""
+
+
+WHOLE = Leg()
+MOST_RUNGS = 10
+
+
+@dataclass(frozen=True, kw_only=True)
 class StageRecord:
     """What a trial says of a stage that it used."""
 
@@ -162,7 +196,7 @@ class TrialResult:
     """What `run_trial` gives. Accuracies are shares in [0, 1], named "<split>/<metric>"."""
 
     status: str
-    """complete, or diverged: ended early, with `reason`."""
+    """complete; diverged: ended early, with `reason`; stopped: its leg was not the last one."""
     reason: str
     metrics: Mapping[str, float]
     seconds: float
@@ -186,8 +220,12 @@ class _Ledger:
         self.made: dict[str, Artifact] = {}
         """By address."""
 
-    def run(self, wave: Sequence[Stage]) -> None:
-        """Have the stages computed. Raises Diverged if one of them did."""
+    def run(self, wanted: Sequence[Stage]) -> None:
+        """Have those of the stages computed that are not made. Raises Diverged if one of them
+        did."""
+        wave = [stage for stage in wanted if stage.address not in self.made]
+        if not wave:
+            return
         artifacts = self._run_stage(*wave)
         self._computing += max(a.seconds if a.built else 0.0 for a in artifacts)
         for stage, artifact in zip(wave, artifacts, strict=True):
@@ -225,17 +263,27 @@ class _Ledger:
 
 
 def run_trial(
-    config: TrialConfig, run_stage: RunStage, report: Report = lambda heading, metrics: None
+    config: TrialConfig,
+    run_stage: RunStage,
+    report: Report = lambda heading, metrics: None,
+    leg: Leg = WHOLE,
 ) -> TrialResult:
     """Distil a set as `config` says, train a student on it and evaluate the student.
 
     A stage that diverges ends the trial early, with status "diverged".
     """
     ledger, stages = _Ledger(run_stage, report), TrialStages.of(config)
-    waiting = [(heading, own) for heading, own in stages.headings if own]
     status, reason = "complete", ""
+    if not leg.whole:
+        status, reason = "stopped", f"at rung {leg.looks} of {len(stages.rungs)}"
     try:
-        for wave in stages.waves:
+        for number, look in enumerate(stages.rungs[: leg.looks], start=1):
+            for wave in waves(look[-1]):
+                ledger.run(wave)
+            found = ledger.of(look[-1:])[0].summary["metrics"]
+            ledger.keep(rung_name(number), {m.metric: found[m.metric] for m in (CLEAN, ROBUST)})
+        waiting = [(heading, own) for heading, own in stages.headings if own]
+        for wave in stages.waves if leg.whole else ():
             ledger.run(wave)
             for heading, own in [pair for pair in waiting if ledger.has(pair[1])]:
                 waiting.remove((heading, own))
@@ -243,6 +291,11 @@ def run_trial(
     except Diverged as diverged:
         status, reason = "diverged", str(diverged)
     return ledger.result(status, reason, places(stages, ledger.made))
+
+
+def rung_name(number: int) -> str:
+    """The heading of what a trial says at a rung, which count from 1."""
+    return f"rung-{number}"
 
 
 def metrics_of(

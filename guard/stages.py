@@ -7,10 +7,13 @@ from dataclasses import dataclass
 from guard.config.common import ComputeConfig, ModelConfig
 from guard.config.data import DataConfig
 from guard.config.regularizers import RegularizerConfig
+from guard.config.schema import field_names
 from guard.config.shared import Shared
 from guard.config.training import StudentConfig, TrainConfig
 from guard.stage import Sizes, Stage
 
+LOOKS = (0.25, 0.5)
+"""Shares of a squeeze's epochs after which its network may be looked at, and its state is kept."""
 PLAIN_STEP = 3
 """Passes of an image in a plain training step: forward, input gradients, weight gradients."""
 
@@ -88,8 +91,34 @@ class Squeeze(Trained):
     def mended(self) -> tuple[str, ...]:
         return mended_batches(self.train, self.whitening) + mended_passes(self.regularizer)
 
+    @property
+    def looks(self) -> list[EarlySqueeze]:
+        """Where it may be looked at before its end, in order."""
+        every = sorted({max(1, round(share * self.train.epochs)) for share in LOOKS})
+        own = {name: getattr(self, name) for name in field_names(Squeeze)}
+        return [EarlySqueeze(**own, until=until) for until in every if until < self.epochs]
+
+    @property
+    def epochs(self) -> int:
+        """That it trains."""
+        return self.train.epochs
+
     def passes(self, sizes: Sizes) -> float:
-        return sizes.train * self.train.epochs * (PLAIN_STEP + self.regularizer.passes)
+        return sizes.train * self.epochs * (PLAIN_STEP + self.regularizer.passes)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EarlySqueeze(Squeeze):
+    """The network of a squeeze as it is after some of its epochs, and the state that the squeeze
+    goes on from (`guard.checkpoint`)."""
+
+    name, version, work = "early-squeeze", 1, "guard.training.teacher:early_squeeze"
+    until: int
+    """Epochs of `train` that are trained; schedules are those of all of them."""
+
+    @property
+    def epochs(self) -> int:
+        return self.until
 
 
 class Part(Stage):

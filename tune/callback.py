@@ -123,7 +123,7 @@ class StudyCallback(ray_tune.Callback):
             return
         with self.ending:
             reason, record = self._reason(trial), self._folder.read(number)
-            if record is None or not record.finished:
+            if record is None or not record.finished or record.status == "stopped":
                 params, control = split_sample(trial.config)
                 config = self._context.config(params, control)
                 about = {"trial": number, "config": config, "params": params, "control": control}
@@ -144,7 +144,8 @@ class StudyCallback(ray_tune.Callback):
             return
 
     def _settle(self, record: Record) -> None:
-        self._tracker.finish(record)
+        if record.status != "stopped":  # it may go on
+            self._tracker.finish(record)
         self._standing.add([record])
         self._watcher.finished(record, self._standing.best)
         self._failures = 0 if record.finished else self._failures + 1

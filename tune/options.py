@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from guard.config.rules import at_least
 from guard.config.schema import Config
 
-SamplerName = Literal["tpe", "nsga2", "random", "grid"]
+SamplerName = Literal["auto", "tpe", "tpe-group", "gp", "nsga2", "random", "grid"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,5 +21,8 @@ class SearchConfig(Config):
     """URL of Optuna's storage (`tune.storage`); "": optuna.db in the study's folder."""
     max_clean_drop: Annotated[float, at_least(0, at_most=1)] = 0.03
     """Clean validation accuracy that the choice may lose to its baseline."""
+    reduction: Annotated[float, at_least(1, at_most=100)] = 2.0
+    """Of so many trials that have come to a rung, one goes on (the reduction factor of successive
+    halving); 1: every trial goes to its end."""
     max_failures: Annotated[int, at_least(0)] = 10
     """Trials that may fail in a row before the search ends; 0: any number."""

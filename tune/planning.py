@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import optuna
-from optuna.samplers import BaseSampler, NSGAIISampler, RandomSampler, TPESampler
+from optuna.samplers import BaseSampler, GPSampler, NSGAIISampler, RandomSampler, TPESampler
 
 from tune.options import SamplerName
 from tune.results.folder import StudyFolder
@@ -16,7 +16,9 @@ from tune.space import Params, SearchSpace
 from tune.storage import opened, understood
 
 SAMPLERS: dict[SamplerName, Callable[[int], BaseSampler]] = {
-    "tpe": lambda seed: TPESampler(seed=seed, multivariate=True, group=True, constant_liar=True),
+    "tpe": lambda seed: TPESampler(seed=seed),
+    "tpe-group": lambda seed: TPESampler(seed=seed, multivariate=True, group=True),
+    "gp": lambda seed: GPSampler(seed=seed, deterministic_objective=True),
     "nsga2": lambda seed: NSGAIISampler(seed=seed, population_size=16),
     "random": lambda seed: RandomSampler(seed=seed),
     "grid": lambda seed: RandomSampler(seed=seed),  # its trials are enqueued, none is sampled
@@ -35,6 +37,8 @@ class Plan:
     sampler: SamplerName = "tpe"
     seed: int = 0
     """Of the sampler."""
+    reduction: float = 1.0
+    """Of so many trials at a rung, one goes on; 1: every trial goes to its end."""
     storage: str = ""
     """URL of Optuna's; "": in the folder."""
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from guard.errors import StudyError
-from guard.pipeline import RunStage, run_trial
+from guard.pipeline import WHOLE, Leg, RunStage, run_trial
 from guard.trial import TrialConfig
 from tune.places import full_disk, told
 from tune.results.folder import StudyFolder
@@ -30,6 +30,12 @@ class Run:
     """What sets it apart, by path."""
     control: bool
     phase: str = SEARCH
+    leg: Leg = WHOLE
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """What its record says of it."""
+        return {own.name: getattr(self, own.name) for own in fields(self) if own.name != "leg"}
 
 
 def run_all(
@@ -49,18 +55,17 @@ def run_all(
     stop = threading.Event()
 
     def work(run: Run) -> Record:
-        about: dict[str, Any] = {field.name: getattr(run, field.name) for field in fields(run)}
         reason = ""
         for _ in range(TRIES):
             try:
-                return Record.of(run_trial(run.config, run_stage(stop)), **about)
+                return Record.of(run_trial(run.config, run_stage(stop), leg=run.leg), **run.about)
             except Exception as error:
                 full, reason = full_disk(error), one_line(error)
                 if full is not None:
                     raise StudyError(told(full, folder.output)) from None
             if stop.is_set():
                 break
-        return Record.failed(reason, **about)
+        return Record.failed(reason, **run.about)
 
     pool = ThreadPoolExecutor(slots)
     left: set[Future[Record]] = {pool.submit(work, run) for run in runs}

@@ -1,4 +1,4 @@
-"""A study: Optuna proposes, Ray Tune runs, the output folder keeps the truth.
+"""A study: Optuna proposes (`tune.proposer`), Ray Tune runs, the output folder keeps the truth.
 
 Running the same study again goes on where it stopped: finished trials stay, interrupted ones are
 proposed again with the same parameters (`tune.settling`), and more trials are added when more are
@@ -9,73 +9,86 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from dataclasses import dataclass
 from typing import Any
 
-import optuna
 import ray
 from ray import tune as ray_tune
-from ray.tune.search.optuna import OptunaSearch
+from ray.tune.search import Searcher
 
 from tune.callback import StudyCallback
 from tune.desk import wait_for_desk
 from tune.planning import Plan
+from tune.proposer import Proposer
 from tune.resources import StageResources
+from tune.results.folder import StudyFolder
 from tune.runs import TRIES
-from tune.settling import is_control, number_of
-from tune.space import Params, SearchSpace
 from tune.storage import understood
-from tune.trainable import COORDINATOR_CPUS, IS_CONTROL, NUMBER, StudyContext, coordinate
+from tune.trainable import (
+    COORDINATOR_CPUS,
+    IS_CONTROL,
+    IS_WHOLE,
+    LOOKS,
+    NUMBER,
+    StudyContext,
+    coordinate,
+)
 
 DESK_TIMEOUT_S = 120.0
 
 
-@dataclass(frozen=True)
-class Sample:
-    """Define-by-run function of OptunaSearch; a class, since Tune pickles it."""
+class ProposerSearch(Searcher):
+    """Tune's way to a proposer: a trial of Tune's is a leg of one of the study's."""
 
-    space: SearchSpace
+    def __init__(self, proposer: Proposer, folder: StudyFolder) -> None:
+        super().__init__()
+        self._proposer, self._folder = proposer, folder
+        self._numbers: dict[str, int] = {}
 
-    def __call__(self, trial: Any) -> Params:
-        names = {NUMBER: number_of(trial), IS_CONTROL: is_control(trial)}
-        return {**self.space.suggest(trial), **names}
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:  # type: ignore[override]
+        proposal = self._proposer.next()
+        if proposal is None:
+            return str(Searcher.FINISHED) if self._proposer.is_over else None
+        self._numbers[trial_id] = proposal.number
+        leg = {LOOKS: proposal.leg.looks, IS_WHOLE: proposal.leg.whole}
+        return {**proposal.params, NUMBER: proposal.number, IS_CONTROL: proposal.control, **leg}
+
+    def on_trial_complete(
+        self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
+    ) -> None:
+        number = self._numbers.pop(trial_id)
+        self._proposer.ended(number, self._folder.read(number))
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing: the folder is the state."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Nothing, as `save`."""
 
 
 def run_study(
-    plan: Plan,
-    study: optuna.Study,
+    proposer: Proposer,
     context: StudyContext,
     desk: Any,
     slots: int,
-    num_trials: int,
     callback: StudyCallback,
 ) -> None:
-    """Run `num_trials` trials, `slots` at a time, or until the callback ends the search.
+    """Run what a search proposes, `slots` legs at a time, until it is over or the callback ends it.
 
     Ray must be up, and `desk` be the actor that `context.desk` names. A trial that fails is tried
     once more; then it is recorded, and the study goes on without it. Raises StudyError where
     nothing can be written any more.
     """
-    if num_trials <= 0:
+    if proposer.is_over:
         return
     wait_for_desk(desk, DESK_TIMEOUT_S)
-    folder = plan.folder
-
-    search = OptunaSearch(
-        Sample(plan.space),
-        metric=["clean", "robust"],
-        mode=["max", "max"],
-        sampler=study.sampler,
-        storage=study._storage,
-        study_name=study.study_name,
-    )
+    folder = context.folder
     trainable = ray_tune.with_parameters(coordinate, context=context)
     scratch = tempfile.mkdtemp(prefix=f"tune-{folder.name}-")
     tuner = ray_tune.Tuner(
         ray_tune.with_resources(trainable, {"cpu": COORDINATOR_CPUS}),
         tune_config=ray_tune.TuneConfig(
-            search_alg=search,
-            num_samples=num_trials,
+            search_alg=ProposerSearch(proposer, folder),
+            num_samples=-1,  # the search says when it is over
             max_concurrent_trials=slots,
             reuse_actors=True,
         ),
@@ -91,6 +104,7 @@ def run_study(
     try:
         with understood(folder):
             tuner.fit()
+            proposer.close()
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     if callback.ending.error is not None:

@@ -26,6 +26,9 @@ RETRY_OF, REPEATS, GAP = "retry_of", "repeats", "gap"
 """User attributes of Optuna's trials: number of the one that it follows, number of the record that
 it is to make, and whether it only takes a number that no record has."""
 
+CONSTRAINT, REASON = "clean accuracy lost, less what may be", "reason"
+"""Names of what Optuna keeps of a trial beside its values."""
+
 
 def settle(study: optuna.Study, standing: Standing, space: SearchSpace) -> None:
     """Close what a stopped driver left running or waiting although it is finished, take in records
@@ -40,7 +43,8 @@ def settle(study: optuna.Study, standing: Standing, space: SearchSpace) -> None:
         if last.state == TrialState.COMPLETE or last.user_attrs.get(GAP):
             continue
         if record is not None and record.finished:
-            _conclude(study, last, record, space)
+            if last.state != state_of(record):
+                _conclude(study, last, record, space, excess_of(record, standing))
         elif last.state != TrialState.WAITING:
             if last.state == TrialState.RUNNING:
                 study.tell(last.number, state=TrialState.FAIL)
@@ -50,9 +54,15 @@ def settle(study: optuna.Study, standing: Standing, space: SearchSpace) -> None:
 
 
 def lost(study: optuna.Study, standing: Standing, space: SearchSpace) -> list[Run]:
-    """Trials that Optuna has as complete, and of which the record or the verdicts are gone."""
-    done = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-    found = {number_of(trial): trial for trial in done}
+    """Trials that Optuna has as complete and of which the record is gone, and those of which the
+    verdicts are."""
+    every = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
+    found = {number_of(trial): trial for trial in every}
+
+    def is_lost(number: int, trial: FrozenTrial) -> bool:
+        record = standing.of(number)
+        return trial.state == TrialState.COMPLETE if record is None else not record.is_done
+
     return [
         Run(
             trial=number,
@@ -61,7 +71,7 @@ def lost(study: optuna.Study, standing: Standing, space: SearchSpace) -> list[Ru
             control=is_control(trial),
         )
         for number, trial in sorted(found.items())
-        if (record := standing.of(number)) is None or not record.is_done
+        if is_lost(number, trial)
     ]
 
 
@@ -101,15 +111,76 @@ def chains(trials: Sequence[FrozenTrial]) -> list[list[FrozenTrial]]:
     return list(found.values())
 
 
-def _conclude(study: optuna.Study, trial: FrozenTrial, record: Record, space: SearchSpace) -> None:
-    """Tell the study how an unfinished trial of Optuna's ended, by its record."""
+def state_of(record: Record | None) -> TrialState:
+    """What a record is to Optuna. Values are told of what may be compared: not of a trial that was
+    stopped early, nor of a control, which has no place in the space that is searched."""
+    if record is None or not record.finished:
+        return TrialState.FAIL
+    is_told = record.status != "stopped" and not record.control
+    return TrialState.COMPLETE if is_told else TrialState.PRUNED
+
+
+def excess_of(record: Record, standing: Standing) -> float:
+    """Clean accuracy that a trial has lost to its control, less what it may lose: above 0 it breaks
+    the constraint, as all of it does without a control."""
+    control = standing.control_of(record)
+    if control is None:
+        return 1.0
+    return control.objectives[0] - standing.max_clean_drop - record.objectives[0]
+
+
+def tell(
+    study: optuna.Study,
+    trial: optuna.Trial | None,
+    record: Record | None,
+    space: SearchSpace,
+    excess: float,
+) -> None:
+    """Tell a study how a trial of its ended. trial: None for one that it had closed before the
+    trial went on. record: None if it has none."""
+    state = state_of(record)
+    if trial is None:
+        assert record is not None
+        known = [own for own in study.get_trials(deepcopy=False) if number_of(own) == record.trial]
+        _add(study, known[-1].number, record, space, excess)
+        return
+    if record is not None and state == TrialState.COMPLETE:
+        if not trial.constraints:  # a driver may have been killed after this
+            trial.set_constraint(CONSTRAINT, excess)
+        study.tell(trial, record.objectives)
+        return
+    if record is not None and state == TrialState.PRUNED:
+        for name, value in shown(record).items():
+            trial.set_user_attr(name, value)
+    study.tell(trial, state=state)
+
+
+def shown(record: Record) -> Params:
+    """What Optuna is shown, and not told, of a trial without comparable values."""
+    if record.control:
+        return dict(zip(("clean", "robust"), record.objectives, strict=True))
+    return {REASON: record.reason}
+
+
+def _conclude(
+    study: optuna.Study, trial: FrozenTrial, record: Record, space: SearchSpace, excess: float
+) -> None:
+    """Tell the study how a trial of Optuna's ended, by its record."""
     if trial.state == TrialState.RUNNING and trial.params.keys() == record.params.keys():
-        study.tell(trial.number, record.objectives)
+        tell(study, optuna.Trial(study, trial._trial_id), record, space, excess)
         return
     if not trial.state.is_finished():
         study._storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
-    attributes = {RETRY_OF: trial.number, REPEATS: record.trial}
-    study.add_trial(_completed(record, space, attributes))
+    _add(study, trial.number, record, space, excess)
+
+
+def _add(
+    study: optuna.Study, after: int, record: Record, space: SearchSpace, excess: float
+) -> None:
+    """Give a study the outcome of a trial that it cannot be told any more. after: the number that
+    Optuna had it under."""
+    attributes = {RETRY_OF: after, REPEATS: record.trial}
+    study.add_trial(_known(record, space, excess, attributes))
 
 
 def _restore(study: optuna.Study, standing: Standing, space: SearchSpace) -> None:
@@ -126,7 +197,7 @@ def _restore(study: optuna.Study, standing: Standing, space: SearchSpace) -> Non
         if record is None:
             trial = create_trial(state=TrialState.FAIL, user_attrs={GAP: True})
         elif record.finished:
-            trial = _completed(record, space, {})
+            trial = _known(record, space, excess_of(record, standing), {})
         else:
             queued = {"fixed_params": dict(record.params)}
             attributes = {CONTROL: True} if record.control else {}
@@ -146,13 +217,17 @@ def _is_of(record: Record, space: SearchSpace) -> bool:
     return made.fingerprint() == own
 
 
-def _completed(record: Record, space: SearchSpace, attributes: Params) -> FrozenTrial:
+def _known(record: Record, space: SearchSpace, excess: float, attributes: Params) -> FrozenTrial:
     control = {CONTROL: True} if record.control else {}
+    state = state_of(record)
+    is_told = state == TrialState.COMPLETE
     return create_trial(
-        values=record.objectives,
+        state=state,
+        values=record.objectives if is_told else None,
         params=dict(record.params),
         distributions={path: space.distributions[path] for path in record.params},
-        user_attrs={**control, **attributes},
+        user_attrs={**control, **attributes, **({} if is_told else shown(record))},
+        constraints={CONSTRAINT: excess} if is_told else None,
     )
 
 

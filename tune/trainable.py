@@ -12,14 +12,14 @@ from typing import Any
 
 from ray import tune as ray_tune
 
-from guard.pipeline import run_trial
+from guard.pipeline import Leg, run_trial
 from guard.trial import TrialConfig
 from tune.desk import RayRunner
 from tune.results.folder import StudyFolder
 from tune.results.records import Record
 from tune.space import configured
 
-NUMBER, IS_CONTROL = "trial_number", "is_control"
+NUMBER, IS_CONTROL, LOOKS, IS_WHOLE = "trial_number", "is_control", "looks", "is_whole"
 """Keys that the search adds to the parameters of a trial."""
 COORDINATOR_CPUS = 0.001  # zero is refused
 
@@ -44,7 +44,7 @@ class StudyContext:
 
 
 def coordinate(sampled: Mapping[str, Any], context: StudyContext) -> None:
-    """Run one trial, write its record, and report after every heading. Raises what a stage
+    """Run one leg of a trial, write its record, and report after every heading. Raises what a stage
     raises."""
     number = sampled[NUMBER]
     params, control = split_sample(sampled)
@@ -54,14 +54,22 @@ def coordinate(sampled: Mapping[str, Any], context: StudyContext) -> None:
         text = json.dumps(dict(metrics))  # of each number Tune would keep a history
         ray_tune.report({NUMBER: number, "heading": heading, "metrics": text})
 
-    result = run_trial(config, RayRunner(context.desk), report)
+    leg = Leg(looks=sampled[LOOKS], whole=sampled[IS_WHOLE])
+    result = run_trial(config, RayRunner(context.desk), report, leg)
     record = Record.of(result, trial=number, config=config, params=params, control=control)
-    context.folder.write(record)
+    context.folder.write(record.after(stopped(context.folder, number)))
     clean, robust = record.objectives
     ray_tune.report({NUMBER: number, "heading": "done", "clean": clean, "robust": robust})
 
 
+def stopped(folder: StudyFolder, number: int) -> Record | None:
+    """What an earlier leg of a trial has come to."""
+    record = folder.read(number)
+    return record if record is not None and record.status == "stopped" else None
+
+
 def split_sample(sampled: Mapping[str, Any]) -> tuple[dict[str, Any], bool]:
     """Parameters of a trial, and whether it is a control, from what the search proposed."""
-    params = {k: v for k, v in sampled.items() if k not in (NUMBER, IS_CONTROL)}
+    added = (NUMBER, IS_CONTROL, LOOKS, IS_WHOLE)
+    params = {name: value for name, value in sampled.items() if name not in added}
     return params, bool(sampled[IS_CONTROL])

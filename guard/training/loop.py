@@ -70,18 +70,19 @@ def train(
     after_epoch: Callable[[nn.Module], None] = lambda model: None,
     checkpoint: Checkpoint = NOWHERE,
     also: Mapping[str, Stateful] = NOTHING,
+    until: int | None = None,
 ) -> list[Epoch]:
     """Train in place on `batches(epoch)` for every epoch and return the history.
 
     Targets are labels (B,) or distributions (B, K). Training goes on from the checkpoint if there
-    is one; also: what else changes from epoch to epoch. Raises Diverged when the loss is not
-    finite.
+    is one; also: what else changes from epoch to epoch. until: epochs after which it is broken off,
+    its state saved. Raises Diverged when the loss is not finite.
     """
     optimizer = build_optimizer(config, model)
     parameters = [p for p in model.parameters() if p.requires_grad]
     parts: dict[str, Stateful] = {"model": model, "optimizer": optimizer, **also}
     history = [Epoch(**row) for row in checkpoint.restore(parts) or ()]
-    for epoch in range(len(history), config.epochs):
+    for epoch in range(len(history), config.epochs if until is None else until):
         lr = learning_rate(config, epoch)
         for group in optimizer.param_groups:
             group["lr"] = lr
@@ -103,6 +104,8 @@ def train(
         history.append(Epoch(epoch=epoch, lr=lr, loss=loss_mean, accuracy=accuracy_mean))
         after_epoch(model)
         checkpoint.offer(parts, [vars(row) for row in history])
+    if until is not None:
+        checkpoint.save(parts, [vars(row) for row in history])
     return history
 
 

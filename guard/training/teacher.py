@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from guard.artifacts import ArtifactStore
+from guard.artifacts import ArtifactStore, MissingInput
 from guard.checkpoint import Checkpoint, Draws, Stateful
 from guard.config import ComputeConfig, DataConfig, ModelConfig, RegularizerConfig, TrainConfig
 from guard.data.datasets import load_data
@@ -22,7 +23,7 @@ from guard.models.networks import Classifier, build_model
 from guard.models.precision import as_fast_as
 from guard.models.saving import save_model
 from guard.seeding import derive, generator
-from guard.stages import Squeeze, Whitening
+from guard.stages import EarlySqueeze, Squeeze, Whitening
 from guard.training.loop import (
     NOTHING,
     Batch,
@@ -36,6 +37,9 @@ from guard.training.losses import TrainingLoss
 from guard.training.penalties import Regularizer
 from guard.training.pieces import within_memory
 
+NO_ADVERSARY = RegularizerConfig.named("none")
+STATE = "state"
+"""Of an early look: the folder of what the squeeze goes on from."""
 Watch = Callable[[nn.Module], None]
 
 
@@ -104,8 +108,10 @@ class TeacherTraining:
         after_step: Watch = ignore,
         after_epoch: Watch = ignore,
         also: Mapping[str, Stateful] = NOTHING,
+        until: int | None = None,
     ) -> list[Epoch]:
-        """also: what the watches keep. Raises Diverged if the loss is not finite."""
+        """also: what the watches keep. until: as `train` has it. Raises Diverged if the loss is not
+        finite."""
         draws, images = generator(self.seed, "regularizer"), self.splits.train.near(self.device)
 
         def batches(epoch: int) -> Iterator[Batch]:
@@ -125,13 +131,17 @@ class TeacherTraining:
             after_epoch,
             checkpoint,
             {"draws": Draws(draws), **also},
+            until,
         )
 
-    def save(self, history: list[Epoch], folder: Path) -> dict[str, Any]:
-        """Save the network and say how it went. Raises Diverged if it is no better than chance."""
+    def check(self) -> None:
+        """Raises Diverged if the network is no better than chance."""
         validation = self.splits.validation
         reached = accuracy(self.model, validation.batches(500, self.device))
         check_better_than_chance(reached, validation.y)
+
+    def save(self, history: list[Epoch], folder: Path) -> dict[str, Any]:
+        """Save the network and say how it went."""
         save_model(self.model, self.model_config, self.splits.spec, folder)
         last = history[-1]
         metrics = {"train_loss": last.loss, "train_accuracy": last.accuracy}
@@ -145,13 +155,37 @@ class TeacherTraining:
 
 def squeeze(stage: Squeeze, store: ArtifactStore, folder: Path) -> Mapping[str, Any]:
     """Train a network. Raises Diverged if it is not finite or no better than chance."""
-    none = RegularizerConfig.named("none")
 
     def run(pieces: int) -> Mapping[str, Any]:
-        training = TeacherTraining.of(stage, store, stage.seed, none, pieces)
-        return training.save(training.run(Checkpoint(store.scratch(stage))), folder)
+        training = TeacherTraining.of(stage, store, stage.seed, NO_ADVERSARY, pieces)
+        history = training.run(begun(stage, store))
+        training.check()
+        return training.save(history, folder)
 
     return within_memory(run, most_pieces(stage))
+
+
+def early_squeeze(stage: EarlySqueeze, store: ArtifactStore, folder: Path) -> Mapping[str, Any]:
+    """Train a network for its first epochs, and keep the state. Raises Diverged if it is not
+    finite."""
+
+    def run(pieces: int) -> Mapping[str, Any]:
+        training = TeacherTraining.of(stage, store, stage.seed, NO_ADVERSARY, pieces)
+        history = training.run(begun(stage, store), until=stage.until)
+        if store.scratch(stage).exists():
+            store.scratch(stage).rename(folder / STATE)
+        return training.save(history, folder)
+
+    return within_memory(run, most_pieces(stage))
+
+
+def begun(stage: Squeeze, store: ArtifactStore) -> Checkpoint:
+    """What a squeeze goes on from: its own last state, or that of an earlier look at it."""
+    earlier = []
+    for look in reversed(stage.looks):
+        with contextlib.suppress(MissingInput):
+            earlier.append(store.read(look).path / STATE)
+    return Checkpoint(store.scratch(stage), earlier=earlier)
 
 
 def most_pieces(stage: Trains) -> int:

@@ -27,6 +27,7 @@ from tune.callback import StudyCallback
 from tune.desk import DeskStatus, Timeline, open_desk
 from tune.options import SamplerName
 from tune.planning import Plan, open_study
+from tune.proposer import Proposer
 from tune.resources import Resources, StageResources
 from tune.results.folder import StudyFolder
 from tune.results.records import Record
@@ -112,7 +113,8 @@ def measure(output: Path, num_trials: int, sampler: SamplerName) -> tuple[list[M
             context, desk, tracker, Timeline(desk, folder.path), watch, standing
         )
         watch.begin()
-        run_study(plan, study, context, desk, 3, num_trials, callback)
+        proposer = Proposer(study, space, standing, num_trials, plan.reduction)
+        run_study(proposer, context, desk, 3, callback)
         end = time.monotonic()
         tracker.close(standing.records)
     return watch.marks, time.monotonic() - end

@@ -10,6 +10,7 @@ from typing import Any
 from optuna.distributions import BaseDistribution, CategoricalDistribution
 
 from guard.errors import ConfigError, StudyError
+from guard.pipeline import WHOLE, Leg
 from guard.trial import TrialConfig
 from tune.results.comparison import SEEDS
 from tune.runs import Run
@@ -31,6 +32,8 @@ class Design:
     """Further arms that are not crossed with the axes."""
     settings: Settings = field(default_factory=dict)
     """What every arm has on top of the preset."""
+    leg: Leg = WHOLE
+    """How far every trial goes."""
 
     @property
     def fixed(self) -> Settings:
@@ -88,6 +91,7 @@ class Design:
                         config=config,
                         params={**params, "seed": seed},
                         control=control,
+                        leg=self.leg,
                     )
                     found.setdefault(config.fingerprint(), run)
         return list(found.values())

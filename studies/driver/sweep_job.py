@@ -18,6 +18,7 @@ from studies.reporting.console import Terminal
 from studies.reporting.terminal import print_places, print_summary
 from tune.confirmation import planned
 from tune.planning import Plan, num_planned, open_study
+from tune.proposer import Proposer
 from tune.results.findings import Results
 from tune.results.records import Record
 from tune.results.standing import Standing
@@ -68,15 +69,26 @@ class SweepJob:
         return self.plan.num_trials - self.missing_trials(), self.plan.num_trials
 
     def unfinished(self) -> str:
+        searching = self.unsearched()
+        if searching:
+            return searching
+        runs = self.unconfirmed()
+        return f"{len(runs)} runs of the confirmation" if runs else ""
+
+    def unsearched(self) -> str:
+        """What the search still has to do, in words; "" for nothing."""
         missing = self.missing_trials()
         if missing > 0:
             return f"{missing} trials"
-        runs = self.unconfirmed()
-        return f"{len(runs)} runs of the confirmation" if runs else ""
+        return "" if self.proposer(0).is_over else "trials that go on from a rung"
 
     def missing_trials(self) -> int:
         assert self.study  # what Optuna alone knows of is settled
         return max(self.plan.num_trials - self.standing.num_done, 0)
+
+    def proposer(self, budget: int) -> Proposer:
+        """What proposes the next trials. budget: new ones."""
+        return Proposer(self.study, self.plan.space, self.standing, budget, self.plan.reduction)
 
     def best(self) -> Record | None:
         """The trial that the search chooses."""
@@ -105,9 +117,12 @@ class SweepJob:
             self.standing,
             self.request.options.search.max_failures,
         )
-        missing, slots = self.missing_trials(), session.slots
-        run_study(plan, self.study, context, session.desk, slots, missing, callback)
-        runs = self.unconfirmed() if self.missing_trials() <= 0 else []
+        proposer = self.proposer(self.missing_trials())
+        run_study(proposer, context, session.desk, session.slots, callback)
+        for record in proposer.explained():
+            self.request.folder.write(record)
+            session.tracker.finish(record)
+        runs = self.unconfirmed() if not self.unsearched() else []
         if runs:
             progress.say(f"confirming with new seeds on test images: {len(runs)} runs")
             progress.begin("runs of the confirmation", len(runs))
@@ -151,6 +166,7 @@ def planned_job(story: Story, request: Request, space: SearchSpace) -> SweepJob:
         num_trials=request.num_trials or default,
         sampler=request.sampler,
         seed=request.options.search.seed,
+        reduction=request.options.search.reduction,
         storage=request.options.search.storage,
     )
     return SweepJob(story=story, request=request, plan=plan)

@@ -72,6 +72,7 @@ class Progress:
         """So many runs follow, of which some are done."""
         self._what, self._total, self._already = what, total, already
         self._done = self._failed = 0
+        self._ended: set[str] = set()
         self._start = time.monotonic()
 
     def say(self, line: str) -> None:
@@ -80,7 +81,8 @@ class Progress:
     def finished(self, record: Record, best: Record | None = None) -> None:
         self._best = best
         if record.finished:
-            self._done += 1
+            self._done += record.label not in self._ended
+            self._ended.add(record.label)
         else:
             self._failed += 1
         outcome = scores(record) if record.status == "complete" else record.status

@@ -55,7 +55,10 @@ class Image:
 
 def state(records: Sequence[Record]) -> str:
     """How many runs ended in which way."""
-    counts = {s: sum(r.status == s for r in records) for s in ("complete", "diverged", "failed")}
+    counts = {
+        s: sum(r.status == s for r in records)
+        for s in ("complete", "diverged", "stopped", "failed")
+    }
     seconds = sum(record.stage_seconds for record in records)
     ended = ", ".join(f"{count} {status}" for status, count in counts.items() if count)
     return f"{ended}; {seconds / 60:.0f} minutes of computation" if ended else ""

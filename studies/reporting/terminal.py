@@ -44,7 +44,7 @@ def print_summary(
     controls = [record for record in records if record.control and record.status == "complete"]
     console.print_table(pareto_table(front, controls))
     counts = Counter(record.status for record in records)
-    ended = [f"{counts[s]} {s}" for s in ("diverged", "failed") if counts[s]]
+    ended = [f"{counts[s]} {s}" for s in ("diverged", "stopped", "failed") if counts[s]]
     if ended:
         console.print(f"{len(records)} trials, of which {', '.join(ended)} (see results.csv)")
     if best is not None:

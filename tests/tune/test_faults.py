@@ -22,6 +22,7 @@ from tune import search
 from tune.callback import DIED, StudyCallback
 from tune.desk import NAMESPACE, open_desk
 from tune.planning import Plan, open_study
+from tune.proposer import Proposer
 from tune.resources import Resources, StageResources
 from tune.results.folder import StudyFolder
 from tune.results.records import Record
@@ -122,7 +123,7 @@ def searched(folder: StudyFolder, *ways: int, max_failures: int = 0) -> tuple[Ea
         stage=lambda *given: None, finish=lambda record: None, update=lambda: None
     )
     callback = StudyCallback(context, desk, silent, silent, ear, standing, max_failures)
-    run_study(plan, study, context, desk, 1, len(ways), callback)
+    run_study(Proposer(study, space, standing, len(ways), 1.0), context, desk, 1, callback)
     return ear, standing
 
 

@@ -12,7 +12,7 @@ from guard.trial import TrialConfig
 from tune.planning import SAMPLERS, Plan, num_planned, open_study
 from tune.results.folder import StudyFolder
 from tune.results.standing import Standing
-from tune.search import Sample
+from tune.settling import is_control, number_of
 from tune.space import CONTROL, SearchSpace
 from tune.trainable import IS_CONTROL, NUMBER
 
@@ -37,7 +37,8 @@ def opened(wanted: Plan) -> optuna.Study:
 
 def ask(study: optuna.Study) -> tuple[optuna.Trial, dict[str, object]]:
     trial = study.ask()
-    return trial, Sample(SPACE)(trial)
+    about = {NUMBER: number_of(trial), IS_CONTROL: is_control(trial)}
+    return trial, {**SPACE.suggest(trial), **about}
 
 
 def test_every_study_begins_with_its_controls_then_the_presets_own_values(tmp_path: Path) -> None:

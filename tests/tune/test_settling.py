@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +19,12 @@ from guard.errors import StudyError
 from guard.trial import TrialConfig
 from tune import space as spaces
 from tune.planning import Plan, prepare
+from tune.proposer import Proposal, Proposer
 from tune.results.folder import StudyFolder
 from tune.results.records import Record
 from tune.results.standing import Standing
-from tune.search import Sample
-from tune.settling import REPEATS, RETRY_OF, lost
+from tune.settling import GAP, REPEATS, RETRY_OF, chains, fixed, is_control, lost, number_of
 from tune.space import SearchSpace
-from tune.trainable import NUMBER, split_sample
 
 IPCS, WEIGHTS = (1, 10), (0.01, 0.505, 1.0)
 SPACE = SearchSpace(
@@ -43,6 +42,7 @@ WAITING, RUNNING, COMPLETE, FAIL = (
     TrialState.COMPLETE,
     TrialState.FAIL,
 )
+PRUNED = TrialState.PRUNED
 
 
 class Killed(BaseException):
@@ -55,6 +55,7 @@ class World:
 
     folder: StudyFolder
     storage: optuna.storages.BaseStorage = field(default_factory=optuna.storages.InMemoryStorage)
+    reduction: float = 1.0
     steps: int = 0
     kill_at: int = -1
     """The step before which the driver is killed."""
@@ -79,7 +80,8 @@ class World:
     def asked(self, study: optuna.Study) -> tuple[optuna.Trial, Record]:
         """The next trial and the record that it will have."""
         trial = study.ask()
-        return trial, made(Sample(SPACE)(trial))
+        params = SPACE.suggest(trial)
+        return trial, made(number_of(trial), params, control=is_control(trial))
 
     def keep(self, own: Record, standing: Standing) -> None:
         self.step()
@@ -90,11 +92,15 @@ class World:
         """The command, from its start to its end."""
         study, standing = self.started()
         for run in lost(study, standing, SPACE):
-            self.keep(made({**run.params, NUMBER: run.trial, "is_control": run.control}), standing)
-        for _ in range(len(POINTS) - standing.num_done):
-            trial, own = self.asked(study)
+            self.keep(made(run.trial, run.params, control=run.control), standing)
+        budget = len(POINTS) - standing.num_done
+        proposer = Proposer(study, SPACE, standing, budget, self.reduction)
+        while (proposal := proposer.next()) is not None:
+            own = climbed(proposal)
             self.keep(own, standing)
-            study.tell(trial, own.objectives)
+            proposer.ended(own.trial, own)
+        assert proposer.is_over
+        proposer.close()
 
     def trials(self, *states: TrialState) -> list[FrozenTrial]:
         identifier = self.storage.get_study_id_from_name("s")
@@ -119,12 +125,24 @@ class Watched:
         return watched
 
 
-def made(sampled: Any, **changes: Any) -> Record:
+def made(number: int, params: Any, *, control: bool, **changes: Any) -> Record:
     """The record of a trial that the search has proposed."""
-    params, control = split_sample(sampled)
     config = spaces.configured(SPACE.base, params, control=control)
     about = {"params": params, "control": control, **changes}
-    return record(sampled[NUMBER], 0.9, 0.4, config, **about)
+    return record(number, 0.9, 0.4, config, **about)
+
+
+def climbed(proposal: Proposal) -> Record:
+    """The record of a leg, whose trial is the more robust the larger its weight."""
+    weight = proposal.params.get("regularizer.weight", 0.0)
+    figures = {"clean_accuracy": 0.9, "robust_accuracy": weight}
+    names = [f"rung-{number}/{name}" for number in range(1, 11) for name in figures]
+    looks = dict.fromkeys(names[: 2 * proposal.leg.looks], 0.0)
+    metrics = {name: figures[name.partition("/")[2]] for name in looks}
+    own = made(proposal.number, proposal.params, control=proposal.control)
+    if not proposal.leg.whole:
+        return replace(own, status="stopped", reason="at a rung", metrics=metrics)
+    return replace(own, metrics={**own.metrics, **metrics})
 
 
 def point(params: Any) -> tuple[int, float | None]:
@@ -146,11 +164,12 @@ def assert_whole(world: World) -> None:
     Optuna's; nothing waits or runs."""
     records = world.folder.records()
     assert numbered(world) == dict(enumerate(POINTS))
-    assert all(
-        r.status == "complete" and r.control == (point(r.params)[1] is None) for r in records
-    )
-    done = [point(trial.params) for trial in world.trials(COMPLETE)]
-    assert sorted(done, key=str) == sorted(POINTS, key=str)
+    assert all(r.control == (point(r.params)[1] is None) for r in records)
+    last = [chain[-1] for chain in chains(world.trials()) if not chain[-1].user_attrs.get(GAP)]
+    assert sorted((point(fixed(trial)) for trial in last), key=str) == sorted(POINTS, key=str)
+    told = {r.trial for r in records if r.status == "complete" and not r.control}
+    assert {number_of(trial) for trial in world.trials(COMPLETE)} >= told
+    assert {trial.state for trial in last} <= {COMPLETE, PRUNED}
     assert world.trials(WAITING, RUNNING) == []
 
 
@@ -163,7 +182,7 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
         key = json.dumps([params, control], sort_keys=True)
         return known.get(key) or known.setdefault(key, build(base, params, control=control))
 
-    for module in ("tune.space", "tune.settling"):
+    for module in ("tune.space", "tune.settling", "tune.proposer"):
         monkeypatch.setattr(f"{module}.configured", configured)
     monkeypatch.setattr("optuna.storages.get_storage", lambda storage: storage)
     monkeypatch.setattr("os.fsync", lambda descriptor: None)
@@ -177,13 +196,15 @@ def test_an_undisturbed_grid_is_whole(world: World) -> None:
     assert_whole(world)
 
 
+@pytest.mark.parametrize("reduction", [1.0, 2.0])
 def test_a_driver_killed_at_any_step_and_again_leaves_no_hole_and_nothing_double(
-    world: World,
+    reduction: float, world: World
 ) -> None:
+    world.reduction = reduction
     world.run()
     for moment in range(1, world.steps + 1):
         place = StudyFolder(world.folder.output / str(moment), "s")
-        again = World(place, kill_at=moment)
+        again = World(place, reduction=reduction, kill_at=moment)
         with pytest.raises(Killed):
             again.run()
         again.kill_at = again.steps + 1 + moment % 7
@@ -191,6 +212,8 @@ def test_a_driver_killed_at_any_step_and_again_leaves_no_hole_and_nothing_double
             again.run()
         again.run()
         assert_whole(again)
+        best = [own for own in again.folder.records() if point(own.params)[1] == WEIGHTS[-1]]
+        assert {own.status for own in best} == {"complete"}
 
 
 Leaves = Callable[[World, optuna.Study, Standing], None]
@@ -238,7 +261,7 @@ def failed_and_finished(world: World, study: optuna.Study, standing: Standing) -
 
 def stopped(world: World, study: optuna.Study, standing: Standing) -> None:
     """Tune stopped the trial."""
-    study.tell(world.asked(study)[0], state=TrialState.PRUNED)
+    study.tell(world.asked(study)[0], state=PRUNED)
 
 
 def told_without_a_record(world: World, study: optuna.Study, standing: Standing) -> None:
@@ -249,8 +272,7 @@ def told_without_a_record(world: World, study: optuna.Study, standing: Standing)
 
 def recorded_before_it_was_asked_for(world: World, study: optuna.Study, standing: Standing) -> None:
     """The storage is a copy from an earlier day."""
-    config = {"ipc": 10, NUMBER: 1, "is_control": True}
-    world.folder.write(made(config))
+    world.folder.write(made(1, {"ipc": 10}, control=True))
 
 
 @pytest.mark.parametrize(
@@ -295,7 +317,7 @@ def test_a_lost_storage_and_a_lost_record_leave_no_number_twice(world: World) ->
 
 
 def test_a_record_of_another_study_is_refused(world: World) -> None:
-    other = made({"ipc": 1, "regularizer.weight": 0.01, NUMBER: 30, "is_control": False})
+    other = made(30, {"ipc": 1, "regularizer.weight": 0.01}, control=False)
     changed = TrialConfig.from_dict(other.config).override({"squeeze.epochs": 3})
     world.folder.write(Record(**{**vars(other), "config": changed.to_dict()}))
     with pytest.raises(StudyError, match=r"trials/00030\.json: is the record of another study"):

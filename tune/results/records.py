@@ -5,14 +5,14 @@ from __future__ import annotations
 import functools
 import json
 from collections.abc import Mapping
-from dataclasses import MISSING, asdict, dataclass, field, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 from guard.config import RegularizerConfig
 from guard.config.schema import Config, type_hints
 from guard.errors import ConfigError
-from guard.pipeline import TrialResult
+from guard.pipeline import MOST_RUNGS, TrialResult, rung_name
 from guard.robustness.flags import flags_of
 from guard.robustness.measures import CLEAN, ROBUST
 from guard.trial import TrialConfig
@@ -34,7 +34,7 @@ FIXED_COLUMNS = (
 )
 SEARCH, CONFIRMATION = "search", "confirmation"
 FOLDERS = {SEARCH: "trials", CONFIRMATION: "confirmation"}
-STATUSES = ("complete", "diverged", "failed")
+STATUSES = ("complete", "diverged", "stopped", "failed")
 KINDS: Mapping[str, type | tuple[type, ...]] = {
     "trial": int,
     "control": bool,
@@ -55,7 +55,8 @@ class Record:
 
     trial: int
     status: str
-    """complete; diverged: ended early; failed: a stage raised."""
+    """complete; diverged: ended early; stopped: ended early by the search, at a rung, from which it
+    may go on; failed: a stage raised."""
     reason: str
     control: bool
     """Whether it is the unregularized baseline of its method and IPC."""
@@ -160,6 +161,26 @@ class Record:
             phase=phase,
         )
 
+    def after(self, earlier: Record | None) -> Record:
+        """With what an earlier leg of the same trial has cost."""
+        if earlier is None or earlier.fingerprint != self.fingerprint:
+            return self
+        built = {stage["key"] for stage in earlier.stages if stage["built"]}
+        stages = [{**s, "built": s["built"] or s["key"] in built} for s in self.stages]
+        return replace(
+            self,
+            stages=tuple(stages),
+            seconds=self.seconds + earlier.seconds,
+            waiting_seconds=self.waiting_seconds + earlier.waiting_seconds,
+        )
+
+    @property
+    def rung(self) -> int | None:
+        """Where a search stopped it, from 1; None for one that it did not stop."""
+        if self.status != "stopped":
+            return None
+        return sum(CLEAN.on(rung_name(number)) in self.metrics for number in range(1, MOST_RUNGS))
+
     @property
     def title(self) -> str:
         """Its configuration in words, with what sets it apart in its study."""
@@ -193,7 +214,7 @@ class Record:
 
     @property
     def finished(self) -> bool:
-        return self.status in ("complete", "diverged")
+        return self.status in ("complete", "diverged", "stopped")
 
     @property
     def is_done(self) -> bool:
@@ -250,6 +271,7 @@ class Record:
             "waiting_seconds": self.waiting_seconds,
             "fingerprint": self.fingerprint,
             "flags": "; ".join(self.flags),
+            "rung": self.rung,
             "reason": self.reason,
         }
 

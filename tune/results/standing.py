@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterable
 
 from tune.results.folder import StudyFolder
-from tune.results.front import choose
+from tune.results.front import Controls, choose
 from tune.results.records import Record
 
 TABLES_EVERY_S = 5.0
@@ -19,8 +19,10 @@ class Standing:
 
     def __init__(self, folder: StudyFolder, max_clean_drop: float) -> None:
         self.folder = folder
-        self._max_clean_drop = max_clean_drop
+        self.max_clean_drop = max_clean_drop
+        """Clean validation accuracy that the choice may lose to its control."""
         self._records = {record.trial: record for record in folder.records()}
+        self._controls: Controls | None = None
         self._is_stale, self._next_s = True, 0.0
         self.best: Record | None = None
         """What the search would choose, as of the tables on the disk."""
@@ -40,8 +42,17 @@ class Standing:
 
     def add(self, records: Iterable[Record]) -> None:
         """In the place of earlier ones of the same trials."""
-        self._records |= {record.trial: record for record in records}
+        added = {record.trial: record for record in records}
+        self._records |= added
         self._is_stale = True
+        if any(record.control for record in added.values()):
+            self._controls = None
+
+    def control_of(self, record: Record) -> Record | None:
+        """What a trial is held against (`Controls.of`)."""
+        if self._controls is None:
+            self._controls = Controls(self._records.values())
+        return self._controls.of(record)
 
     def forget_failure(self, trial: int) -> None:
         """Remove the record, here and on the disk, of a trial that failed and is repeated."""
@@ -52,12 +63,12 @@ class Standing:
 
     def choice(self) -> Record | None:
         """The trial that the search chooses now."""
-        return choose(self.records, self._max_clean_drop)
+        return choose(self.records, self.max_clean_drop)
 
     def write_tables(self) -> None:
         """Raises StudyError if they cannot be written for half a minute."""
         records = self.records
-        self.best, self._is_stale = choose(records, self._max_clean_drop), False
+        self.best, self._is_stale = choose(records, self.max_clean_drop), False
         self.folder.write_tables(records, self.best)
 
     def write_tables_now_and_then(self) -> None:

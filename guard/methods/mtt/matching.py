@@ -96,6 +96,7 @@ def train_expert(stage: Expert, store: ArtifactStore, folder: Path) -> Mapping[s
         checkpoint, also = Checkpoint(store.scratch(stage)), {"snapshots": snapshots}
         history = training.run(checkpoint, snapshots.after_step, snapshots.after_epoch, also)
         nn.utils.vector_to_parameters(snapshots.average, training.model.parameters())
+        training.check()
         summary = training.save(history, folder)
         save_file({"theta": torch.stack(snapshots.kept)}, folder / "snapshots.safetensors")
         return {**summary, "metrics": {**summary["metrics"], **snapshots.metrics()}}

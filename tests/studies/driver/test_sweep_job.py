@@ -10,8 +10,7 @@ from studies.driver.flags import parsed
 from studies.driver.request import settled
 from studies.driver.settings import search_space
 from studies.driver.sweep_job import SweepJob, planned_job
-from tune.search import Sample
-from tune.trainable import IS_CONTROL
+from tune.settling import is_control
 
 
 def job_of(output: Path, *argv: str) -> SweepJob:
@@ -26,7 +25,8 @@ def fill(job: SweepJob, count: int) -> None:
     """Tell the study of so many finished trials, controls first."""
     for number in range(count):
         trial = job.study.ask()
-        control = bool(Sample(job.plan.space)(trial)[IS_CONTROL])
+        job.plan.space.suggest(trial)
+        control = is_control(trial)
         robust = 0.3 if control else 0.5 + 0.01 * number
         made = record(trial.number, 0.9, robust, configured(control=control))
         job.request.folder.write(made)
