@@ -210,6 +210,7 @@ def test_a_driver_killed_at_any_step_and_again_leaves_no_hole_and_nothing_double
         again.kill_at = again.steps + 1 + moment % 7
         with contextlib.suppress(Killed):
             again.run()
+        again.kill_at = -1
         again.run()
         assert_whole(again)
         best = [own for own in again.folder.records() if point(own.params)[1] == WEIGHTS[-1]]
