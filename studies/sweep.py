@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 from guard.trial import TrialConfig
 from studies.design.study import Story
@@ -20,6 +20,7 @@ from studies.driver.options import SECTIONS
 from studies.driver.request import Request, settled
 from studies.driver.run import run
 from studies.driver.settings import search_space
+from tune.options import SamplerName
 from tune.results.findings import Results, gains_in_words
 from tune.results.reading import read_object
 from tune.results.records import Record
@@ -92,7 +93,19 @@ def parser() -> argparse.ArgumentParser:
         "--num-trials", type=int, metavar="N", help="finished trials in the end (default: preset's)"
     )
     search.add_argument(
-        "--sampler", default="tpe", choices=("tpe", "nsga2", "random", "grid"), help="default: tpe"
+        "--sampler",
+        default="auto",
+        choices=get_args(SamplerName),
+        help="of Optuna's; auto: the one that finds most in so many trials (default)",
+    )
+    search.add_argument(
+        "--from",
+        dest="known",
+        action="append",
+        default=[],
+        metavar="DIR/NAME",
+        help="another study, whose trials the sampler is told of if this search could run them; "
+        "repeatable",
     )
     flags.add_machine_flags(parser)
     return parser

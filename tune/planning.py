@@ -14,8 +14,10 @@ from tune.results.standing import Standing
 from tune.settling import enqueue_new, settle
 from tune.space import Params, SearchSpace
 from tune.storage import opened, understood
+from tune.warmstart import take_over
 
 SAMPLERS: dict[SamplerName, Callable[[int], BaseSampler]] = {
+    "auto": lambda seed: TPESampler(seed=seed),
     "tpe": lambda seed: TPESampler(seed=seed),
     "tpe-group": lambda seed: TPESampler(seed=seed, multivariate=True, group=True),
     "gp": lambda seed: GPSampler(seed=seed, deterministic_objective=True),
@@ -39,6 +41,8 @@ class Plan:
     """Of the sampler."""
     reduction: float = 1.0
     """Of so many trials at a rung, one goes on; 1: every trial goes to its end."""
+    known: tuple[StudyFolder, ...] = ()
+    """Other studies, whose trials the sampler is told of."""
     storage: str = ""
     """URL of Optuna's; "": in the folder."""
 
@@ -59,6 +63,7 @@ def prepare(study: optuna.Study, plan: Plan, standing: Standing) -> None:
     study.sampler = SAMPLERS[plan.sampler](seed)
     study.set_metric_names(["clean accuracy (validation)", "robust accuracy (validation)"])
     settle(study, standing, plan.space)
+    take_over(study, plan.known, plan.space, standing.max_clean_drop)
     enqueue_new(study, *planned(plan.space, plan.sampler))
 
 

@@ -22,9 +22,10 @@ from tune.results.standing import Standing
 from tune.runs import Run
 from tune.space import CONTROL, Params, SearchSpace, configured
 
-RETRY_OF, REPEATS, GAP = "retry_of", "repeats", "gap"
+RETRY_OF, REPEATS, GAP, FROM = "retry_of", "repeats", "gap", "from"
 """User attributes of Optuna's trials: number of the one that it follows, number of the record that
-it is to make, and whether it only takes a number that no record has."""
+it is to make, whether it only takes a number that no record has, and which trial of another study
+it is."""
 
 CONSTRAINT, REASON = "clean accuracy lost, less what may be", "reason"
 """Names of what Optuna keeps of a trial beside its values."""
@@ -40,7 +41,7 @@ def settle(study: optuna.Study, standing: Standing, space: SearchSpace) -> None:
         record = standing.of(number)
         for earlier in {trial.number for trial in trials} - {number}:
             standing.forget_failure(earlier)
-        if last.state == TrialState.COMPLETE or last.user_attrs.get(GAP):
+        if last.state == TrialState.COMPLETE or is_foreign(last):
             continue
         if record is not None and record.finished:
             if last.state != state_of(record):
@@ -57,7 +58,7 @@ def lost(study: optuna.Study, standing: Standing, space: SearchSpace) -> list[Ru
     """Trials that Optuna has as complete and of which the record is gone, and those of which the
     verdicts are."""
     every = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
-    found = {number_of(trial): trial for trial in every}
+    found = {number_of(trial): trial for trial in every if not is_foreign(trial)}
 
     def is_lost(number: int, trial: FrozenTrial) -> bool:
         record = standing.of(number)
@@ -77,7 +78,8 @@ def lost(study: optuna.Study, standing: Standing, space: SearchSpace) -> list[Ru
 
 def enqueue_new(study: optuna.Study, controls: Iterable[Params], others: Iterable[Params]) -> None:
     """Queue what no trial of the study has been, is, or waits to be."""
-    known = {(_text(fixed(t)), is_control(t)) for t in study.get_trials(deepcopy=False)}
+    every = [trial for trial in study.get_trials(deepcopy=False) if not is_foreign(trial)]
+    known = {(_text(fixed(trial)), is_control(trial)) for trial in every}
     for wanted, control in ((controls, True), (others, False)):
         for params in wanted:
             if (_text(params), control) not in known:
@@ -89,6 +91,11 @@ def number_of(trial: Any) -> int:
     """Of the record that a trial of Optuna's makes."""
     number: int = trial.user_attrs.get(REPEATS, trial.number)
     return number
+
+
+def is_foreign(trial: Any) -> bool:
+    """Whether it never has a record here."""
+    return bool({GAP, FROM} & trial.user_attrs.keys())
 
 
 def is_control(trial: Any) -> bool:
@@ -180,7 +187,7 @@ def _add(
     """Give a study the outcome of a trial that it cannot be told any more. after: the number that
     Optuna had it under."""
     attributes = {RETRY_OF: after, REPEATS: record.trial}
-    study.add_trial(_known(record, space, excess, attributes))
+    study.add_trial(outcome(record, dict(record.params), space, excess, attributes))
 
 
 def _restore(study: optuna.Study, standing: Standing, space: SearchSpace) -> None:
@@ -197,7 +204,8 @@ def _restore(study: optuna.Study, standing: Standing, space: SearchSpace) -> Non
         if record is None:
             trial = create_trial(state=TrialState.FAIL, user_attrs={GAP: True})
         elif record.finished:
-            trial = _known(record, space, excess_of(record, standing), {})
+            excess = excess_of(record, standing)
+            trial = outcome(record, dict(record.params), space, excess, {})
         else:
             queued = {"fixed_params": dict(record.params)}
             attributes = {CONTROL: True} if record.control else {}
@@ -217,15 +225,18 @@ def _is_of(record: Record, space: SearchSpace) -> bool:
     return made.fingerprint() == own
 
 
-def _known(record: Record, space: SearchSpace, excess: float, attributes: Params) -> FrozenTrial:
+def outcome(
+    record: Record, params: Params, space: SearchSpace, excess: float, attributes: Params
+) -> FrozenTrial:
+    """A record as a finished trial of Optuna's, at some place of the space."""
     control = {CONTROL: True} if record.control else {}
     state = state_of(record)
     is_told = state == TrialState.COMPLETE
     return create_trial(
         state=state,
         values=record.objectives if is_told else None,
-        params=dict(record.params),
-        distributions={path: space.distributions[path] for path in record.params},
+        params=params,
+        distributions={path: space.distributions[path] for path in params},
         user_attrs={**control, **attributes, **({} if is_told else shown(record))},
         constraints={CONSTRAINT: excess} if is_told else None,
     )

@@ -1,4 +1,5 @@
-"""A search's Optuna storage: optuna.db in its folder, or where `search.storage` says.
+"""A search's Optuna storage: optuna.db in its folder, on a file system of another machine (where
+SQLite's locks cannot be relied on) optuna.journal, or where `search.storage` says.
 
 A folder whose search is elsewhere says so in optuna.json, without a password, so that its report
 finds it. A study there has a name that no other folder's has.
@@ -21,11 +22,14 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from guard.errors import StudyError
 from tune.causes import causes, reason
+from tune.mounts import is_on_network
 from tune.results.folder import StudyFolder, write_atomically
 from tune.results.reading import read_object
 from tune.uris import lacking, passwordless, redacted, scheme
 
-FILE, ELSEWHERE = "optuna.db", "optuna.json"
+FILE, JOURNAL, ELSEWHERE = "optuna.db", "optuna.journal", "optuna.json"
+FILES = (FILE, JOURNAL, ELSEWHERE)
+"""In a study's folder, of which one or none is there."""
 ANSWER_TIMEOUT_S = 10.0
 DIRECTIONS = [optuna.study.StudyDirection.MAXIMIZE] * 2
 GOES_ON = "what is done is kept: the same command goes on"
@@ -104,8 +108,8 @@ def stored(folder: StudyFolder, url: str = "") -> optuna.Study | None:
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-    place, file = location(folder, url), folder.path / FILE
-    is_own = place.url == folder.storage_uri
+    place, file = location(folder, url), own_file(folder)
+    is_own = place.url == own_url(folder)
     if is_own and (not file.is_file() or file.stat().st_size == 0):
         return None
     with understood(folder):
@@ -118,6 +122,18 @@ def stored(folder: StudyFolder, url: str = "") -> optuna.Study | None:
         return optuna.load_study(study_name=names[-1], storage=storage)
 
 
+def own_file(folder: StudyFolder) -> Path:
+    """What the storage in the folder is, or will be: a journal where SQLite is not safe."""
+    file, journal_file = folder.path / FILE, folder.path / JOURNAL
+    is_journal = not file.exists() and (journal_file.exists() or is_on_network(folder.path))
+    return journal_file if is_journal else file
+
+
+def own_url(folder: StudyFolder) -> str:
+    file = own_file(folder)
+    return f"journal://{file}" if file.name == JOURNAL else folder.storage_uri
+
+
 def location(folder: StudyFolder, url: str = "") -> Location:
     """Where the folder's storage is. url: with what optuna.json does not say. Raises StudyError for
     an optuna.json that does not say it."""
@@ -126,7 +142,7 @@ def location(folder: StudyFolder, url: str = "") -> Location:
         values = read_object(file)
         known = Location(url=str(values["url"]), study=str(values["study"]))
     except FileNotFoundError:
-        return Location(url=folder.storage_uri, study=folder.name)
+        return Location(url=own_url(folder), study=folder.name)
     except (ValueError, KeyError) as error:
         raise StudyError(
             f"{file}: does not say where the study's storage is ({error}); remove it, and the "
@@ -169,8 +185,8 @@ def understood(folder: StudyFolder) -> Iterator[None]:
 
 def _told(folder: StudyFolder, error: Exception) -> str | None:
     """In a line what an error says of the storage; None for one that is not about it."""
-    place, file = location(folder), folder.path / FILE
-    is_own = place.url == folder.storage_uri
+    place, file = location(folder), own_file(folder)
+    is_own = place.url == own_url(folder)
     name = str(file) if is_own else f"search.storage: {place.shown}"
     if isinstance(error, ImportError):
         return f"{name}: {lacking(place.url, error)}"

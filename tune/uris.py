@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from pathlib import Path
 
 from guard.errors import StudyError
+from tune.mounts import is_on_network
 
 DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
 SERVERS = ("http", "https")
@@ -50,6 +52,12 @@ def check_storage_url(url: str) -> None:
         raise StudyError(
             "search.storage: must be postgresql://…, mysql+pymysql://…, grpc://HOST:PORT, "
             f"journal:///FILE or sqlite:///FILE, got {redacted(url)!r}"
+        )
+    file = Path(url.partition("://")[2])
+    if kind == "sqlite" and is_on_network(file):
+        raise StudyError(
+            f"search.storage: SQLite is not safe on a network's file system, got {url!r}; "
+            f"journal://{file} is"
         )
 
 

@@ -23,7 +23,7 @@ from guard.models.networks import Classifier, build_model
 from guard.models.precision import as_fast_as
 from guard.models.saving import save_model
 from guard.seeding import derive, generator
-from guard.stages import EarlySqueeze, Squeeze, Whitening
+from guard.stages import Squeeze, Whitening
 from guard.training.loop import (
     NOTHING,
     Batch,
@@ -160,20 +160,6 @@ def squeeze(stage: Squeeze, store: ArtifactStore, folder: Path) -> Mapping[str, 
         training = TeacherTraining.of(stage, store, stage.seed, NO_ADVERSARY, pieces)
         history = training.run(begun(stage, store))
         training.check()
-        return training.save(history, folder)
-
-    return within_memory(run, most_pieces(stage))
-
-
-def early_squeeze(stage: EarlySqueeze, store: ArtifactStore, folder: Path) -> Mapping[str, Any]:
-    """Train a network for its first epochs, and keep the state. Raises Diverged if it is not
-    finite."""
-
-    def run(pieces: int) -> Mapping[str, Any]:
-        training = TeacherTraining.of(stage, store, stage.seed, NO_ADVERSARY, pieces)
-        history = training.run(begun(stage, store), until=stage.until)
-        if store.scratch(stage).exists():
-            store.scratch(stage).rename(folder / STATE)
         return training.save(history, folder)
 
     return within_memory(run, most_pieces(stage))

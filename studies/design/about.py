@@ -14,6 +14,8 @@ from guard.trial import TrialConfig
 from tune.results.folder import StudyFolder, write_atomically
 from tune.results.reading import read_object
 
+STORAGES = ("optuna.db", "optuna.journal", "optuna.json")
+"""Names of `tune.storage.FILES`, which loads Optuna."""
 REMEDY = "the study's own command writes it again"
 UNKNOWN = (
     "so what the study was made with is not known; choose another --name, or remove the file to go "
@@ -61,7 +63,7 @@ def claimed(
         yield
     except StudyError:
         if is_new and not folder.every_record():
-            for name in ("study.json", "about.json", "optuna.db", "optuna.json"):
+            for name in ("study.json", "about.json", *STORAGES):
                 (folder.path / name).unlink(missing_ok=True)
         raise
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from guard.errors import StudyError
-from studies.driver.checks import load_preset, output_folder
+from studies.driver.checks import load_preset, output_folder, study_folder
 from studies.driver.options import SECTIONS, Options, chosen, section
 from studies.driver.settings import parse_settings
 from studies.presets import Preset
@@ -36,6 +36,8 @@ class Request:
     num_trials: int | None
     """Of a search, finished in the end; None: the preset's."""
     sampler: SamplerName
+    known: tuple[StudyFolder, ...]
+    """Other studies, whose trials the sampler is told of."""
     seeds: int
     """Of a study whose trials are known."""
     address: str | None
@@ -76,6 +78,7 @@ def settled(args: argparse.Namespace) -> Request:
         device=args.device,
         num_trials=args.num_trials,
         sampler=args.sampler,
+        known=tuple(study_folder("--from", place) for place in args.known),
         seeds=args.seeds,
         address=args.address,
         resources=tuple(args.resources),

@@ -167,6 +167,7 @@ def planned_job(story: Story, request: Request, space: SearchSpace) -> SweepJob:
         sampler=request.sampler,
         seed=request.options.search.seed,
         reduction=request.options.search.reduction,
+        known=request.known,
         storage=request.options.search.storage,
     )
     return SweepJob(story=story, request=request, plan=plan)

@@ -144,8 +144,7 @@ def interactive(results: Results) -> list[Plot]:
         if not stage["built"]
     )
     timeline = timeline_plot(read_timeline(results.folder.path), saved)
-    files = [results.folder.path / name for name in (storage.FILE, storage.ELSEWHERE)]
-    is_sweep = any(file.is_file() for file in files)
+    is_sweep = any((results.folder.path / name).is_file() for name in storage.FILES)
     overview = (
         [pareto_plot(results.records, results.comparisons), ipc_plot(results.records)]
         if is_sweep

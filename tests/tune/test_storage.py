@@ -9,6 +9,7 @@ import optuna
 import pytest
 
 from guard.errors import StudyError
+from tune import storage
 from tune.results.folder import StudyFolder
 from tune.storage import FILE, left_out, opened, stored, understood
 
@@ -113,3 +114,25 @@ def test_a_storage_that_cannot_be_written_is_one_line(
             raise optuna.exceptions.StorageInternalError("An exception\nis raised") from error
     wanted = message.format(output=folder.output, file=folder.path / FILE)
     assert str(caught.value).startswith(wanted)
+
+
+def test_on_a_network_a_new_search_is_in_a_journal_and_moves_with_its_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(storage, "is_on_network", lambda path: True)
+    folder = StudyFolder(tmp_path, "first")
+    folder.path.mkdir()
+    opened(folder).enqueue_trial({"x": 1})
+    assert sorted(path.name for path in folder.path.glob("optuna*")) == ["optuna.journal"]
+    monkeypatch.setattr(storage, "is_on_network", lambda path: False)
+    folder.path.rename(tmp_path / "second")
+    found = stored(StudyFolder(tmp_path, "second"))
+    assert found is not None and len(found.trials) == 1
+
+
+def test_a_database_that_is_there_stays_one(
+    folder: StudyFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(storage, "is_on_network", lambda path: True)
+    assert len(opened(folder).trials) == 1
+    assert not (folder.path / "optuna.journal").exists()

@@ -6,6 +6,7 @@ import pytest
 from sqlalchemy import make_url
 
 from guard.errors import StudyError
+from tune import uris
 from tune.places import sqlite_uri
 from tune.uris import check_storage_url, check_tracking_uri, passwordless, redacted
 
@@ -114,3 +115,11 @@ def test_no_place_of_optunas_is_one_line(url: str) -> None:
     with pytest.raises(StudyError, match=r"search\.storage: must be postgresql") as caught:
         check_storage_url(url)
     assert "\n" not in str(caught.value)
+
+
+def test_sqlite_on_a_network_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(uris, "is_on_network", lambda path: True)
+    line = r"SQLite is not safe on .*, got 'sqlite:////shared/o.db'; journal:////shared/o.db is"
+    with pytest.raises(StudyError, match=line):
+        check_storage_url("sqlite:////shared/o.db")
+    check_storage_url("journal:////shared/o.db")

@@ -1,0 +1,94 @@
+"""Who goes on from a rung."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+
+from tune.halving import Figures, Halving, fronts, hypervolume, ranks
+
+
+def made(*points: tuple[float, float], excess: float = 0.0) -> list[Figures]:
+    return [Figures(clean=clean, robust=robust, excess=excess) for clean, robust in points]
+
+
+def random_points(seed: int, count: int) -> list[tuple[float, float]]:
+    """With equals among them, in both figures and in one."""
+    draws = np.random.default_rng(seed).integers(0, 6, (count, 2)) / 5
+    return [(float(clean), float(robust)) for clean, robust in draws]
+
+
+def beats(one: tuple[float, float], other: tuple[float, float]) -> bool:
+    return one != other and one[0] >= other[0] and one[1] >= other[1]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_fronts_are_peeled_by_who_beats_whom(seed: int) -> None:
+    points = random_points(seed, 25)
+    left, expected = list(range(len(points))), []
+    while left:
+        front = [n for n in left if not any(beats(points[m], points[n]) for m in left)]
+        expected.append(set(front))
+        left = [n for n in left if n not in front]
+    assert list(map(set, fronts(made(*points), range(len(points))))) == expected
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_area_is_that_of_the_cells_below_a_point(seed: int) -> None:
+    points = random_points(seed, 6)
+    cells = itertools.product(range(5), range(5))
+    below = sum(any(x < 5 * c - 1e-9 and y < 5 * r - 1e-9 for c, r in points) for x, y in cells)
+    assert hypervolume(points) == pytest.approx(below / 25)
+    assert hypervolume([]) == 0
+
+
+def test_what_breaks_the_constraint_comes_last_the_worse_the_later() -> None:
+    figures = [
+        *made((0.6, 0.9), excess=0.2),
+        *made((0.9, 0.1)),
+        *made((0.7, 0.8), excess=0.1),
+        *made((0.8, 0.1)),
+    ]
+    assert ranks(figures) == [3, 0, 2, 1]
+
+
+def test_within_a_front_the_ends_come_first_then_what_has_most_room() -> None:
+    front = made((0.9, 0.1), (0.88, 0.12), (0.7, 0.5), (0.5, 0.9))
+    order = [number for _, number in sorted(zip(ranks(front), range(4), strict=True))]
+    assert order == [3, 0, 2, 1]
+
+
+def test_of_two_one_goes_on_and_each_once() -> None:
+    halving = Halving(2)
+    halving.arrive(0, "a", *made((0.5, 0.5)))
+    assert halving.next() == (0, "a")  # the first one may
+    halving.go_on(0, "a")
+    assert halving.next() is None
+    halving.arrive(1, "a", *made((0.6, 0.6)))
+    assert halving.next() == (1, "a")  # it is better than the one that has gone
+    halving.go_on(1, "a")
+    halving.arrive(2, "a", *made((0.7, 0.7)))
+    halving.arrive(3, "a", *made((0.4, 0.4)))
+    assert halving.next() == (2, "a")
+    halving.go_on(2, "a")
+    assert halving.next() is None and halving.ranked("a") == [2, 1, 0, 3]
+
+
+def test_the_rung_that_was_reached_last_comes_first() -> None:
+    halving = Halving(2)
+    for trial, rung in enumerate(["a", "b"]):
+        halving.arrive(trial, rung, *made((0.5, 0.5)))
+    assert halving.next() == (1, "b")
+
+
+def test_a_better_one_that_comes_late_takes_no_place_away() -> None:
+    halving = Halving(3)
+    for trial in range(6):
+        halving.arrive(trial, "a", *made((0.5, 0.1 * trial)))
+    assert halving.best("a") == [5, 4]
+    for trial in (5, 4):
+        halving.go_on(trial, "a")
+    halving.arrive(6, "a", *made((0.9, 0.9)))
+    assert halving.next() == (6, "a") and halving.places("a") == 3
