@@ -92,6 +92,15 @@ class Table:
         near = {path: self._near(path, value) for path, value in proposal.params.items()}
         return self._outcomes[_key(near, proposal.control)]
 
+    def drawn(self, proposal: Proposal) -> str:
+        """Its numbers that the table has but nearly: trials that differ in them share nothing."""
+        numbers = {
+            path: value
+            for path, value in proposal.params.items()
+            if not isinstance(self._space.distributions[path], CategoricalDistribution)
+        }
+        return json.dumps(numbers, sort_keys=True)
+
     def _near(self, path: str, value: Any) -> Any:
         distribution = self._space.distributions[path]
         if isinstance(distribution, CategoricalDistribution):
@@ -108,17 +117,17 @@ def replayed(table: Table, plan: Plan, max_clean_drop: float, slots: int) -> lis
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         prepare(study, plan, standing)
     proposer = Proposer(study, plan.space, standing, plan.num_trials, plan.reduction)
-    begun: set[str] = set()
+    begun: set[tuple[str, str]] = set()
     running: list[tuple[float, int, Record]] = []
     now = spent = 0.0
     marks: list[Mark] = []
     count = itertools.count()
     while True:
         while len(running) < slots and (proposal := proposer.next()) is not None:
-            outcome = table.nearest(proposal)
-            own = outcome.stages(proposal.leg)
-            seconds = sum(s for address, s in own.items() if address not in begun)
-            begun |= own.keys()
+            outcome, drawn = table.nearest(proposal), table.drawn(proposal)
+            needed = {(drawn, k): s for k, s in outcome.stages(proposal.leg).items()}
+            seconds = sum(s for stage, s in needed.items() if stage not in begun)
+            begun |= needed.keys()
             spent += seconds
             heapq.heappush(running, (now + seconds, next(count), outcome.after(proposal)))
         if not running:
