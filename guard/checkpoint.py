@@ -61,17 +61,23 @@ class Checkpoint:
     """
 
     def __init__(
-        self, folder: Path | None, every_s: float | None = None, earlier: Sequence[Path] = ()
+        self,
+        folder: Path | None,
+        every_s: float | None = None,
+        earlier: Sequence[Path] = (),
+        *,
+        writes: bool = True,
     ) -> None:
         """folder: None keeps nothing. every_s: at least so long lies between two states. earlier:
-        folders of states that it goes on from as long as it has none, the furthest first."""
+        folders of states that it goes on from as long as it has none, the furthest first. writes:
+        False for a process beside another, which keeps the same states."""
         self._folder, self._every_s = folder, EVERY_S if every_s is None else every_s
-        self._earlier = earlier
+        self._earlier, self._writes = earlier, writes
         self._last = time.monotonic()
 
     def at(self, label: str) -> Checkpoint:
         """Of one part of the computation. label: a plain file name."""
-        return Checkpoint(self._folder and self._folder / label, self._every_s)
+        return Checkpoint(self._folder and self._folder / label, self._every_s, writes=self._writes)
 
     def restore(self, parts: Mapping[str, Stateful]) -> Any:
         """Put the parts into the last state, and return how far it was; None without one."""
@@ -93,7 +99,7 @@ class Checkpoint:
         """Replace the last state. progress: plain values and tensors. A disk that is full or away
         costs the checkpoint, not the stage."""
         self._last = time.monotonic()
-        if self._folder is None:
+        if self._folder is None or not self._writes:
             return
         states = {name: part.state_dict() for name, part in parts.items()}
         with contextlib.suppress(OSError):

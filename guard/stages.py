@@ -9,7 +9,7 @@ from guard.config.data import DataConfig
 from guard.config.regularizers import RegularizerConfig
 from guard.config.schema import field_names
 from guard.config.shared import Shared
-from guard.config.training import StudentConfig, TrainConfig
+from guard.config.training import SqueezeConfig, StudentConfig, TrainConfig
 from guard.stage import Sizes, Stage
 
 LOOKS = (0.5,)
@@ -69,7 +69,7 @@ class Squeeze(Trained):
     whitening: Whitening | None
     data: DataConfig
     model: ModelConfig
-    train: TrainConfig
+    train: SqueezeConfig
     regularizer: RegularizerConfig
     eps: float
     seed: int
@@ -83,7 +83,7 @@ class Squeeze(Trained):
             whitening=Whitening.of(shared, model),
             data=shared.data,
             model=model,
-            train=shared.squeeze,
+            train=shared.squeeze.read_by(model),
             regularizer=shared.acting_regularizer,
             eps=shared.radius(shared.regularizer),
             seed=shared.seed,

@@ -14,7 +14,7 @@ from guard.config.regularizers import RegularizerConfig
 from guard.config.rules import OneOf, at_least
 from guard.config.schema import Config, digest, type_hints
 from guard.config.shared import Shared
-from guard.config.training import StudentConfig, TrainConfig
+from guard.config.training import SqueezeConfig, StudentConfig
 from guard.errors import ConfigError
 from guard.methods.dc import DC, DSA
 from guard.methods.method import Method
@@ -36,7 +36,7 @@ class TrialConfig(Config):
     seed: Seed = 0
     """Of the teacher and of the distillation; the student and the attacks have their own."""
     regularizer: RegularizerConfig = field(default_factory=RegularizerConfig)
-    squeeze: TrainConfig = field(default_factory=TrainConfig)
+    squeeze: SqueezeConfig = field(default_factory=SqueezeConfig)
     """Training on the real images: of the teacher of soft labels (sre2l, cda), of the features of
     herding, and of the network of `whole`."""
     sre2l: SRe2L = field(default_factory=SRe2L)
@@ -64,6 +64,10 @@ class TrialConfig(Config):
                 "model.norm",
                 f"{self.method} matches BatchNorm statistics, so it needs 'batch', "
                 f"got {self.model.norm!r}",
+            )
+        if self.compute.device == "mps" and self.squeeze.processes > 1:
+            raise ConfigError(
+                "squeeze.processes", f"must be 1 on mps, got {self.squeeze.processes}"
             )
         if self.regularizer.active:
             self._check_regularizer()

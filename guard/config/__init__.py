@@ -10,7 +10,14 @@ from guard.config.data import DATASETS, DataConfig
 from guard.config.evaluation import EvaluationConfig, expanded, passes_of, radius_text, reported
 from guard.config.regularizers import RegularizerConfig
 from guard.config.shared import Shared
-from guard.config.training import DSA_OPS, Augmentation, DsaOp, StudentConfig, TrainConfig
+from guard.config.training import (
+    DSA_OPS,
+    Augmentation,
+    DsaOp,
+    SqueezeConfig,
+    StudentConfig,
+    TrainConfig,
+)
 
 __all__ = [
     "DATASETS",
@@ -24,6 +31,7 @@ __all__ = [
     "RegularizerConfig",
     "Seed",
     "Shared",
+    "SqueezeConfig",
     "StudentConfig",
     "TrainConfig",
     "expanded",

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from guard.config.common import ComputeConfig, ModelConfig
 from guard.config.data import DataConfig
 from guard.config.regularizers import RegularizerConfig
-from guard.config.training import TrainConfig
+from guard.config.training import SqueezeConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,7 +18,7 @@ class Shared:
     """Its name."""
     data: DataConfig
     model: ModelConfig
-    squeeze: TrainConfig
+    squeeze: SqueezeConfig
     regularizer: RegularizerConfig
     eps: float
     """Radius of the threat model, in pixels."""

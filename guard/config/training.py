@@ -52,6 +52,34 @@ class TrainConfig(Config):
             raise ConfigError("dsa_ops", "must name an operation for augment = dsa")
 
 
+@dataclass(frozen=True, kw_only=True)
+class SqueezeConfig(TrainConfig):
+    """Training on the real images, which several processes of one machine can share."""
+
+    processes: Annotated[int, at_least(1, at_most=1024)] = field(default=1, metadata=LATER)
+    """That share each batch, on CUDA with a GPU each, on a CPU with `compute.num_threads` each. The
+    same batches, draws and gradients as by one process, up to rounding; since rounding changes
+    bytes, the number is a part of the trial, as the device is."""
+    batchnorm: Literal["synchronized", "local"] = field(default="synchronized", metadata=LATER)
+    """Of several processes. synchronized: each pass is normalised by the statistics of the whole
+    batch, as by one process. local: by those of a process's own images; the running ones are the
+    processes' means."""
+
+    def read_by(self, model: ModelConfig) -> SqueezeConfig:
+        """Without what the training of this network does not depend on."""
+        shares_statistics = self.processes > 1 and model.has_batchnorm
+        return self if shares_statistics else replace(self, batchnorm=SqueezeConfig().batchnorm)
+
+    def check(self) -> None:
+        """More processes than images in a batch too. Raises ConfigError."""
+        super().check()
+        if self.processes > self.batch_size:
+            raise ConfigError(
+                "processes",
+                f"must be at most batch_size = {self.batch_size}, got {self.processes}",
+            )
+
+
 CONDENSATION_STUDENT: Mapping[str, Any] = {"batch_size": 256, "lr": 0.01, "schedule": "step"}
 
 

@@ -21,6 +21,7 @@ from guard.data.augment import crop_windows, resized_crop
 from guard.data.decode import open_image
 from guard.data.spec import ImageSpec
 from guard.errors import DataError
+from guard.group import ALONE, Group
 from guard.seeding import derive, generator
 
 
@@ -37,6 +38,10 @@ class ImageSet(Protocol):
     def near(self, device: torch.device) -> ImageSet:
         """The same set, on the device as far as it lies in memory: for work that reads it again and
         again there."""
+        ...
+
+    def shared_by(self, group: Group) -> ImageSet:
+        """The same set, of which every process of the group gets the same batches."""
         ...
 
     def batches(
@@ -72,6 +77,11 @@ class TensorImages:
     def near(self, device: torch.device) -> TensorImages:
         """As of `ImageSet.near`."""
         return replace(self, x=self.x.to(device))
+
+    def shared_by(self, group: Group) -> TensorImages:
+        """As of `ImageSet.shared_by`."""
+        originals = None if self.originals is None else self.originals.shared_by(group)
+        return replace(self, originals=originals)
 
     def batches(
         self,
@@ -117,6 +127,8 @@ class FileImages:
     center_crop: float = 1.0
     """Share of the short side that a whole image keeps, see `to_square`."""
     num_workers: int = field(default_factory=lambda: min(4, os.cpu_count() or 1))
+    group: Group = ALONE
+    """Whose processes decode their shares of each batch, and give them to one another."""
 
     def __len__(self) -> int:
         return len(self.y)
@@ -129,6 +141,10 @@ class FileImages:
     def near(self, device: torch.device) -> FileImages:
         """As of `ImageSet.near`: its files stay where they are."""
         return self
+
+    def shared_by(self, group: Group) -> FileImages:
+        """As of `ImageSet.shared_by`."""
+        return replace(self, group=group)
 
     def batches(
         self,
@@ -143,15 +159,19 @@ class FileImages:
         seed = None
         if shuffle is not None and crop_scale is not None:
             seed = int(torch.randint(2**62, (), generator=shuffle))
-        decode = _Decode(self, order, crop_scale or 1.0, seed)
+        decode = _Decode(replace(self, group=ALONE), order, crop_scale or 1.0, seed)
+        positions = [part.tolist() for part in torch.arange(len(self)).split(batch_size)]
+        shares = [self.group.share(len(part)) for part in positions]
+        own = [part[share.rows] for part, share in zip(positions, shares, strict=True)]
         try:
             pinned = device.type == "cuda"  # so that copies go on beside the GPU's work
-            loader = DataLoader(decode, batch_size, num_workers=self.num_workers, pin_memory=pinned)
-            for x, y in loader:
-                yield (
-                    x.to(device, non_blocking=pinned).float() / 255,
-                    y.to(device, non_blocking=pinned),
-                )
+            loader = DataLoader(
+                decode, batch_sampler=own, num_workers=self.num_workers, pin_memory=pinned
+            )
+            for (x, _), part, share in zip(loader, positions, shares, strict=True):
+                pixels = self.group.gathered(x.to(device, non_blocking=pinned), share, len(part))
+                labels = self.y[order[part]].to(device)
+                yield pixels.float() / 255, labels
         except DataError as error:  # from another process it brings that one's trace along
             raise DataError(str(error).strip().splitlines()[-1].split("DataError: ")[-1]) from None
 

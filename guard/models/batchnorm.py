@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
-
 import torch
 from torch import Tensor, nn
 
@@ -25,23 +22,6 @@ def affine(norm: BatchNorm, added: Tensor | None = None) -> tuple[Tensor, Tensor
     scale = scale if norm.weight is None else norm.weight * scale
     mean = norm.running_mean if added is None else norm.running_mean - added
     return scale, -mean * scale if norm.bias is None else norm.bias - mean * scale
-
-
-@contextlib.contextmanager
-def recorded_statistics(model: nn.Module) -> Iterator[Statistics]:
-    """What a forward pass in training mode normalises with, once it is done inside the block."""
-    found: Statistics = []
-
-    def note(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        variance, mean = torch.var_mean(inputs[0].detach(), dim=(0, 2, 3), correction=0)
-        found.append((mean, variance))
-
-    handles = [bn.register_forward_pre_hook(note) for bn in batchnorms(model)]
-    try:
-        yield found
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def use_statistics(model: nn.Module, statistics: Statistics) -> None:

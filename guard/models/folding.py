@@ -26,9 +26,16 @@ def convolved(model: nn.Module) -> list[Pair]:
     return _FOUND[model]
 
 
+class _Tracer(torch.fx.Tracer):
+    """That does not look into any kind of BatchNorm."""
+
+    def is_leaf_module(self, module: nn.Module, name: str) -> bool:
+        return isinstance(module, BatchNorm) or super().is_leaf_module(module, name)
+
+
 def _traced(model: nn.Module) -> list[Pair]:
     try:
-        graph = torch.fx.symbolic_trace(model).graph
+        graph = _Tracer().trace(model)
     except Exception:  # whatever a network does with values that it does not have
         return []
     calls = [node for node in graph.nodes if node.op == "call_module"]

@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from guard.models.batchnorm import (
     Statistics,
     batchnorms,
-    recorded_statistics,
     set_buffers,
     use_statistics,
 )
 from guard.models.folding import convolved, folding
+from guard.models.synchronized import PLACES, SynchronizedBatchNorm, group_statistics
 
 
 @contextlib.contextmanager
@@ -40,6 +40,27 @@ def own_statistics(model: nn.Module) -> Iterator[None]:
             bn.track_running_stats = False
         model.train()
         yield
+
+
+@contextlib.contextmanager
+def recorded_statistics(model: nn.Module) -> Iterator[Statistics]:
+    """What a forward pass in training mode normalises with, once it is done inside the block."""
+    found: Statistics = []
+
+    def note(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        x = inputs[0].detach()
+        if isinstance(module, SynchronizedBatchNorm) and not module.apart:
+            found.append(group_statistics(x, module.group)[:2])
+            return
+        variance, mean = torch.var_mean(x, dim=PLACES, correction=0)
+        found.append((mean, variance))
+
+    handles = [bn.register_forward_pre_hook(note) for bn in batchnorms(model)]
+    try:
+        yield found
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 @torch.no_grad()

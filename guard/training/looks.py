@@ -18,10 +18,11 @@ from torch.optim.swa_utils import AveragedModel, update_bn
 
 from guard.artifacts import ArtifactStore
 from guard.data.images import ImageSet
+from guard.group import Group
 from guard.models.networks import Classifier
-from guard.stages import EarlySqueeze
-from guard.training.pieces import within_memory
-from guard.training.teacher import NO_ADVERSARY, STATE, TeacherTraining, begun, most_pieces
+from guard.models.synchronized import apart
+from guard.stages import EarlySqueeze, Squeeze
+from guard.training.teacher import STATE, begun, teacher_training, trained_by
 
 BATCH = 500
 """Images of a pass for the statistics."""
@@ -51,26 +52,32 @@ class LastEpoch:
     def into(self, model: Classifier, images: ImageSet, device: torch.device) -> None:
         """Give a network the mean, and its statistics of images as they are."""
         model.load_state_dict(self._average.module.state_dict())
-        update_bn(images.batches(BATCH, device), model)
+        with apart(model):
+            update_bn(images.batches(BATCH, device), model)
 
 
 def early_squeeze(stage: EarlySqueeze, store: ArtifactStore, folder: Path) -> Mapping[str, Any]:
     """Train a network for its first epochs, save the mean of the last one, and keep the state.
     Raises Diverged if it is not finite."""
+    return trained_by(early_squeeze_together, stage, store, folder)
 
-    def run(pieces: int) -> Mapping[str, Any]:
-        training = TeacherTraining.of(stage, store, stage.seed, NO_ADVERSARY, pieces)
-        last = LastEpoch(training.model, stage.until)
-        history = training.run(
-            begun(stage, store),
-            last.after_step,
-            last.after_epoch,
-            {"last epoch": last},
-            until=stage.until,
-        )
-        if store.scratch(stage).exists():
-            store.scratch(stage).rename(folder / STATE)
-        last.into(training.model, training.splits.train, training.device)
-        return training.save(history, folder)
 
-    return within_memory(run, most_pieces(stage))
+def early_squeeze_together(
+    stage: Squeeze, store: ArtifactStore, folder: Path, pieces: int, group: Group
+) -> Mapping[str, Any]:
+    """What one process of a group does of `early_squeeze`."""
+    training = teacher_training(stage, store, pieces, group)
+    last = LastEpoch(training.model, stage.epochs)
+    history = training.run(
+        begun(stage, store, group),
+        last.after_step,
+        last.after_epoch,
+        {"last epoch": last},
+        until=stage.epochs,
+    )
+    if group.rank > 0:
+        return {}
+    if store.scratch(stage).exists():
+        store.scratch(stage).rename(folder / STATE)
+    last.into(training.model, training.splits.train, training.device)
+    return training.save(history, folder)

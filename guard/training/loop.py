@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 import torch
@@ -14,6 +14,8 @@ from guard.config import TrainConfig
 from guard.data.augment import Augmenter, Space
 from guard.data.images import ImageSet
 from guard.errors import Diverged
+from guard.group import ALONE, Group
+from guard.models.synchronized import unsynchronized
 
 Batch = tuple[Tensor, Tensor]
 """Inputs and whatever the loss compares the logits with."""
@@ -71,32 +73,40 @@ def train(
     checkpoint: Checkpoint = NOWHERE,
     also: Mapping[str, Stateful] = NOTHING,
     until: int | None = None,
+    group: Group = ALONE,
 ) -> list[Epoch]:
     """Train in place on `batches(epoch)` for every epoch and return the history.
 
     Targets are labels (B,) or distributions (B, K). Training goes on from the checkpoint if there
     is one; also: what else changes from epoch to epoch. until: epochs after which it is broken off,
-    its state saved. Raises Diverged when the loss is not finite.
+    its state saved. group: who sees the same batches, and whose objectives are summands of the
+    loss, with the logits of their shares; all have the same model and the same history then. Raises
+    Diverged when the loss is not finite.
     """
     optimizer = build_optimizer(config, model)
     parameters = [p for p in model.parameters() if p.requires_grad]
     parts: dict[str, Stateful] = {"model": model, "optimizer": optimizer, **also}
     history = [Epoch(**row) for row in checkpoint.restore(parts) or ()]
+    if not group.agrees(len(history), parameters[0].device):
+        raise OSError("not every process could read the state that they were to go on from")
     for epoch in range(len(history), config.epochs if until is None else until):
         lr = learning_rate(config, epoch)
-        for group in optimizer.param_groups:
-            group["lr"] = lr
+        for parameter_group in optimizer.param_groups:
+            parameter_group["lr"] = lr
         model.train()
         loss_sum, correct, count = torch.zeros(()), torch.zeros(()), 0
         for x, target in batches(epoch):
             loss, logits = objective(model, x, target, epoch)
             optimizer.zero_grad(set_to_none=True)
             loss.backward(inputs=parameters)
+            loss, share = loss.detach(), group.share(len(x))
+            labels = (target if target.ndim == 1 else target.argmax(dim=1))[share.rows]
+            hits = share.once * (logits.detach().argmax(dim=1) == labels).sum().to(loss)
+            summed_up(group, model, parameters, loss, hits)
             optimizer.step()
             after_step(model)
-            labels = target if target.ndim == 1 else target.argmax(dim=1)
-            loss_sum = loss_sum.to(x.device) + loss.detach() * len(x)
-            correct = correct.to(x.device) + (logits.detach().argmax(dim=1) == labels).sum()
+            loss_sum = loss_sum.to(x.device) + loss * len(x)
+            correct = correct.to(x.device) + hits
             count += len(x)
         loss_mean, accuracy_mean = float(loss_sum) / count, float(correct) / count
         if not math.isfinite(loss_mean):
@@ -107,6 +117,18 @@ def train(
     if until is not None:
         checkpoint.save(parts, [vars(row) for row in history])
     return history
+
+
+def summed_up(
+    group: Group, model: nn.Module, parameters: Iterable[nn.Parameter], *numbers: Tensor
+) -> None:
+    """Replace gradients and numbers by their sums over the group, and running statistics that each
+    process has of its own by their means: in one message."""
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    own = unsynchronized(model) if group.size > 1 else []
+    for statistic in own:
+        statistic /= group.size
+    group.sum([*gradients, *own, *numbers])
 
 
 def image_batches(

@@ -15,9 +15,13 @@ from torch.nn import functional as F
 
 from guard.config import RegularizerConfig
 from guard.config.regularizers import risen
+from guard.group import ALONE, Group
 from guard.models.modes import constant_statistics
 from guard.models.networks import frozen
+from guard.models.synchronized import normalised_as
 from guard.training.penalties import Regularizer
+
+EVERY_ROW = slice(None)
 
 
 @dataclass(frozen=True)
@@ -34,6 +38,8 @@ class TrainingLoss:
     """Whether `of` is called inside `torch.func.vmap`."""
     pieces: int = 1
     """Of a batch, in which a penalty is computed one after another."""
+    group: Group = ALONE
+    """Who computes it together: each gets the whole batch and gives the summand of its share."""
 
     @property
     def attack(self) -> RegularizerConfig | None:
@@ -43,24 +49,26 @@ class TrainingLoss:
 
     @property
     def penalty(self) -> Regularizer:
-        return Regularizer(self.regularizer, self.eps, self.transformed, self.pieces)
+        return Regularizer(self.regularizer, self.eps, self.transformed, self.pieces, self.group)
 
     def __call__(
         self, model: nn.Module, x: Tensor, y: Tensor, epoch: int, generator: torch.Generator
     ) -> tuple[Tensor, Tensor]:
-        """(loss of the batch, logits that its training accuracy is judged by (B, K))."""
+        """(loss of the batch, logits that its training accuracy is judged by (B, K)); in a group
+        the share's summand of the one, and its rows of the other."""
         attacked = self.attacked(model, x, y, generator)
         return self.of(model, x, attacked, y, epoch, generator)
 
     def attacked(
         self, model: nn.Module, x: Tensor, y: Tensor, generator: torch.Generator
     ) -> Tensor | None:
-        """The adversarial versions of images x (B, C, H, W), None where nothing attacks."""
+        """The adversarial versions of the share's images of x (B, C, H, W), None where nothing
+        attacks."""
         config = self.attack
         if config is None:
             return None
         eps = self.eps if config.eps is None else config.eps
-        return attack_batch(model, x, y, config, eps, generator)
+        return attack_batch(model, x, y, config, eps, generator, self.group.share(len(x)).rows)
 
     def of(
         self,
@@ -72,15 +80,18 @@ class TrainingLoss:
         generator: torch.Generator,
     ) -> tuple[Tensor, Tensor]:
         """(loss, a scalar; logits (B, K)) when the attack is done already: `attacked` (B, C, H, W)
-        is x moved by it, or None."""
+        is the share of x moved by it, or None."""
         config, plain = self.attack, None
-        penalty = self.penalty
-        if config is None or attacked is None:
-            plain = penalty.plain_pass(model, x)
-            loss, logits = F.cross_entropy(plain.logits, y), plain.logits
-        else:
-            weight = config.weight * risen(epoch, config.weight_warmup_epochs)
-            loss, logits = ADVERSARIAL_LOSSES[config.kind](model, x, attacked, y, weight)
+        penalty, share = self.penalty, self.group.share(len(x))
+        with normalised_as(model, share):
+            if config is None or attacked is None:
+                plain = penalty.plain_pass(model, x[share.rows])
+                loss, logits = F.cross_entropy(plain.logits, y[share.rows]), plain.logits
+            else:
+                weight = config.weight * risen(epoch, config.weight_warmup_epochs)
+                adversarial = ADVERSARIAL_LOSSES[config.kind]
+                loss, logits = adversarial(model, x[share.rows], attacked, y[share.rows], weight)
+        loss = share.weight * loss
         if penalty.active:
             loss = loss + penalty(model, x, y, epoch, generator, plain)
         return loss, logits
@@ -93,11 +104,14 @@ def attack_batch(
     config: RegularizerConfig,
     eps: float,
     generator: torch.Generator,
+    rows: slice = EVERY_ROW,
 ) -> Tensor:
     """Signed gradient ascent in the ball from a uniform start. Ascends the cross-entropy, for
     TRADES the divergence from the prediction on x. An x outside [0, 1] (augmented) keeps its range.
+    Of the batch only those rows are attacked, and returned; all starts are drawn.
     """
-    noise = 2 * torch.rand(x.shape, generator=generator).to(x) - 1
+    noise = (2 * torch.rand(x.shape, generator=generator).to(x) - 1)[rows]
+    x, y = x[rows], y[rows]
     low, high = x.clamp(max=0), x.clamp(min=1)
     moved = torch.clamp(x + eps * noise, low, high)
     with frozen(model), constant_statistics(model):

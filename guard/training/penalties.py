@@ -17,11 +17,18 @@ from torch.nn import functional as F
 
 from guard.config import RegularizerConfig
 from guard.config.regularizers import risen
-from guard.models.batchnorm import Statistics, batchnorms, recorded_statistics
+from guard.group import ALONE, Group, Share
+from guard.models.batchnorm import Statistics, batchnorms
 from guard.models.input_layer import Normalize
-from guard.models.modes import constant_statistics, own_statistics, statistics_of
+from guard.models.modes import (
+    constant_statistics,
+    own_statistics,
+    recorded_statistics,
+    statistics_of,
+)
 from guard.models.networks import Classifier
 from guard.models.precision import in_float32, is_lowered
+from guard.models.synchronized import normalised_as
 from guard.norms import norms, unit
 from guard.training.pieces import in_pieces
 from guard.training.released import released_direction
@@ -53,6 +60,8 @@ class SampleLosses:
     transformed: bool
     """Called inside `torch.func.vmap`, where autograd's own functions do not work (importing its
     machinery takes seconds)."""
+    share: Share
+    """Of the images of the penalty, that x is."""
     plain: PlainPass | None = None
     """A pass whose graph is that of the losses at its x."""
 
@@ -105,7 +114,7 @@ def loss_difference(losses: SampleLosses, x: Tensor, h: float, config: Regulariz
     z = DIRECTIONS[config.direction](losses.gradient(x, differentiable=False))
     difference = losses(losses.moved(x, z, h)) - losses(x)
     if config.scale == "batch-mean":
-        difference = difference.mean(dim=0, keepdim=True)
+        difference = losses.share.mean(difference)
     return difference.abs().pow(config.power).mean()
 
 
@@ -145,6 +154,8 @@ class Regularizer:
     """Called inside `torch.func.vmap`."""
     pieces: int = 1
     """Of a batch, computed one after another: less memory, and the same where `splits`."""
+    group: Group = ALONE
+    """Who computes it together: each gets the whole batch and gives the summand of its share."""
 
     @property
     def active(self) -> bool:
@@ -186,24 +197,30 @@ class Regularizer:
     ) -> Tensor:
         """The weighted penalty of a batch, a scalar.
 
-        A random `fraction` of the batch is drawn from `generator`; `epoch` (from 0) sets the
-        warm-up of λ and h. plain: the pass of x that has been taken, if one was.
+        A random `fraction` of the batch is drawn from `generator`, and divided among the group;
+        `epoch` (from 0) sets the warm-up of λ and h. plain: the pass that has been taken of the
+        share of x, if one was.
         """
         config = self.config
         if not config.active:
             return x.new_zeros(())
         batch_size, h = len(x), self.step_length(x, epoch)
+        share = self.group.share(batch_size)
         going_on = plain if self._goes_on_from(model) else None
-        if going_on is not None:
-            x = going_on.x
         known = None if plain is None else plain.statistics
         with in_float32(model):
             if config.bn == "frozen-batch" and known is None:
-                known = statistics_of(model, x)
+                with normalised_as(model, share):
+                    known = statistics_of(model, x[share.rows])
             if config.fraction < 1:
                 count = math.ceil(config.fraction * batch_size)
-                chosen = torch.randperm(batch_size, generator=generator)[:count].to(x.device)
+                share = self.group.share(count)
+                drawn = torch.randperm(batch_size, generator=generator)[:count][share.rows]
+                chosen = drawn.to(x.device)
                 x, y = x[chosen], y[chosen]
+            else:
+                x = x[share.rows] if going_on is None else going_on.x
+                y = y[share.rows]
 
             def penalty(x: Tensor, y: Tensor) -> Tensor:
                 losses = SampleLosses(
@@ -212,9 +229,10 @@ class Regularizer:
                     pixels=self.pixels(model, x),
                     mean_over=batch_size if config.scale == "batch-mean" else 1,
                     transformed=self.transformed,
+                    share=share,
                     plain=going_on,
                 )
-                with self._statistics(model, known):
+                with normalised_as(model, share), self._statistics(model, known):
                     return PENALTIES[config.kind](losses, x, h, config)
 
             if self.pieces == 1:
@@ -222,7 +240,8 @@ class Regularizer:
             else:
                 parameters = [p for p in model.parameters() if p.requires_grad]
                 value = in_pieces(penalty, parameters, x, y, self.pieces)
-        return config.weight * risen(epoch, config.weight_warmup_epochs) * value
+        weight = config.weight * risen(epoch, config.weight_warmup_epochs)
+        return weight * (share.weight * value)
 
     def _statistics(
         self, model: nn.Module, known: Statistics | None

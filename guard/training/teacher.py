@@ -6,6 +6,7 @@ import contextlib
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -18,10 +19,13 @@ from guard.config import ComputeConfig, DataConfig, ModelConfig, RegularizerConf
 from guard.data.datasets import load_data
 from guard.data.images import Splits
 from guard.device import setup
+from guard.group import ALONE, Group
 from guard.models.input_layer import load_whitening
 from guard.models.networks import Classifier, build_model
 from guard.models.precision import as_fast_as
 from guard.models.saving import save_model
+from guard.models.synchronized import synchronize
+from guard.processes import in_processes
 from guard.seeding import derive, generator
 from guard.stages import Squeeze, Whitening
 from guard.training.loop import (
@@ -77,6 +81,7 @@ class TeacherTraining:
     splits: Splits
     seed: int
     device: torch.device
+    group: Group
 
     @classmethod
     def of(
@@ -86,8 +91,10 @@ class TeacherTraining:
         seed: int,
         adversary: RegularizerConfig,
         pieces: int = 1,
+        group: Group = ALONE,
     ) -> TeacherTraining:
-        """The untrained network of a stage; pieces: of a batch, in which a penalty is computed."""
+        """The untrained network of a stage; pieces: of a batch, in which a penalty is computed;
+        group: who trains it together."""
         device = setup(stage.compute)
         splits = load_data(stage.data)
         model = build_model(stage.model, splits.spec, derive(seed, "teacher"))
@@ -96,10 +103,11 @@ class TeacherTraining:
             model=as_fast_as(model.to(device), stage.compute),
             model_config=stage.model,
             config=stage.train,
-            loss=TrainingLoss(stage.regularizer, stage.eps, adversary, pieces=pieces),
+            loss=TrainingLoss(stage.regularizer, stage.eps, adversary, pieces=pieces, group=group),
             splits=splits,
             seed=seed,
             device=device,
+            group=group,
         )
 
     def run(
@@ -112,7 +120,8 @@ class TeacherTraining:
     ) -> list[Epoch]:
         """also: what the watches keep. until: as `train` has it. Raises Diverged if the loss is not
         finite."""
-        draws, images = generator(self.seed, "regularizer"), self.splits.train.near(self.device)
+        draws = generator(self.seed, "regularizer")
+        images = self.splits.train.near(self.device).shared_by(self.group)
 
         def batches(epoch: int) -> Iterator[Batch]:
             order = generator(self.seed, "real", epoch)
@@ -132,6 +141,7 @@ class TeacherTraining:
             checkpoint,
             {"draws": Draws(draws), **also},
             until,
+            self.group,
         )
 
     def check(self) -> None:
@@ -155,23 +165,59 @@ class TeacherTraining:
 
 def squeeze(stage: Squeeze, store: ArtifactStore, folder: Path) -> Mapping[str, Any]:
     """Train a network. Raises Diverged if it is not finite or no better than chance."""
+    return trained_by(squeeze_together, stage, store, folder)
+
+
+def squeeze_together(
+    stage: Squeeze, store: ArtifactStore, folder: Path, pieces: int, group: Group
+) -> Mapping[str, Any]:
+    """What one process of a group does of `squeeze`."""
+    training = teacher_training(stage, store, pieces, group)
+    history = training.run(begun(stage, store, group))
+    if group.rank > 0:
+        return {}
+    training.check()
+    return training.save(history, folder)
+
+
+Trainer = Callable[[Squeeze, ArtifactStore, Path, int, Group], Mapping[str, Any]]
+"""(stage, store, folder, pieces of a batch, group) -> the summary, of the first process. It alone
+writes: what the others have is the same."""
+
+
+def trained_by(
+    trainer: Trainer, stage: Squeeze, store: ArtifactStore, folder: Path
+) -> Mapping[str, Any]:
+    """What the trainer gives in as many processes as the stage has, and as many pieces as it
+    takes. Raises what it raises, and ProcessLost if one of several processes ends."""
 
     def run(pieces: int) -> Mapping[str, Any]:
-        training = TeacherTraining.of(stage, store, stage.seed, NO_ADVERSARY, pieces)
-        history = training.run(begun(stage, store))
-        training.check()
-        return training.save(history, folder)
+        work = partial(trainer, stage, store, folder, pieces)
+        if stage.train.processes == 1:
+            return work(ALONE)
+        return in_processes(work, stage.train.processes, stage.compute.device)
 
     return within_memory(run, most_pieces(stage))
 
 
-def begun(stage: Squeeze, store: ArtifactStore) -> Checkpoint:
-    """What a squeeze goes on from: its own last state, or that of an earlier look at it."""
+def teacher_training(
+    stage: Squeeze, store: ArtifactStore, pieces: int, group: Group
+) -> TeacherTraining:
+    """The untrained network of a squeeze, with the BatchNorm that several processes train."""
+    training = TeacherTraining.of(stage, store, stage.seed, NO_ADVERSARY, pieces, group)
+    if group.size > 1 and stage.train.batchnorm == "synchronized":
+        synchronize(training.model, group)
+    return training
+
+
+def begun(stage: Squeeze, store: ArtifactStore, group: Group = ALONE) -> Checkpoint:
+    """What a squeeze goes on from: its own last state, or that of an earlier look at it. The first
+    process alone writes."""
     earlier = []
     for look in reversed(stage.looks):
         with contextlib.suppress(MissingInput):
             earlier.append(store.read(look).path / STATE)
-    return Checkpoint(store.scratch(stage), earlier=earlier)
+    return Checkpoint(store.scratch(stage), earlier=earlier, writes=group.rank == 0)
 
 
 def most_pieces(stage: Trains) -> int:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from guard.config import DataConfig, EvaluationConfig, ModelConfig, RegularizerConfig, TrainConfig
+from guard.config import DataConfig, EvaluationConfig, ModelConfig, RegularizerConfig, SqueezeConfig
 from guard.methods.mtt import MTT, TESLA
 from guard.trial import TrialConfig
 from studies.presets.preset import Preset, condensed_on, penalty_space
@@ -37,7 +37,7 @@ def cifar10() -> Preset:
         data=DataConfig(name="cifar10"),
         model=ModelConfig(name="resnet18"),
         regularizer=RegularizerConfig(weight=1, h=0.25, fraction=0.25),
-        squeeze=TrainConfig(epochs=200, batch_size=128, lr=0.1, augment=("crop", "flip")),
+        squeeze=SqueezeConfig(epochs=200, batch_size=128, lr=0.1, augment=("crop", "flip")),
         evaluation=EvaluationConfig(eps=1 / 255),
     ).override(
         {
@@ -81,7 +81,7 @@ def imagenette() -> Preset:
         data=DataConfig(name="imagenette", center_crop=IMAGENET_TEST_CROP),
         model=ModelConfig(name="resnet18"),
         regularizer=RegularizerConfig(weight=1, h=1, units="eps", fraction=0.25),
-        squeeze=TrainConfig(
+        squeeze=SqueezeConfig(
             epochs=50,
             batch_size=32,
             lr=0.025,

@@ -13,6 +13,7 @@ from guard.config import (
     EvaluationConfig,
     ModelConfig,
     RegularizerConfig,
+    SqueezeConfig,
     StudentConfig,
     TrainConfig,
 )
@@ -45,7 +46,7 @@ def digits() -> Preset:
         model=ModelConfig(name="bn-convnet", width=32, depth=4),
         ipc=5,
         regularizer=RegularizerConfig(weight=0.3, h=0.1, fraction=0.25, weight_warmup_epochs=5),
-        squeeze=TrainConfig(
+        squeeze=SqueezeConfig(
             epochs=20, batch_size=64, optimizer="adamw", lr=3e-3, weight_decay=0.01
         ),
         sre2l=SRe2L(chunk=5),

@@ -239,6 +239,19 @@ def test_warmup_must_end_before_the_run() -> None:
         TrialConfig().override({"squeeze.warmup_epochs": 20})
 
 
+def test_every_process_has_an_image_of_a_batch() -> None:
+    config = TrialConfig().override({"squeeze.processes": 8, "squeeze.batch_size": 8})
+    assert config.squeeze.processes == 8
+    with pytest.raises(ConfigError, match=r"^squeeze\.processes: .*at most batch_size = 4, got 8"):
+        config.override({"squeeze.batch_size": 4})
+
+
+def test_one_process_alone_runs_on_mps() -> None:
+    config = TrialConfig().override({"compute.device": "mps"})
+    with pytest.raises(ConfigError, match=r"^squeeze\.processes: must be 1 on mps, got 2"):
+        config.override({"squeeze.processes": 2})
+
+
 def test_longer_warmup_and_longer_training_may_come_in_either_order() -> None:
     values = {"squeeze.warmup_epochs": 30, "squeeze.epochs": 50}
     train = TrialConfig().override(values).squeeze

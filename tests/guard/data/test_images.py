@@ -3,6 +3,7 @@ from __future__ import annotations
 import traceback
 import zlib
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,9 @@ from guard.data.images import (
     to_square,
 )
 from guard.errors import DataError
+from guard.group import Group
 from helpers import CPU, draws
+from together import in_threads
 
 
 def noise(count: int, channels: int = 3, size: int = 6) -> torch.Tensor:
@@ -262,3 +265,39 @@ def test_a_set_is_brought_near_once() -> None:
     assert all(x.device == y.device == there for x, y in batches)
     files = FileImages(files=("a.png",), y=torch.zeros(1), channels=3, image_size=4)
     assert files.near(there) is files
+
+
+@pytest.mark.parametrize("size", [2, 4])
+@pytest.mark.parametrize("crop_scale", [None, 0.3])
+def test_processes_decode_their_shares_and_get_the_whole_batch(
+    both: tuple[TensorImages, FileImages], crop_scale: float | None, size: int
+) -> None:
+    """The last batch has fewer images than there are processes, or as many."""
+    decoded: list[str] = []
+    names = {path: number for number, path in enumerate(both[1].files)}
+
+    def opened(path: Path, channels: int) -> Image.Image:
+        decoded.append(str(path))
+        return open_image(path, channels)
+
+    def epoch(images: FileImages) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        return list(images.batches(4, CPU, draws(1), crop_scale))
+
+    wanted = epoch(both[1])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("guard.data.images.open_image", opened)
+        found = in_threads(lambda group: epoch(both[1].shared_by(group)), size)
+    for batches in found:
+        for (x, y), (expected, labels) in zip(batches, wanted, strict=True):
+            assert torch.equal(x, expected) and torch.equal(y, labels)
+    assert set(decoded) == set(names)
+    assert len(decoded) == (7 if size == 2 else 4 + 3 * size)
+
+
+def test_what_lies_in_memory_is_shared_as_its_pictures_are(
+    both: tuple[TensorImages, FileImages],
+) -> None:
+    group = Group(rank=1, size=2)
+    assert both[0].shared_by(group).originals is None
+    shared = TensorImages(both[0].x, both[0].y, both[1]).shared_by(group)
+    assert shared.originals == replace(both[1], group=group)
