@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, get_args
 from guard.trial import TrialConfig
 from studies.design.study import Story
 from studies.driver import flags
-from studies.driver.checks import checked_space, on_device
+from studies.driver.checks import checked_space, placed
 from studies.driver.options import SECTIONS
 from studies.driver.request import Request, settled
 from studies.driver.run import run
@@ -116,7 +116,7 @@ def space(request: Request) -> SearchSpace:
     found = search_space(request.preset, request.settings, request.data)
     if request.sampler != "grid":
         found.check_combinations()
-    base = on_device(found.base, request.device, request.address)
+    base = placed(found.base, request, found.distributions)
     return checked_space(replace(found, base=base))
 
 

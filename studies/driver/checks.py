@@ -5,13 +5,15 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from guard.config import ModelConfig
 from guard.errors import ConfigError, StudyError
 from guard.objects import check_uri, is_uri
 from guard.pipeline import STAGES
+from guard.stages import EarlySqueeze, Squeeze
 from guard.trial import TrialConfig
 from studies.presets import PRESETS, Preset
 from tune.places import typed, usable_folder
@@ -19,7 +21,13 @@ from tune.resources import EVERY_STAGE, Resources, StageResources
 from tune.results.folder import RESERVED, STUDY_NAME, StudyFolder
 from tune.space import SearchSpace
 
+if TYPE_CHECKING:
+    from studies.driver.request import Request
+
 FLOAT_BYTES = 4
+PROCESSES = "squeeze.processes"
+SHARED = tuple(kind.name for kind in (Squeeze, EarlySqueeze))
+"""Stages that several processes compute, with a GPU each."""
 COPIES = 3
 """Of a network's weights that training holds at least: themselves, gradients, an optimizer's."""
 
@@ -81,11 +89,29 @@ def on_device(config: TrialConfig, device: str, address: str | None = None) -> T
         return config.override({"compute.device": decided})
 
     from guard.device import available_device
+    from guard.processes import check_devices
 
     try:
-        return config.override({"compute.device": available_device(device)})
+        found = config.override({"compute.device": available_device(device)})
     except ValueError as error:
         raise StudyError(f"--device: {error}") from None
+    try:
+        check_devices(found.squeeze.processes, found.compute.device)
+    except ValueError as error:
+        raise ConfigError("squeeze.processes", str(error)) from None
+    return found
+
+
+def placed(config: TrialConfig, request: Request, varied: Collection[str]) -> TrialConfig:
+    """The config for the device that is asked for, and for the GPUs that `--resources` gives its
+    squeeze. varied: what differs between the trials. Raises StudyError or ConfigError."""
+    if PROCESSES in varied:
+        raise ConfigError(PROCESSES, "is the same in all trials of a study")
+    found = on_device(config, request.device, request.address)
+    gpus = parse_resources(request.resources, found).of("squeeze").gpus
+    if found.compute.device != "cuda" or gpus <= 1:
+        return found
+    return found.override({PROCESSES: int(gpus)})
 
 
 def checked_space(space: SearchSpace) -> SearchSpace:
@@ -147,11 +173,11 @@ def check_fits(path: str, value: int, numbers: int, where: str = "") -> None:
 def parse_resources(texts: Sequence[str], config: TrialConfig) -> StageResources:
     """`--resources STAGE=CPUS[,GPUS]`; "all" is every stage that is not named.
 
-    Raises StudyError.
+    Raises StudyError, also where a squeeze of several processes has not a GPU for each.
     """
     on_gpu = config.compute.device == "cuda"
     default = Resources(config.compute.num_threads, 1.0 if on_gpu else 0.0)
-    named = {}
+    named: dict[str, Resources] = {}
     for text in texts:
         stage, _, amounts = text.partition("=")
         if stage not in (EVERY_STAGE, *STAGES):
@@ -166,5 +192,20 @@ def parse_resources(texts: Sequence[str], config: TrialConfig) -> StageResources
             raise StudyError(
                 f"--resources: CPUs above 0, GPUs a fraction or a whole number; got {text!r}"
             )
+        if gpus > 1 and stage not in SHARED:
+            several = " and ".join(SHARED)
+            raise StudyError(f"--resources: {several} alone take several GPUs; got {text!r}")
         named[stage] = Resources(cpus, gpus)
-    return StageResources(named.pop(EVERY_STAGE, default), named)
+    processes = config.squeeze.processes
+    if EVERY_STAGE not in named:
+        named.setdefault("squeeze", Resources(processes * default.cpus, processes * default.gpus))
+    for stage in SHARED if "squeeze" in named else ():
+        named.setdefault(stage, named["squeeze"])
+    parsed = StageResources(named.pop(EVERY_STAGE, default), named)
+    for stage in SHARED if on_gpu and processes > 1 else ():
+        gpus = parsed.of(stage).gpus
+        if gpus != processes:
+            raise StudyError(
+                f"--resources: {PROCESSES} = {processes} want a GPU each; {stage} has {gpus:g}"
+            )
+    return parsed

@@ -170,8 +170,9 @@ def add_machine_flags(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="STAGE=CPUS[,GPUS]",
-        help=f"what a stage holds: all=1,0.5 or squeeze=4,1; stages: {', '.join(STAGES)}. "
-        "Default: compute.num_threads CPUs, and one GPU on cuda. Repeatable",
+        help="what a stage holds: all=1,0.5 or squeeze=8,4, a squeeze of four processes with a GPU "
+        f"each; stages: {', '.join(STAGES)}. Default: compute.num_threads CPUs, and one GPU on "
+        "cuda, of each process. Repeatable",
     )
     add_tracking_flag(machines)
     parser.add_argument(

@@ -13,7 +13,7 @@ from guard.trial import TrialConfig
 from studies.design.design import Design
 from studies.design.study import Study, conclusion
 from studies.driver import flags
-from studies.driver.checks import checked, on_device
+from studies.driver.checks import checked, placed
 from studies.driver.dryrun import print_fields, print_sharing, print_work
 from studies.driver.options import TRIALS_ONLY
 from studies.driver.request import Request, settled
@@ -134,7 +134,7 @@ def prepared(study: Study, request: Request) -> TrialsJob:
     if request.data is not None:
         fixed["data.path"] = request.data
     base = base_config(request.preset.config, fixed, design.axes.get("method", ()))
-    base = on_device(base, request.device, request.address)
+    base = placed(base, request, design.axes)
     configs = [run.config for run in design.runs(base, request.seeds)]
     base = checked(base, configs)
     return TrialsJob(story=study, request=request, base=base, design=design)

@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from guard.errors import UserError
+from guard.errors import ConfigError, StudyError, UserError
 from guard.trial import TrialConfig
-from studies.driver.checks import checked_space, parse_resources
+from studies.driver.checks import checked_space, parse_resources, placed
 from studies.driver.settings import parse_settings, search_space
 from studies.presets import PRESETS
 from tune.resources import Resources
@@ -29,9 +30,69 @@ def test_resources_have_a_default_by_device_and_exceptions_by_stage() -> None:
     assert parse_resources([], on_gpu).of("squeeze") == Resources(4, 1)
 
 
+ON_GPU = TrialConfig().override({"compute.device": "cuda", "compute.num_threads": 2})
+IN_FOUR = ON_GPU.override({"squeeze.processes": 4})
+
+
+def test_a_squeeze_of_several_processes_holds_what_each_takes() -> None:
+    """At its looks too."""
+    for stage in ("squeeze", "early-squeeze"):
+        assert parse_resources([], IN_FOUR).of(stage) == Resources(8, 4)
+        assert parse_resources(["squeeze=16,4"], IN_FOUR).of(stage) == Resources(16, 4)
+        on_cpus = IN_FOUR.override({"compute.device": "cpu"})
+        assert parse_resources([], on_cpus).of(stage) == Resources(8, 0)
+    assert parse_resources([], IN_FOUR).of("recover") == Resources(2, 1)
+
+
+@pytest.mark.parametrize("text", ["squeeze=8,2", "squeeze=8,0.5", "all=8,1"])
+def test_processes_want_a_gpu_each(text: str) -> None:
+    with pytest.raises(StudyError, match=r"--resources: squeeze.processes = 4 want a GPU each"):
+        parse_resources([text], IN_FOUR)
+
+
+def asked(config: TrialConfig, *resources: str) -> TrialConfig:
+    """The config of a study on a machine with GPUs."""
+    request = SimpleNamespace(device=config.compute.device, address=None, resources=resources)
+    return placed(config, request, ["ipc"])  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("guard.device.is_here", lambda device: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 4)
+
+
+@pytest.mark.usefixtures("gpus")
+@pytest.mark.parametrize(
+    ("resources", "processes"),
+    [((), 1), (("squeeze=8,4",), 4), (("squeeze=8,1",), 1), (("all=1,0.5",), 1)],
+)
+def test_a_squeeze_has_a_process_for_each_of_its_gpus(
+    resources: tuple[str, ...], processes: int
+) -> None:
+    assert asked(ON_GPU, *resources).squeeze.processes == processes
+    on_cpus = ON_GPU.override({"compute.device": "cpu"})
+    assert asked(on_cpus, *resources).squeeze.processes == 1
+
+
+@pytest.mark.usefixtures("gpus")
+def test_processes_without_a_gpu_each_are_refused_before_anything_starts() -> None:
+    assert asked(IN_FOUR) == IN_FOUR
+    with pytest.raises(ConfigError, match=r"^squeeze.processes: 5 processes want a GPU each"):
+        asked(IN_FOUR.override({"squeeze.processes": 5}))
+
+
+def test_the_number_of_processes_is_that_of_the_whole_study() -> None:
+    request = SimpleNamespace(device="cpu", address=None, resources=())
+    with pytest.raises(ConfigError, match=r"^squeeze.processes: is the same in all trials"):
+        placed(TrialConfig(), request, ["squeeze.processes"])  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
+        ("recover=8,2", "squeeze and early-squeeze alone take several GPUs; got 'recover=8,2'"),
+        ("all=8,2", "squeeze and early-squeeze alone take several GPUs"),
         ("all=1,0.5,2", r"must be STAGE=CPUS\[,GPUS\], got 'all=1,0.5,2'"),
         ("all=1,", "must be STAGE=CPUS"),
         ("all=", "must be STAGE=CPUS"),
