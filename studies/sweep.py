@@ -12,7 +12,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, get_args
 
-from guard.trial import TrialConfig
 from studies.design.study import Story
 from studies.driver import flags
 from studies.driver.checks import checked_space, placed
@@ -22,22 +21,10 @@ from studies.driver.run import run
 from studies.driver.settings import search_space
 from tune.options import SamplerName
 from tune.results.findings import Results, gains_in_words
-from tune.results.reading import read_object
-from tune.results.records import Record
 from tune.space import SearchSpace
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-
-def chosen(results: Results) -> Record | None:
-    """The trial of best.json; None where this cannot be read."""
-    try:
-        best = TrialConfig.from_dict(read_object(results.folder.path / "best.json"))
-    except (OSError, ValueError):
-        return None
-    fingerprint = best.fingerprint()
-    return next((r for r in results.records if r.fingerprint == fingerprint), None)
 
 
 def figures(results: Results) -> Mapping[str, Figure]:
@@ -46,9 +33,7 @@ def figures(results: Results) -> Mapping[str, Figure]:
 
     searched = [record for record in results.records if record.is_search]
     found = (
-        {"pareto": pareto_figure(searched, chosen(results), results.comparisons)}
-        if searched
-        else {}
+        {"pareto": pareto_figure(searched, results.choice, results.comparisons)} if searched else {}
     )
     over_eps = eps_figure(results.comparisons, results.caption) if results.comparisons else None
     return found | ({"eps": over_eps} if over_eps else {})
@@ -58,7 +43,7 @@ def answer(results: Results) -> str:
     """What the confirmation says; before it, what the search chose."""
     if results.comparisons:
         return gains_in_words(results)
-    best = chosen(results)
+    best = results.choice
     if best is None:
         return "Nothing can be said before a baseline is complete."
     clean, robust = best.objectives

@@ -11,13 +11,13 @@ from typing import Any
 
 import jinja2
 from matplotlib.figure import Figure
-from plotly.offline import get_plotlyjs
 
 from guard.trial import TrialConfig
 from studies.design.about import About
 from studies.design.study import Story, Study, conclusion
 from studies.reporting.console import Terminal
 from studies.reporting.figures import save_png
+from studies.reporting.packing import packed
 from studies.reporting.sections import (
     distilled_images,
     flagged,
@@ -28,6 +28,7 @@ from studies.reporting.sections import (
     result_table,
     state,
     trial_row,
+    undecided_tables,
 )
 from tune.commit import lab_commit
 from tune.results.cautions import after, before
@@ -90,10 +91,11 @@ def content(
 ) -> dict[str, Any]:
     """What the template shows."""
     folder, comparisons, records = results.folder, results.comparisons, results.records
-    plots = interactive(results)
+    plots, scripts = packed(interactive(results))
     columns, rows = result_table(comparisons)
     drawn = pictures(figures)
-    tables = [*grids(comparisons), *story.tables(results), *published_tables(story)]
+    own = (*undecided_tables(results), *story.tables(results))
+    tables = [*grids(comparisons), *own, *published_tables(story)]
     images = distilled_images(comparisons, records)
     contents = [
         *([("result", "result")] if rows else []),
@@ -121,7 +123,7 @@ def content(
         "tables": tables,
         "pictures": drawn,
         "plots": plots,
-        "plotly_js": get_plotlyjs() if plots else "",
+        "scripts": scripts,
         "images": images,
         "flagged": flagged(records),
         "cautions": [*before(TrialConfig.from_dict(r.config) for r in records), *after(records)],

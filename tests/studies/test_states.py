@@ -17,7 +17,7 @@ from guard.config.schema import Config
 from guard.errors import StudyError, UserError
 from guard.pipeline import TrialResult
 from guard.trial import TrialConfig
-from studies import report, sweep, trial
+from studies import report, trial
 from studies.design.about import About, claim
 from studies.driver.flags import exit_code
 from tune.results.findings import Results
@@ -161,7 +161,7 @@ def test_a_table_that_is_none_is_one_line(content: bytes, tmp_path: Path) -> Non
 def test_a_choice_that_cannot_be_read_is_none(content: bytes | None, folder: StudyFolder) -> None:
     path = folder.path / "best.json"
     path.unlink() if content is None else path.write_bytes(content)
-    assert sweep.chosen(Results.read(folder)) is None
+    assert Results.read(folder).choice is None
 
 
 def test_a_single_trial_knows_the_home_in_every_path(

@@ -8,8 +8,10 @@ from pathlib import Path
 
 from guard.config import radius_text
 from guard.robustness.measures import CLEAN
+from guard.trial import TrialConfig
 from tune.results.comparison import Comparison, compared, shared_place, short_titles, versus
 from tune.results.folder import StudyFolder
+from tune.results.reading import read_object
 from tune.results.records import Record
 from tune.results.tables import by_chance, level, signed_percent, verdict
 from tune.results.wording import joined
@@ -34,6 +36,17 @@ class Results:
             comparisons=compared(folder),
             left_out=folder.left_out(),
         )
+
+    @property
+    def choice(self) -> Record | None:
+        """The trial of a search's best.json; None where this cannot be read, as without a
+        search."""
+        try:
+            best = TrialConfig.from_dict(read_object(self.folder.path / "best.json"))
+        except (OSError, ValueError):
+            return None
+        fingerprint = best.fingerprint()
+        return next((r for r in self.records if r.fingerprint == fingerprint), None)
 
     @property
     def measured(self) -> Path:

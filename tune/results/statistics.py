@@ -19,7 +19,8 @@ SeedPair = tuple[int, int]
 """(distillation seed, student seed)."""
 Floats = NDArray[np.float64]
 
-CONFIDENCE = 0.95
+CONFIDENCE, POWER = 0.95, 0.8
+MOST_SEEDS = 1000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,9 +131,33 @@ def interval(values: Floats, *, shares: bool = False) -> tuple[Floats, Floats]:
     return centre - np.hypot(below, np.sqrt(further)), centre + np.hypot(above, np.sqrt(further))
 
 
-def t_quantile(freedom: int) -> float:
+def t_quantile(freedom: int, level: float = (1 + CONFIDENCE) / 2) -> float:
     """How many standard errors Student's t reaches; for nothing that varies, any number."""
-    return float(stdtrit(max(freedom, 1), (1 + CONFIDENCE) / 2))
+    return float(stdtrit(max(freedom, 1), level))
+
+
+def deciding_seeds(found: Estimate) -> int | None:
+    """The least number of seeds n with which a paired difference Δ like this one is clear with a
+    probability of 80 %:
+
+        (t(0.975) + t(0.8))² s²/n + r² <= Δ²
+
+    with Student's t of n - 1 degrees of freedom, s the standard deviation of the differences
+    between seeds, and r what test images alone add to the interval. The usual size of a paired
+    sample (Julious 2004, https://doi.org/10.1002/sim.1783), which takes Δ and s to be what they
+    were here, and the differences of seeds to be normal. None for more than a thousand, that is
+    where the test images are too few, and for one seed, which says nothing of s.
+    """
+    count, s = found.num_distillations, found.distillation_std
+    if count < 2:
+        return None
+    width = (found.high - found.low) / 2
+    of_images = max(width**2 - t_quantile(count - 1) ** 2 * s**2 / count, 0.0)
+    for seeds in range(2, MOST_SEEDS + 1):
+        reach = t_quantile(seeds - 1) + t_quantile(seeds - 1, POWER)
+        if reach**2 * s**2 / seeds + of_images <= found.mean**2:
+            return seeds
+    return None
 
 
 def variance(deviations: Floats, freedom: int) -> Floats:

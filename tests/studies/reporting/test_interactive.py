@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
@@ -19,11 +20,13 @@ from pages import Page, told, write_about
 from studies.design.about import About
 from studies.reporting.interactive import search_plots
 from studies.reporting.interactive import searched as read_searched
+from studies.reporting.packing import unpack
 from studies.sensitivity import correlation
 from tune.results.folder import StudyFolder
 from tune.results.records import CONFIRMATION, Record
 from tune.space import CONTROL
 
+PACKED = re.compile(r'<script type="text/plain" class="packed">(.*?)</script>', re.S)
 SPACE = {
     "regularizer.weight": FloatDistribution(1e-3, 100, log=True),
     "regularizer.h": FloatDistribution(1e-2, 3, log=True),
@@ -103,7 +106,10 @@ def test_a_sweep_is_shown_from_all_sides(sweep: SimpleNamespace) -> None:
     assert {f"plot-{number}" for number in range(1, len(PLOTS) + 1)} <= set(page.ids)
     assert all(address.startswith(("#", "data:")) for address in page.addresses)
     assert "7 students on 100 validation images, one seed each." in page.text
-    assert page.html.count("plotly.js v") == 1
+    library, drawn = (unpack(text) for text in PACKED.findall(page.html))
+    assert "plotly.js v" in library and drawn.count("Plotly.newPlot(") == len(PLOTS)
+    assert "plotly.js v" not in page.html and "Plotly.newPlot(" not in page.html
+    assert len(page.html) < 2_000_000
 
 
 def test_controls_are_no_part_of_what_was_searched(sweep: SimpleNamespace) -> None:
