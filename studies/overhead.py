@@ -73,7 +73,7 @@ def main(argv: Sequence[str]) -> int:
         return 0
     folder, about = request.folder, About(study=STORY.name, command=request.command)
     folder.path.mkdir(parents=True, exist_ok=True)
-    store = open_store(request.tracking_uri, folder)
+    store = open_store(request.tracking_uri, folder, request.options.tracking)
     claim(folder, about, config, {"sizes": str(sizes)})
     rows: list[dict[str, Any]] = []
     setup(config.compute)

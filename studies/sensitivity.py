@@ -51,7 +51,7 @@ def main(argv: Sequence[str]) -> int:
             f"--name: {folder.path} must have at least 4 regularized trials that differ, got "
             f"{len(trials)}"
         )
-    store = open_store(request.tracking_uri, folder)
+    store = open_store(request.tracking_uri, folder, request.options.tracking)
     rows = [
         {"field": name, "importance": share, **correlation(trials, name), "trials": len(trials)}
         for name, share in found.items()

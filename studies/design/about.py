@@ -30,6 +30,11 @@ class About:
     study: str
     command: str
 
+    @property
+    def module(self) -> str:
+        """Of the command."""
+        return f"studies.{self.study}"
+
     def note(self, folder: StudyFolder) -> str:
         """What the study's MLflow run says of itself, as Markdown."""
         report = "Report: artifact `report.html`."

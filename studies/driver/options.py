@@ -14,6 +14,7 @@ from studies.driver.settings import overridden
 from studies.presets import Preset
 from tune.confirmation import Confirmation
 from tune.options import SearchConfig
+from tune.tracking.options import TrackingConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +41,7 @@ class Options(Config):
     search: SearchConfig = field(default_factory=SearchConfig)
     confirm: Confirmation = field(default_factory=Confirmation)
     run: RunConfig = field(default_factory=RunConfig)
+    tracking: TrackingConfig = field(default_factory=TrackingConfig)
 
     def listed(self, sections: Iterable[str]) -> dict[str, Any]:
         """Each field of the sections by its path."""
@@ -49,7 +51,7 @@ class Options(Config):
 
 SECTIONS = tuple(field_names(Options))
 """Of a study that searches."""
-TRIALS_ONLY = ("run",)
+TRIALS_ONLY = ("run", "tracking")
 """Sections of a study whose trials are known."""
 MEANING: Mapping[str, str] = {
     "search.seed": "of the sampler",
@@ -64,12 +66,16 @@ MEANING: Mapping[str, str] = {
     "run.concurrent": "trials at a time, 0: one more than the stages that fit",
     "run.stage_limit": "seconds after which a stage is ended and its trial fails, 0: never",
     "run.verbose": "true: show what Ray logs",
+    "tracking.experiment": "of MLflow (default: MLFLOW_EXPERIMENT_NAME, the study's before, or "
+    "robust-distillation)",
+    "tracking.largest_set": "MiB up to which a distilled set's images are an MLflow artifact",
 }
 """What `--help` says of each field."""
 MISSING: Mapping[str, str] = {
     "search": "nothing is searched here",
     "confirm": "nothing is searched here that could be confirmed",
     "run": "no trials are run here",
+    "tracking": "nothing is tracked here",
 }
 
 

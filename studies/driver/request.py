@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from guard.errors import StudyError
+from guard.errors import ConfigError, StudyError
 from studies.driver.checks import load_preset, output_folder, study_folder
 from studies.driver.options import SECTIONS, Options, chosen, section
 from studies.driver.settings import parse_settings
@@ -18,6 +18,12 @@ from tune.results.folder import StudyFolder
 from tune.uris import check_storage_url, check_tracking_uri
 
 MAX_SEEDS = 1000
+EXPERIMENT_NAME = "MLFLOW_EXPERIMENT_NAME"
+REFUSED: Mapping[str, str] = {
+    "MLFLOW_RUN_ID": "a study has a run of its own, and one for each trial; unset it",
+    "MLFLOW_EXPERIMENT_ID": "experiments are named here: --set tracking.experiment=NAME; unset it",
+}
+"""Variables of MLflow's users that mean nothing here."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +71,7 @@ def settled(args: argparse.Namespace) -> Request:
         raise StudyError(f"--seeds: must be at least 1 and at most {MAX_SEEDS}, got {args.seeds}")
     preset = load_preset(args.preset)
     settings = parse_settings(args.settings)
-    options = chosen(preset, settings, args.sections)
+    options = followed(chosen(preset, settings, args.sections))
     if options.search.storage:
         check_storage_url(options.search.storage)
     return Request(
@@ -85,6 +91,21 @@ def settled(args: argparse.Namespace) -> Request:
         tracking=tracking_uri(args.tracking_uri),
         dry_run=args.dry_run,
     )
+
+
+def followed(options: Options) -> Options:
+    """The options with what the environment says of MLflow and they do not. Raises StudyError for a
+    variable that cannot be followed."""
+    for variable, why in REFUSED.items():
+        if os.environ.get(variable):
+            raise StudyError(f"{variable}: {why}")
+    name = os.environ.get(EXPERIMENT_NAME)
+    if not name or options.tracking.experiment:
+        return options
+    try:
+        return options.override({"tracking.experiment": name})
+    except ConfigError as error:
+        raise StudyError(f"{EXPERIMENT_NAME}: {error.rule}") from None
 
 
 def tracking_uri(flag: str | None) -> str | None:

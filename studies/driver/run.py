@@ -101,16 +101,17 @@ def carry_out(console: Terminal, job: Job, resources: StageResources) -> int:
 
     folder, about = job.request.folder, About(study=job.story.name, command=job.request.command)
     place = settled_place(job.request, resources)
-    given = open_store(job.request.tracking, folder) if job.request.tracking else None
+    tracking = job.request.options.tracking
+    given = open_store(job.request.tracking, folder, tracking) if job.request.tracking else None
     with (
         held(folder.path) as warning,
         brought(folder),
         Interrupts() as asked,
         claimed(folder, about, job.base, job.varied),
     ):
-        store = given or open_store(folder.tracking_uri, folder)
+        store = given or open_store(folder.tracking_uri, folder, tracking)
         folder.store.remove_abandoned()
-        for line in [*([warning] if warning else []), *folder.set_aside()]:
+        for line in [*([warning] if warning else []), *store.news, *folder.set_aside()]:
             console.warn(line)
         finished, all_trials = job.counted()
         console.print(f"study {folder}: {finished} of {all_trials} trials are finished")
@@ -128,7 +129,12 @@ def carry_out(console: Terminal, job: Job, resources: StageResources) -> int:
                 close(console, session, job.story, results, done=not job.unfinished())
         else:
             results = write(job, about)
-            deliver(console, Tracker(folder, store, about.note(folder)), job.story, results)
+            deliver(
+                console,
+                Tracker(folder, store, about.note(folder), about.module),
+                job.story,
+                results,
+            )
         job.print_summary(console, results)
         print_cautions(console, after(results.records))
         return say_how_to_go_on(console, job, asked)

@@ -100,7 +100,7 @@ def opened(
             preflight.check(folder, base.data, base.compute.device)
         name = f"desk:{folder.path}"
         desk = open_desk(name, folder.store_place, place.resources, place.run.stage_limit_s)
-        tracker = Tracker(folder, store, about.note(folder))
+        tracker = Tracker(folder, store, about.note(folder), about.module)
         tracker.start()
         with Progress(console) as progress:
             yield Session(

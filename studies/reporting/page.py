@@ -73,7 +73,7 @@ def publish(
     results = Results.read(folder)
     page = write_report(story, results, about)
     console.print(f"report: {page}")
-    deliver(console, Tracker(folder, store, about.note(folder)), story, results)
+    deliver(console, Tracker(folder, store, about.note(folder), about.module), story, results)
 
 
 def deliver(

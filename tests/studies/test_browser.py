@@ -23,7 +23,7 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.remote.webdriver import WebDriver
 from selenium.webdriver.support.wait import WebDriverWait
 
-from tune.tracking.store import EXPERIMENT
+from tune.tracking.identity import EXPERIMENT
 from tune.tracking.wanted import PARENT, TRIAL
 
 pytestmark = pytest.mark.slow

@@ -25,7 +25,7 @@ from studies import sweep, trial
 from tune.results.folder import StudyFolder
 from tune.results.front import choose
 from tune.settling import REPEATS
-from tune.tracking.store import EXPERIMENT
+from tune.tracking.identity import EXPERIMENT
 from tune.tracking.wanted import TRIAL
 
 SMALL = [

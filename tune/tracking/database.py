@@ -148,17 +148,18 @@ def is_ready(connection: Connection, uri: str) -> bool:
 
 
 def move_artifacts(uri: str, experiment_id: str, old: str, new: str) -> None:
-    """Let the artifacts of an experiment in a SQLite file, and those of its runs, be where its
+    """Let the artifacts of an experiment in a SQLite file, of its runs and models, be where its
     output lies now. MLflow stores their places as absolute URIs and changes none."""
     from sqlalchemy import make_url
 
     with contextlib.closing(sqlite3.connect(str(make_url(uri).database), timeout=60)) as database:
         with database:
-            database.execute(
-                "UPDATE runs SET artifact_uri = ? || substr(artifact_uri, ?) "
-                "WHERE experiment_id = ? AND substr(artifact_uri, 1, ?) = ?",
-                (new, len(old) + 1, experiment_id, len(old) + 1, f"{old}/"),
-            )
+            for table, column in (("runs", "artifact_uri"), ("logged_models", "artifact_location")):
+                database.execute(
+                    f"UPDATE {table} SET {column} = ? || substr({column}, ?) "
+                    f"WHERE experiment_id = ? AND substr({column}, 1, ?) = ?",
+                    (new, len(old) + 1, experiment_id, len(old) + 1, f"{old}/"),
+                )
             database.execute(
                 "UPDATE experiments SET artifact_location = ? WHERE experiment_id = ?",
                 (new, experiment_id),

@@ -7,17 +7,16 @@ follow from a run's start, so what is sent a second time makes the same rows.
 
 from __future__ import annotations
 
-import json
 import time
-import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
-from guard.errors import StudyError
-from tune.results.folder import StudyFolder, write_atomically
+from tune.results.folder import StudyFolder
 from tune.results.front import pareto_front
 from tune.results.records import OBJECTIVES, Record
+from tune.tracking.held import THIS_RUN, Held, HeldModel, Point, Student
+from tune.tracking.identity import identity
 from tune.tracking.provenance import version_tags
-from tune.tracking.store import Held, Point, Store
+from tune.tracking.store import Store
 from tune.tracking.wanted import (
     FINGERPRINT,
     ID,
@@ -25,6 +24,7 @@ from tune.tracking.wanted import (
     PARENT,
     STUDY,
     TRIAL,
+    Wanted,
     same,
     wanted,
 )
@@ -39,14 +39,17 @@ class Mirror:
     """For one thread. Every method may raise whatever MLflow does; then `forget`, `look`, and call
     it again."""
 
-    def __init__(self, folder: StudyFolder, store: Store, note: str) -> None:
+    def __init__(self, folder: StudyFolder, store: Store, note: str, command: str = "") -> None:
+        """command: the module that is the study's command."""
         self._folder, self._store, self._note = folder, store, note
-        self._study = {STUDY: folder.name, ID: identity(folder)}
+        self._study = {STUDY: folder.name, ID: identity(folder, store.name)}
         """Tags of every run of the study."""
-        self._versions = version_tags()
+        self._versions = version_tags(command)
         self._is_known = False
         self._runs: dict[str, Held] = {}
         """By label."""
+        self._models: Mapping[str, Sequence[HeldModel | None]] = {}
+        """By the run that made them."""
         self._left: dict[str, list[Held]] = {}
         """By fingerprint: unfinished runs of trials that have no record."""
         self._begun: set[str] = set()
@@ -73,6 +76,7 @@ class Mirror:
         self._store.experiment()
         self._runs, self._left, self._complete = {}, {}, set()
         records = {record.label: record for record in self._folder.every_record()}
+        self._models = self._students()
         for run in self._found():
             self._take(run, records)
         if STUDY_RUN not in self._runs:
@@ -89,7 +93,7 @@ class Mirror:
     def _found(self) -> Iterator[Held]:
         """The study's runs. In its own output they are known by its name, also those of before a
         study had an identity; elsewhere, and once it is renamed, by that."""
-        for name in [STUDY, ID] if self._store.is_own else [ID]:
+        for name in self._names:
             are_found = False
             for run in self._store.runs({name: self._study[name]}):
                 if run.tags.get(ID, self._study[ID]) == self._study[ID]:
@@ -98,9 +102,28 @@ class Mirror:
             if are_found:
                 return
 
+    def _students(self) -> dict[str, list[HeldModel]]:
+        """Logged models by the run that made them: at least all of the study's."""
+        for name in self._names:
+            found: dict[str, list[HeldModel]] = {}
+            for run_id, model in self._store.models({name: self._study[name]}):
+                found.setdefault(run_id, []).append(model)
+            if found:
+                return found
+        return {}
+
+    @property
+    def _names(self) -> list[str]:
+        """Tags by which the study's runs are known."""
+        return [STUDY, ID] if self._store.is_own else [ID]
+
     def _take(self, run: Held, records: Mapping[str, Record]) -> None:
         """Sort a run in: of a trial, the study's own, left unfinished, or one too many."""
         label, fingerprint = run.tags.get(TRIAL, ""), run.tags.get(FINGERPRINT, "")
+        run.model, *others = self._models.get(run.run_id, [None])
+        for model in others:  # made by a call that was not answered
+            assert model is not None
+            self._store.delete_model(model)
         record = records.get(label)
         if record is None and label != STUDY_RUN and label not in self._begun:
             if run.status != "FINISHED" and not run.deleted:
@@ -117,12 +140,19 @@ class Mirror:
             self._drop(other)
             self._complete.discard(label)
         self._runs[label] = run
-        if record is not None and wanted(record, self._folder, self._study).holds(run):
+        if record is not None and self._wanted(record, self._study).holds(run):
             self._complete.add(label)
             run.params, run.metrics = {}, {}
             run.tags = {PARENT: run.tags.get(PARENT, "")}
+            if run.model is not None:
+                run.model.metrics = {}
+
+    def _wanted(self, record: Record, tags: Mapping[str, str]) -> Wanted:
+        return wanted(record, self._folder, tags, self._store.options.largest_set)
 
     def _drop(self, run: Held) -> None:
+        if run.model is not None:
+            self._store.delete_model(run.model)
         if not run.deleted and ID in run.tags:
             self._store.delete(run)
 
@@ -159,7 +189,7 @@ class Mirror:
                 run.status = "RUNNING"
         else:
             every = {**self._versions, **self._of_trials, **tags}
-            said = {tag: value for tag, value in every.items() if value}
+            said = {tag: text for tag, text in every.items() if text and THIS_RUN not in text}
             run = self._store.create(name, said, milliseconds() - round(1000 * seconds))
             self._made.add(run.run_id)
         self._runs[label] = run
@@ -176,11 +206,14 @@ class Mirror:
         record = self._record(label)
         if label in self._checked or record is None:
             return
-        lacking = wanted(record, self._folder, self._of_trials)
+        lacking = self._wanted(record, self._of_trials)
         run = self.begin(lacking.name, lacking.tags, record.seconds)
         if run.deleted:
             self._store.restore(run)
         if label not in self._complete:
+            self._store.read(run, lacking.images_missing(run))
+            if lacking.student is not None and run.model is None:
+                run.model = self._store.create_model(run, lacking.student)
             points = lacking.points_missing(run)
             is_other = any(point.name in run.metrics for point in points)
             at = milliseconds() if is_other else run.start + round(1000 * record.seconds)
@@ -188,12 +221,25 @@ class Mirror:
         is_new = run.run_id in self._made
         sizes = {} if is_new else self._store.sizes(run, lacking.folders)
         self._store.upload(run, lacking.files_missing(sizes))
+        if run.model is not None and lacking.student is not None:
+            self._settle_model(run, run.model, lacking.student)
         if run.status != lacking.status:
             self._store.end(run, lacking.status, run.start + round(1000 * record.seconds))
             run.status = lacking.status
         run.deleted, run.params, run.metrics = False, {}, {}
         self._complete.add(label)
         self._checked.add(label)
+
+    def _settle_model(self, run: Held, model: HeldModel, student: Student) -> None:
+        """Give a run's logged model, whose metrics are there, what else it lacks."""
+        if not student.is_tagged(model):
+            self._store.tag_model(model, student.tags)
+        if model.model_id not in run.outputs:
+            self._store.link(run, model)
+            run.outputs.add(model.model_id)
+        if not model.is_ready:
+            self._store.finish_model(model)
+        model.is_ready, model.metrics = True, {}
 
     def close(self, records: list[Record], status: str, note: str) -> None:
         """Complete the study's own run, and end those of trials that were interrupted."""
@@ -223,20 +269,6 @@ def summary(records: list[Record]) -> dict[str, float]:
 def rank(run: Held) -> tuple[bool, bool]:
     """The least is the run of a trial that has several."""
     return run.deleted, run.status != "FINISHED"
-
-
-def identity(folder: StudyFolder) -> str:
-    """What tells the study from others of its name, kept in its folder. Raises StudyError for a
-    file that does not say it."""
-    file = folder.path / "mlflow.json"
-    if not file.is_file():
-        write_atomically(file, json.dumps({"id": uuid.uuid4().hex}))
-    try:
-        return str(json.loads(file.read_text(encoding="utf-8"))["id"])
-    except (ValueError, KeyError, TypeError):
-        raise StudyError(
-            f'{file}: must be {{"id": …}}; without it MLflow gets every run anew'
-        ) from None
 
 
 def milliseconds() -> int:

@@ -8,7 +8,6 @@ import os
 import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -19,13 +18,17 @@ from tune.causes import causes, reason
 from tune.results.folder import StudyFolder
 from tune.tracking import database
 from tune.tracking.errors import refusal
+from tune.tracking.held import CONTEXT, THIS_RUN, Held, HeldModel, Images, Point, Student, metric
+from tune.tracking.identity import experiment_of
+from tune.tracking.options import TrackingConfig
 from tune.uris import is_database
 
 if TYPE_CHECKING:
-    from mlflow.entities import Experiment, Run
+    from mlflow.entities import Experiment
     from mlflow.store.artifact.artifact_repo import ArtifactRepository
 
-EXPERIMENT = "robust-distillation"
+STANDARD = TrackingConfig()
+MODEL_TYPE = "student"
 EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
 """The UI opens on the table of training runs."""
 SETTINGS = {
@@ -35,57 +38,22 @@ SETTINGS = {
     "PGCONNECT_TIMEOUT": "10",
 }
 """Of the environment, where a user has set nothing else."""
-PAGE = 200
+PAGE, MODELS_PAGE = 200, 100
 ILL_S, ILL_PAUSE_S = 5.0, 0.5
 """How long a server that answers with errors may take to become well, at the start."""
-
-
-@dataclass(frozen=True)
-class Point:
-    """A value of a metric at a step."""
-
-    name: str
-    value: float
-    step: int = 0
-
-
-@dataclass(kw_only=True)
-class Held:
-    """A run as MLflow has it."""
-
-    run_id: str
-    start: int
-    """Milliseconds since the epoch."""
-    artifact_uri: str
-    status: str
-    deleted: bool = False
-    tags: dict[str, str] = field(default_factory=dict)
-    params: dict[str, str] = field(default_factory=dict)
-    metrics: dict[str, float] = field(default_factory=dict)
-    """The last value of each."""
-
-    @classmethod
-    def of(cls, run: Run) -> Held:
-        info, data = run.info, run.data
-        return cls(
-            run_id=info.run_id,
-            start=info.start_time,
-            artifact_uri=info.artifact_uri,
-            status=info.status,
-            deleted=info.lifecycle_stage == "deleted",
-            tags=dict(data.tags),
-            params=dict(data.params),
-            metrics=dict(data.metrics),
-        )
 
 
 class Store:
     """MLflow at a URI. Every method may raise whatever MLflow does."""
 
-    def __init__(self, uri: str, folder: StudyFolder) -> None:
+    def __init__(self, uri: str, folder: StudyFolder, options: TrackingConfig) -> None:
         from mlflow.tracking import MlflowClient
 
-        self.uri = uri
+        self.uri, self.options = uri, options
+        self.name = experiment_of(folder, options.experiment)
+        """Of the experiment."""
+        self.news: list[str] = []
+        """What a person should know, a line each."""
         self.is_own = uri == folder.tracking_uri
         """Whether it lies in the study's output, where a study's name is the only one."""
         self._artifacts = (folder.output / "mlflow").as_uri() if is_database(uri) else None
@@ -93,21 +61,26 @@ class Store:
         self._experiment = ""
 
     def experiment(self) -> Experiment:
-        """The lab's, which is made if it is not there and restored if it was deleted: one request,
-        or three."""
+        """The study's, which is made if it is not there and restored if it was deleted: one
+        request, or three."""
         from mlflow.exceptions import MlflowException
 
-        found = self._client.get_experiment_by_name(EXPERIMENT)
+        name = self.name
+        found = self._client.get_experiment_by_name(name)
         if found is None:
             try:
-                self._client.create_experiment(EXPERIMENT, self._artifacts, EXPERIMENT_TAGS)
+                self._client.create_experiment(name, self._artifacts, EXPERIMENT_TAGS)
             except MlflowException as error:
                 if error.error_code != "RESOURCE_ALREADY_EXISTS":  # by another study meanwhile
                     raise
-            found = self._client.get_experiment_by_name(EXPERIMENT)
+            found = self._client.get_experiment_by_name(name)
         assert found is not None
         if found.lifecycle_stage == "deleted":
             self._client.restore_experiment(found.experiment_id)
+            self.news.append(
+                f"MLflow: the experiment {name} was deleted and is restored; "
+                "--set tracking.experiment=NAME takes another"
+            )
         self._experiment = found.experiment_id
         return found
 
@@ -124,18 +97,41 @@ class Store:
             if not os.access(there, os.W_OK):
                 raise refusal(self.uri, f"keeps artifacts in {path}, which cannot be written here")
 
+    def check_age(self) -> None:
+        """Raises StudyError for a server without logged models, which came with MLflow 3."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            self._client.search_logged_models([self._experiment], max_results=1)
+        except MlflowException as error:
+            if error.get_http_status_code() == 404:
+                raise refusal(self.uri, "is older than MLflow 3, which this needs") from None
+            raise
+
     def runs(self, tags: Mapping[str, str]) -> Iterator[Held]:
         """Every run with these tags, deleted ones too, with its last metrics: a request for each
         200."""
         from mlflow.entities import ViewType
 
-        query = " and ".join(f"tags.`{name}` = '{value}'" for name, value in tags.items())
         token: str | None = None
         while True:
             page = self._client.search_runs(
-                [self._experiment], query, ViewType.ALL, PAGE, page_token=token
+                [self._experiment], with_tags(tags), ViewType.ALL, PAGE, page_token=token
             )
             yield from map(Held.of, page)
+            token = page.token
+            if not token:
+                return
+
+    def models(self, tags: Mapping[str, str]) -> Iterator[tuple[str, HeldModel]]:
+        """Every logged model with these tags, after the run that made it: a request for each
+        100."""
+        token: str | None = None
+        while True:
+            page = self._client.search_logged_models(
+                [self._experiment], with_tags(tags), max_results=MODELS_PAGE, page_token=token
+            )
+            yield from ((model.source_run_id or "", HeldModel.of(model)) for model in page)
             token = page.token
             if not token:
                 return
@@ -153,14 +149,55 @@ class Store:
     ) -> None:
         """Metrics at a time in milliseconds, parameters and tags; nothing for nothing. A request
         takes 1,000 values, and 100 parameters; more take more."""
-        from mlflow.entities import Metric, Param, RunTag
+        from mlflow.entities import Param, RunTag
 
         self._client.log_batch(
             run.run_id,
-            [Metric(point.name, point.value, at, point.step) for point in points],
+            [metric(point, run, at) for point in points],
             [Param(name, value) for name, value in (params or {}).items()],
             [RunTag(name, value) for name, value in (tags or {}).items()],
         )
+
+    def read(self, run: Held, images: Iterable[Images]) -> None:
+        """Say which data a run reads or makes; nothing for none."""
+        from mlflow.entities import Dataset, DatasetInput, InputTag
+
+        inputs = [
+            DatasetInput(
+                Dataset(own.name, own.digest, own.source_type, source),
+                [InputTag(CONTEXT, own.context)],
+            )
+            for own in images
+            if (source := own.source.replace(THIS_RUN, run.run_id))
+        ]
+        if inputs:
+            self._client.log_inputs(run.run_id, inputs)
+
+    def create_model(self, run: Held, student: Student) -> HeldModel:
+        made = self._client.create_logged_model(
+            self._experiment,
+            student.name,
+            run.run_id,
+            dict(student.tags),
+            dict(student.params),
+            MODEL_TYPE,
+        )
+        return HeldModel.of(made)
+
+    def tag_model(self, model: HeldModel, tags: Mapping[str, str]) -> None:
+        self._client.set_logged_model_tags(model.model_id, dict(tags))
+
+    def link(self, run: Held, model: HeldModel) -> None:
+        """A run has made a model."""
+        from mlflow.entities import LoggedModelOutput
+
+        self._client.log_outputs(run.run_id, [LoggedModelOutput(model.model_id, 0)])
+
+    def finish_model(self, model: HeldModel) -> None:
+        self._client.finalize_logged_model(model.model_id, "READY")
+
+    def delete_model(self, model: HeldModel) -> None:
+        self._client.delete_logged_model(model.model_id)
 
     def end(self, run: Held, status: str, at: int) -> None:
         self._client.set_terminated(run.run_id, status, at)
@@ -202,6 +239,11 @@ class Store:
         return get_artifact_repository(run.artifact_uri, tracking_uri=self.uri)
 
 
+def with_tags(tags: Mapping[str, str]) -> str:
+    """A query."""
+    return " and ".join(f"tags.`{name}` = '{value}'" for name, value in tags.items())
+
+
 def settle_mlflow() -> None:
     """Quiet: it logs the traces of its errors, which are told in a line."""
     for name, value in SETTINGS.items():
@@ -213,7 +255,7 @@ def settle_mlflow() -> None:
         logging.getLogger("alembic").setLevel(logging.WARNING)
 
 
-def open_store(uri: str, folder: StudyFolder) -> Store:
+def open_store(uri: str, folder: StudyFolder, options: TrackingConfig = STANDARD) -> Store:
     """MLflow, ready for the study's runs; a database that is not there is made. Raises StudyError,
     in one line, for a place that does not answer, is refused, or is of another MLflow."""
     settle_mlflow()
@@ -222,8 +264,10 @@ def open_store(uri: str, folder: StudyFolder) -> Store:
         try:
             if is_database(uri):
                 database.prepare(uri)
-            store = Store(uri, folder)
+            store = Store(uri, folder, options)
             store.follow_output(store.experiment())
+            if not is_database(uri):
+                store.check_age()
             return store
         except StudyError:
             raise

@@ -44,9 +44,12 @@ class Running:
 class Tracker:
     """Delivers a study to MLflow. It waits for nothing but in `close`, and raises nothing."""
 
-    def __init__(self, folder: StudyFolder, store: Store, note: str = "") -> None:
+    def __init__(
+        self, folder: StudyFolder, store: Store, note: str = "", command: str = ""
+    ) -> None:
+        """command: the module that is the study's command, such as studies.sweep."""
         self._folder, self._note = folder, note
-        self._mirror = Mirror(folder, store, note)
+        self._mirror = Mirror(folder, store, note, command)
         self._running: dict[str, Running] = {}
         self._lock = threading.Lock()
         """Of `_running`."""

@@ -2,31 +2,28 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import math
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from guard.card import finished_card
 from guard.trial import TrialConfig, methods, sections
 from tune.results import wording
 from tune.results.folder import StudyFolder
 from tune.results.records import Record
-from tune.tracking.store import Held, Point
+from tune.tracking.held import THIS_RUN, Held, Images, Point, Student
+from tune.tracking.products import MAX_LENGTH, distilled_files, images_of, note_of, student_of
 
 STUDY, TRIAL, FINGERPRINT = "guard.study", "guard.trial", "guard.fingerprint"
 ID = "guard.id"
 """Of the study's folder: two studies of one name may share a server."""
 STATUS = "guard.status"
 PARENT, NOTE = "mlflow.parentRunId", "mlflow.note.content"
-MAX_LENGTH = 500
-"""Of a parameter or a tag, in characters."""
 CURVES = ("loss", "accuracy", "lr")
-DISTILLED_FILES = ("images.png", "images.safetensors", "card.json")
+RELIABILITY = "reliability"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +37,9 @@ class Wanted:
     params: Mapping[str, str]
     points: tuple[Point, ...]
     """Metrics, and curves over epochs in order."""
+    images: tuple[Images, ...]
+    """What it reads, and what it makes of that."""
+    student: Student | None
     files: Mapping[str, Path | bytes]
     """Artifacts by path."""
 
@@ -49,17 +49,20 @@ class Wanted:
         return {path.rpartition("/")[0] for path in self.files}
 
     def tags_missing(self, run: Held) -> dict[str, str]:
-        return {k: v for k, v in self.tags.items() if run.tags.get(k, "") != v}
+        own = {k: v.replace(THIS_RUN, run.run_id) for k, v in self.tags.items()}
+        return {k: v for k, v in own.items() if run.tags.get(k, "") != v}
 
     def params_missing(self, run: Held) -> dict[str, str]:
         """Those that are there are right: MLflow changes none."""
         return {k: v for k, v in self.params.items() if k not in run.params}
 
     def points_missing(self, run: Held) -> list[Point]:
-        """All of a metric whose last value is another one."""
-        last = {point.name: point.value for point in self.points}
-        there = {name for name, v in last.items() if same(run.metrics.get(name), v)}
+        """All of a metric whose last value is another one, of the run or of its student."""
+        there = {last.name for last in lasting(self.points) if has(run, last)}
         return [point for point in self.points if point.name not in there]
+
+    def images_missing(self, run: Held) -> list[Images]:
+        return [own for own in self.images if own.key not in run.images]
 
     def files_missing(self, sizes: Mapping[str, int]) -> dict[str, Path | bytes]:
         """Those that are not there, or of another size."""
@@ -68,11 +71,36 @@ class Wanted:
     def holds(self, run: Held) -> bool:
         """Whether the run has everything, as far as a search says."""
         missing = (self.tags_missing(run), self.params_missing(run), self.points_missing(run))
-        return run.status == self.status and not run.deleted and not any(missing)
+        lacking = (*missing, self.images_missing(run))
+        is_made = self.student is None or is_delivered(run, self.student)
+        return run.status == self.status and not run.deleted and is_made and not any(lacking)
 
 
-def wanted(record: Record, folder: StudyFolder, tags: Mapping[str, str]) -> Wanted:
-    """Of a record; the tags of a study's runs are added to its own."""
+def is_delivered(run: Held, student: Student) -> bool:
+    """Whether its student is there, and known to be its own."""
+    model = run.model
+    if model is None:
+        return False
+    return model.is_ready and model.model_id in run.outputs and student.is_tagged(model)
+
+
+def lasting(points: Iterable[Point]) -> Iterable[Point]:
+    """The last of each metric."""
+    return {point.name: point for point in points}.values()
+
+
+def has(run: Held, point: Point) -> bool:
+    """Whether a run, and its student if it is one of this, have the value."""
+    own = same(run.metrics.get(point.name), point.value)
+    ranked = run.model.metrics if run.model and point.of_student else None
+    return own and (ranked is None or same(ranked.get(point.name), point.value))
+
+
+def wanted(
+    record: Record, folder: StudyFolder, tags: Mapping[str, str], largest_set: int
+) -> Wanted:
+    """Of a record; the tags of a study's runs are added to its own. largest_set: MiB of images that
+    are delivered."""
     config = TrialConfig.from_dict(record.config)
     seconds = {"seconds": record.seconds, "stage_seconds": record.stage_seconds}
     metrics = {**record.metrics, **seconds} if record.finished else {}
@@ -82,20 +110,38 @@ def wanted(record: Record, folder: StudyFolder, tags: Mapping[str, str]) -> Want
         "guard.reason": record.reason[:MAX_LENGTH],
         "guard.phase": record.phase,
         "guard.flags": "; ".join(record.flags)[:MAX_LENGTH],
+        NOTE: note_of(record, places, largest_set),
     }
+    images = images_of(config, places, largest_set)
+    trial = trial_tags(record.label, record.fingerprint, config.seed)
+    of_study = {name: text for name, text in tags.items() if name != PARENT}
     return Wanted(
         name=wording.title(config, record.params),
         seconds=record.seconds,
         status="FINISHED" if record.finished else "FAILED",
-        tags={**tags, **trial_tags(record.label, record.fingerprint, config.seed), **ended},
-        params=params_of(config),
+        tags={**tags, **trial, **ended},
+        params=params_of(config, record.params),
         points=(
-            *(Point(name, float(value)) for name, value in metrics.items()),
+            *(measured(name, float(value), config, images[0]) for name, value in metrics.items()),
             *curves(folder, places.get("teacher"), "teacher"),
             *curves(folder, places.get("student"), "student"),
         ),
-        files={"config.json": config.to_json().encode(), **distilled_files(record, config, places)},
+        images=images,
+        student=student_of(record, config, {**of_study, **trial}) if "student" in places else None,
+        files={
+            "config.json": config.to_json().encode(),
+            **distilled_files(record, config, places, largest_set),
+        },
     )
+
+
+def measured(name: str, value: float, config: TrialConfig, real: Images) -> Point:
+    """A metric of a trial; what is found on a split of the data, and how far that can be believed,
+    is the student's own."""
+    part = name.partition("/")[0]
+    on_split = part in config.evaluation.splits
+    is_own = on_split or part == RELIABILITY
+    return Point(name, value, of_student=is_own, images=real.key if on_split else None)
 
 
 def trial_tags(label: str, fingerprint: str, seed: int) -> dict[str, str]:
@@ -103,22 +149,33 @@ def trial_tags(label: str, fingerprint: str, seed: int) -> dict[str, str]:
     return {TRIAL: label, FINGERPRINT: fingerprint, "seed": str(seed)}
 
 
-def params_of(config: TrialConfig) -> dict[str, str]:
+def params_of(config: TrialConfig, own: Iterable[str] = ()) -> dict[str, str]:
     """The fields that the trial reads and that are set, as text: MLflow takes a hundred at once.
-    All of them are in config.json."""
+    All of them are in config.json.
+
+    own: paths that set the trial apart in its study, which come first.
+    """
     every = {name for method in methods().values() for name in sections(method)}
     unread = every - set(sections(type(config.own)))
     if config.student.labels == "soft":
         unread.discard("squeeze")
+    penalties = {"regularizer.": config.regularizer}
     experts = getattr(config.own, "experts", None)
-    used = {"kind"} | (experts.adversary.fields_used() if experts else frozenset())
-    penalty = f"{config.method}.experts.adversary."
+    if experts is not None:
+        penalties[f"{config.method}.experts.adversary."] = experts.adversary
+
+    def is_read(path: str) -> bool:
+        for prefix, penalty in penalties.items():
+            if path.startswith(prefix):
+                return path.removeprefix(prefix) in {"kind"} | penalty.fields_used()
+        return path.partition(".")[0] not in unread
+
+    flat = config.flat()
+    first = {path: flat[path] for path in own if path in flat}
     return {
         path: str(value)[:MAX_LENGTH]
-        for path, value in config.flat().items()
-        if value is not None
-        and path.partition(".")[0] not in unread
-        and (path.removeprefix(penalty) in used or not path.startswith(penalty))
+        for path, value in {**first, **flat}.items()
+        if value is not None and is_read(path)
     }
 
 
@@ -134,21 +191,6 @@ def curves(folder: StudyFolder, place: Path | None, part: str) -> Iterator[Point
     for epoch in history:
         for name in CURVES:
             yield Point(f"{part}/epoch_{name}", float(epoch[name]), epoch["epoch"])
-
-
-def distilled_files(
-    record: Record, config: TrialConfig, places: Mapping[str, Path]
-) -> dict[str, Path | bytes]:
-    """Of the distilled set, as far as there are any; the card says how good the teacher is."""
-    folder = places.get("distilled")
-    if folder is None:
-        return {}
-    files = {f"distilled/{name}": folder / name for name in DISTILLED_FILES}
-    found: dict[str, Path | bytes] = {name: path for name, path in files.items() if path.is_file()}
-    with contextlib.suppress(OSError, ValueError, LookupError):
-        card = finished_card(folder, config, record.metrics)
-        found["distilled/card.json"] = json.dumps(card, indent=1).encode()
-    return found
 
 
 def size(content: Path | bytes) -> int:

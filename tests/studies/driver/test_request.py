@@ -75,6 +75,29 @@ def test_tracking_is_the_flags_or_the_environments(monkeypatch: pytest.MonkeyPat
     assert sweep_of().tracking is None
 
 
+def test_an_experiment_is_the_settings_or_the_environments(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert sweep_of().options.tracking.experiment == ""
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "theirs")
+    assert sweep_of().options.tracking.experiment == "theirs"
+    assert settled(parsed(sensitivity.parser(), [])).options.tracking.experiment == "theirs"
+    mine = sweep_of("--set", "tracking.experiment=mine")
+    assert mine.options.tracking.experiment == "mine"
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", " x")
+    with pytest.raises(StudyError, match="MLFLOW_EXPERIMENT_NAME: must have at most 500"):
+        sweep_of()
+
+
+@pytest.mark.parametrize("variable", ["MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_ID"])
+def test_a_variable_of_mlflows_that_means_nothing_here_is_refused(
+    variable: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(variable, "1")
+    with pytest.raises(StudyError, match=f"^{variable}: .*; unset it$"):
+        sweep_of()
+
+
 def test_a_command_is_kept_without_its_password(capsys: pytest.CaptureFixture[str]) -> None:
     uri = "postgresql://me:secret@host/db"
     for argv in (["--tracking-uri", uri], [f"--tracking-uri={uri}"]):

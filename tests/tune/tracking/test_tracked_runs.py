@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
+import mlflow
 import pytest
 from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
@@ -93,7 +95,10 @@ def test_parameters_are_what_the_trial_reads(folder: StudyFolder, runs: dict[str
     unset = {path for path, value in flat.items() if value is None}
     own = ("data", "model", "regularizer", "squeeze", "sre2l", "student", "evaluation", "compute")
     read = {path for path in flat if path.partition(".")[0] in own or "." not in path}
-    assert params.keys() == read - unset
+    used = configured().regularizer.fields_used() | {"kind"}
+    unread = {p for p in read if p.startswith("regularizer.") and p.partition(".")[2] not in used}
+    assert params.keys() == read - unset - unread
+    assert {"regularizer.h", "regularizer.weight"} <= params.keys() and unread
     client = MlflowClient(folder.tracking_uri)
     whole = client.download_artifacts(runs["0"].info.run_id, "config.json")
     assert TrialConfig.from_json(Path(whole).read_text()) == configured()
@@ -103,8 +108,18 @@ def test_parameters_are_what_the_trial_reads(folder: StudyFolder, runs: dict[str
 def test_parameters_fit_into_one_request(preset: str) -> None:
     config = PRESETS[preset]().config.unregularized()
     counts = {name: len(params_of(config.override({"method": name}))) for name in methods()}
-    assert counts.pop("mat") <= 101  # two requests: its experts have an attack of their own
-    assert 50 < min(counts.values()) and max(counts.values()) <= 100
+    assert 40 < min(counts.values()) and max(counts.values()) <= 100
+
+
+def test_the_searchs_own_parameters_come_first() -> None:
+    own = ["regularizer.h", "ipc", "regularizer", "sre2l.lr"]
+    assert list(params_of(configured(), own))[:3] == ["regularizer.h", "ipc", "sre2l.lr"]
+    assert set(params_of(configured(), own)) == set(params_of(configured()))
+
+
+def test_a_trial_without_a_penalty_reads_nothing_of_one() -> None:
+    params = params_of(configured(control=True))
+    assert [path for path in params if path.startswith("regularizer.")] == ["regularizer.kind"]
 
 
 def test_soft_labels_read_the_teachers_training() -> None:
@@ -147,6 +162,26 @@ def test_the_distilled_set_and_the_tables_are_artifacts(
     assert artifacts(runs["0"], folder.tracking_uri) == {"config.json", *distilled}
     assert artifacts(runs["parent"], folder.tracking_uri) == {"results.csv"}
     assert (folder.output / "mlflow").is_dir()
+
+
+def test_a_run_says_how_its_set_is_had(
+    folder: StudyFolder, runs: dict[str, Run], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The lines of the note, as the README has them."""
+    run = runs["0"]
+    note = run.data.tags["mlflow.note.content"]
+    lines = note.split("```python\n")[1].split("\n```")[0].splitlines()
+    assert len(lines) == 2 and f"runs:/{run.info.run_id}/distilled" in lines[0]
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", folder.tracking_uri)
+    loaded: list[str] = []
+    guard = SimpleNamespace(DistilledSet=SimpleNamespace(load=loaded.append))
+    exec("\n".join(lines), {"mlflow": mlflow, "guard": guard})
+    assert {path.name for path in Path(loaded[0]).iterdir()} == {
+        "images.png",
+        "images.safetensors",
+        "card.json",
+    }
+    assert runs["3"].data.tags["mlflow.note.content"] == "**failed**: why"
 
 
 def test_the_card_says_how_good_the_teacher_is(study: StudyFolder) -> None:

@@ -25,7 +25,15 @@ from tune.tracking.courier import Courier, Job
 from tune.tracking.store import Store, open_store
 from tune.tracking.tracker import Tracker
 
-CALLS = ("experiment", "runs", "create", "log", "end", "resume", "upload", "sizes")
+CALLS = (
+    *("experiment", "runs", "models", "create", "read", "create_model", "log", "link"),
+    *("finish_model", "end", "resume", "upload", "sizes"),
+)
+TRIAL = [
+    *("create_run", "log_inputs", "create_logged_model", "log_batch", "log_outputs"),
+    *("finalize_logged_model", "update_run_info"),
+]
+"""Requests that a trial takes, beside those for its files."""
 
 
 def failing(
@@ -253,18 +261,19 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return made
 
 
-def test_a_trial_takes_three_requests(study: StudyFolder, calls: list[str]) -> None:
+def test_a_trial_takes_seven_requests(study: StudyFolder, calls: list[str]) -> None:
     records = finished(study, 3)
     opened = open_store(study.tracking_uri, study)
     told = Tracker(study, opened, "note")
     while told.backlog:
         time.sleep(0.01)
-    assert calls[-9:] == 3 * ["create_run", "log_batch", "update_run_info"]
+    assert calls[-21:] == 3 * TRIAL
     told.close(records)
     calls.clear()
     deliver(study)
-    assert sorted(set(calls)) == ["get_experiment_by_name", "search_runs", "update_run_info"]
-    assert len(calls) == 4
+    looked = ["get_experiment_by_name", "search_logged_models", "search_runs"]
+    assert sorted(set(calls)) == [*looked, "update_run_info"]
+    assert len(calls) == 5
 
 
 def test_a_short_trial_takes_no_more_for_showing_itself(
@@ -277,7 +286,7 @@ def test_a_short_trial_takes_no_more_for_showing_itself(
     told.finish(finished(study, 1)[0])
     while told.backlog:
         time.sleep(0.01)
-    assert calls[-3:] == ["create_run", "log_batch", "update_run_info"]
+    assert calls[-7:] == TRIAL
     monkeypatch.setattr(tracker, "SHOW_INTERVAL_S", 0.0)
     told.stage(1, configured({"seed": 1}), {}, {"teacher/clean_accuracy": 0.75}, seconds=5.0)
     told.close([])

@@ -8,7 +8,16 @@ from pathlib import Path
 
 import pytest
 from mlflow.tracking import MlflowClient
-from tracked import artifact_folders, change, content, deliver, finished, rows, runs_of
+from tracked import (
+    artifact_folders,
+    change,
+    content,
+    deliver,
+    finished,
+    models_of,
+    rows,
+    runs_of,
+)
 
 from builders import configured, record
 from guard.errors import StudyError
@@ -25,10 +34,14 @@ def of(label: str) -> str:
     return f"(SELECT run_uuid FROM tags WHERE key = 'guard.trial' AND value = '{label}')"
 
 
+OF_A_RUN = {"inputs": "destination_id", "logged_model_metrics": "run_id"}
+
+
 def without(condition: str = "1", *tables: str) -> Wreck:
     def remove(folder: StudyFolder, label: str) -> None:
-        where = f"run_uuid IN {of(label)} AND {condition}"
-        change(folder, *(f"DELETE FROM {table} WHERE {where}" for table in tables))
+        for table in tables:
+            run = OF_A_RUN.get(table, "run_uuid")
+            change(folder, f"DELETE FROM {table} WHERE {run} IN {of(label)} AND {condition}")
 
     return remove
 
@@ -63,6 +76,24 @@ def doubled(folder: StudyFolder, label: str) -> None:
     client.create_run(run.info.experiment_id, tags=dict(run.data.tags), run_name=run.info.run_name)
 
 
+def student(folder: StudyFolder, label: str) -> str:
+    return models_of(folder)[runs_of(folder)[label].info.run_id].model_id
+
+
+def without_student(folder: StudyFolder, label: str) -> None:
+    """Deleted in the UI."""
+    MlflowClient(folder.tracking_uri).delete_logged_model(student(folder, label))
+
+
+def with_two_students(folder: StudyFolder, label: str) -> None:
+    """By a call that was carried out, though its answer was lost."""
+    run, own = runs_of(folder)[label].info, models_of(folder)
+    made = own[run.run_id]
+    MlflowClient(folder.tracking_uri).create_logged_model(
+        run.experiment_id, made.name, run.run_id, made.tags, made.params, made.model_type
+    )
+
+
 BOTH = ("metrics", "latest_metrics")
 OF_A_TRIAL: tuple[Wreck, ...] = (
     gone,
@@ -77,6 +108,23 @@ OF_A_TRIAL: tuple[Wreck, ...] = (
     with_status("KILLED"),
     lambda folder, label: artifact(folder, label, "distilled/images.png").unlink(),
     lambda folder, label: artifact(folder, label, "config.json").write_text("{") and None,
+    without("source_type = 'DATASET'", "inputs"),
+    without("1", "logged_model_metrics"),
+    lambda folder, label: MlflowClient(folder.tracking_uri).delete_logged_model(
+        student(folder, label)
+    ),
+    lambda folder, label: change(
+        folder, f"UPDATE logged_models SET status = 1 WHERE model_id = '{student(folder, label)}'"
+    ),
+    lambda folder, label: change(
+        folder,
+        f"DELETE FROM logged_model_tags WHERE model_id = '{student(folder, label)}' "
+        "AND tag_key = 'guard.fingerprint'",
+    ),
+    lambda folder, label: change(
+        folder, f"DELETE FROM inputs WHERE destination_id = '{student(folder, label)}'"
+    ),
+    with_two_students,
     doubled,
 )
 

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import json
+import re
 import sqlite3
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from mlflow.entities import Run
+from mlflow.entities import LoggedModel, Run
 from mlflow.tracking import MlflowClient
 
 from builders import configured, record
 from tune.results.folder import StudyFolder
 from tune.results.records import Record
-from tune.tracking.store import EXPERIMENT, open_store
+from tune.tracking.identity import EXPERIMENT
+from tune.tracking.store import open_store
 from tune.tracking.tracker import Tracker
 from tune.tracking.wanted import TRIAL
 
@@ -72,9 +74,12 @@ def content(folder: StudyFolder, uri: str = "") -> dict[str, Any]:
     place = uri or folder.tracking_uri
     client, found = MlflowClient(place), runs_of(folder, place)
     parent = found["parent"].info.run_id
+    models = models_of(folder, place)
     said = {}
     for label, run in found.items():
-        tags = {k: v for k, v in run.data.tags.items() if k != "guard.id"}
+        tags = {
+            k: v.replace(run.info.run_id, "…") for k, v in run.data.tags.items() if k != "guard.id"
+        }
         assert tags.pop("mlflow.parentRunId", parent) == parent
         rows = {
             name: [(p.step, p.value) for p in client.get_metric_history(run.info.run_id, name)]
@@ -87,8 +92,48 @@ def content(folder: StudyFolder, uri: str = "") -> dict[str, Any]:
             "params": run.data.params,
             "tags": tags,
             "files": artifacts(run, place),
+            "images": images_of(run),
+            "student": student_of(run, models),
         }
     return said
+
+
+def models_of(folder: StudyFolder, uri: str = "") -> dict[str, LoggedModel]:
+    """Every student in the lab's experiment, by the run that it is of; each run once."""
+    client = MlflowClient(uri or folder.tracking_uri)
+    experiment = client.get_experiment_by_name(EXPERIMENT)
+    assert experiment is not None
+    found = client.search_logged_models([experiment.experiment_id], max_results=1000)
+    assert len({model.source_run_id for model in found}) == len(found)
+    return {str(model.source_run_id): model for model in found}
+
+
+def images_of(run: Run) -> dict[str, Any]:
+    """Digest, and where they are, of a run's data by name and by what they are to it."""
+    return {
+        f"{own.dataset.name} ({tag.value})": (
+            own.dataset.digest,
+            re.sub("runs:/[0-9a-f]{32}", "runs:/…", own.dataset.source),
+        )
+        for own in run.inputs.dataset_inputs
+        for tag in own.tags
+        if tag.key == "mlflow.data.context"
+    }
+
+
+def student_of(run: Run, models: dict[str, LoggedModel]) -> Any:
+    """What is said of a run's student; None without one."""
+    model = models.get(run.info.run_id)
+    linked = [output.model_id for output in run.outputs.model_outputs]
+    if model is None:
+        assert linked == []
+        return None
+    assert linked.count(model.model_id) == (run.info.status == "FINISHED")
+    rows = model.metrics or []
+    metrics = {(row.key, row.value, row.dataset_name, row.dataset_digest) for row in rows}
+    assert len(metrics) == len(rows)
+    tags = {k: v for k, v in model.tags.items() if k not in ("guard.id", "mlflow.parentRunId")}
+    return model.name, str(model.status), model.params, tags, metrics
 
 
 def change(folder: StudyFolder, *statements: str) -> None:
