@@ -29,7 +29,7 @@ from studies.reporting.page import publish
 from tune.results.findings import Results
 from tune.results.folder import read_csv, to_csv, write_atomically
 from tune.results.tables import as_markdown
-from tune.tracking.store import open_store
+from tune.tracking.opening import open_store
 
 
 def parser() -> argparse.ArgumentParser:

@@ -24,7 +24,7 @@ from studies.reporting.page import publish
 from studies.sweep import STORY
 from tune.results.folder import to_csv, write_atomically
 from tune.results.tables import as_markdown
-from tune.tracking.store import open_store
+from tune.tracking.opening import open_store
 
 COLUMNS = ("importance", "rank correlation", "p")
 

@@ -23,7 +23,7 @@ def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     from sqlalchemy import make_url
 
     from tune.tracking import database
-    from tune.tracking.store import settle_mlflow
+    from tune.tracking.opening import settle_mlflow
 
     settle_mlflow()
     file = tmp_path_factory.mktemp("database") / "mlflow.db"

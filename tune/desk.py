@@ -14,7 +14,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from guard.stage import Stage
 from tune.causes import unwrapped
 from tune.resources import StageResources
 from tune.timeline import FILE, Span, append
+from tune.usage import Usage, measured
 
 NAMESPACE = "robust-distillation-lab"
 STAGE_SHARE = 0.99
@@ -74,8 +75,13 @@ class DeskStatus:
 def compute(root: str, stage: Stage, desk_name: str) -> Artifact:
     """Compute one stage in a worker process, unless it has been published meanwhile."""
     worker = ray.get_runtime_context().get_worker_id()
-    ray.get_actor(desk_name, namespace=NAMESPACE).started.remote(stage.address, worker)
-    return store_at(root).get_or_build(stage)
+    desk = ray.get_actor(desk_name, namespace=NAMESPACE)
+    desk.started.remote(stage.address, worker)
+    with measured() as usage:
+        artifact = store_at(root).get_or_build(stage)
+    with contextlib.suppress(ray.exceptions.RayError):  # the desk is being restarted
+        ray.get(desk.used.remote(stage.address, usage), timeout=ANSWER_S)
+    return artifact
 
 
 class Desk:
@@ -90,6 +96,7 @@ class Desk:
         self._store = store_at(root)
         self._tasks: dict[str, asyncio.Task[Artifact]] = {}
         self._started: dict[str, tuple[str, float]] = {}
+        self._used: dict[str, Usage] = {}
         self._spans: list[Span] = []
         self._damaged: list[str] = []
         self._computed = self._shared = 0
@@ -115,10 +122,12 @@ class Desk:
         finally:
             del self._tasks[stage.address]
             worker, start = self._started.pop(stage.address, ("", 0.0))
+            usage = self._used.pop(stage.address, Usage())
         if worker:
-            self._spans.append(
-                Span(stage=stage.name, key=stage.key, worker=worker, start=start, end=time.time())
+            made = Span(
+                stage=stage.name, key=stage.key, worker=worker, start=start, end=time.time()
             )
+            self._spans.append(replace(made, **asdict(usage)))
         self._computed += 1
         if artifact.replaced:
             self._damaged.append(f"{stage.address}: {artifact.replaced}")
@@ -169,6 +178,11 @@ class Desk:
         """Called by a task when it starts."""
         if address in self._tasks:
             self._started[address] = (worker, time.time())
+
+    def used(self, address: str, usage: Usage) -> None:
+        """Called by a task before it ends."""
+        if address in self._tasks:
+            self._used[address] = usage
 
     def take_spans(self) -> list[Span]:
         """What has been computed since this was asked last."""

@@ -10,6 +10,8 @@ from guard.config.schema import Config
 
 SamplerName = Literal["auto", "tpe", "tpe-group", "gp", "nsga2", "random", "grid"]
 
+MAX_CLEAN_DROP = 0.03
+
 
 @dataclass(frozen=True, kw_only=True)
 class SearchConfig(Config):
@@ -19,7 +21,7 @@ class SearchConfig(Config):
     """Of the sampler; the trials have their own."""
     storage: str = ""
     """URL of Optuna's storage (`tune.storage`); "": optuna.db in the study's folder."""
-    max_clean_drop: Annotated[float, at_least(0, at_most=1)] = 0.03
+    max_clean_drop: Annotated[float, at_least(0, at_most=1)] = MAX_CLEAN_DROP
     """Clean validation accuracy that the choice may lose to its baseline."""
     reduction: Annotated[float, at_least(1, at_most=100)] = 2.0
     """Of so many trials that have come to a rung, one goes on (the reduction factor of successive

@@ -13,6 +13,8 @@ from tune.places import retrying
 from tune.results.reading import parse_json
 
 FILE = "timeline.jsonl"
+USAGE = ("cpu_percent", "memory_mib", "gpu_memory_mib")
+"""What a span says of its worker."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,6 +27,10 @@ class Span:
     start: float
     """Seconds since the epoch, by the desk's clock; from the start of the work, not of the wait."""
     end: float
+    cpu_percent: float = 0.0
+    """Of the worker while it computed, as `tune.usage` has it; 0 where it was not measured."""
+    memory_mib: float = 0.0
+    gpu_memory_mib: float = 0.0
 
 
 def append(path: Path, spans: Iterable[Span]) -> None:
@@ -76,5 +82,6 @@ def _span(line: bytes) -> Span | None:
     except (ValueError, TypeError):
         return None
     is_text = all(isinstance(text, str) for text in (span.stage, span.key, span.worker))
-    is_time = all(isinstance(time, (int, float)) for time in (span.start, span.end))
-    return span if is_text and is_time else None
+    numbers = (span.start, span.end, *(getattr(span, name) for name in USAGE))
+    is_number = all(isinstance(number, (int, float)) for number in numbers)
+    return span if is_text and is_number else None

@@ -35,7 +35,7 @@ from tune.results.standing import Standing
 from tune.results.tables import as_markdown
 from tune.search import run_study, study_context
 from tune.space import SearchSpace
-from tune.tracking.store import open_store
+from tune.tracking.opening import open_store
 from tune.tracking.tracker import Tracker
 
 ROWS = 10

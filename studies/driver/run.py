@@ -96,7 +96,7 @@ def carry_out(console: Terminal, job: Job, resources: StageResources) -> int:
     """
     from guard.data.datasets import load_data  # imports torch
     from studies.reporting.page import deliver
-    from tune.tracking.store import open_store
+    from tune.tracking.opening import open_store
     from tune.tracking.tracker import Tracker
 
     folder, about = job.request.folder, About(study=job.story.name, command=job.request.command)
@@ -122,7 +122,7 @@ def carry_out(console: Terminal, job: Job, resources: StageResources) -> int:
             with (
                 epitaph(f"{LOST}; what is done is kept. Go on:\n  {job.request.command}"),
                 native_apart(None if place.run.verbose else folder.path / RAY_LOG),
-                opened(console, folder, place, about, job.base, store) as session,
+                opened(console, job.request, place, about, job.base, store) as session,
             ):
                 asked.until(lambda: job.work(session))
                 results = write(job, about)

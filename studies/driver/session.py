@@ -14,6 +14,7 @@ from guard.trial import TrialConfig
 from studies.design.about import About
 from studies.design.study import Story
 from studies.driver.place import Place
+from studies.driver.request import Request
 from studies.reporting.console import Terminal
 from studies.reporting.page import deliver
 from studies.reporting.progress import Progress
@@ -83,7 +84,7 @@ class Session:
 @contextlib.contextmanager
 def opened(
     console: Terminal,
-    folder: StudyFolder,
+    request: Request,
     place: Place,
     about: About,
     base: TrialConfig,
@@ -91,6 +92,7 @@ def opened(
 ) -> Iterator[Session]:
     """Ray started or joined, its machines checked, and a session on it. The caller closes the
     tracker. Raises StudyError for machines that cannot compute the study's trials."""
+    folder, drop = request.folder, request.options.search.max_clean_drop
     console.print("starting Ray …")
     with cluster.started(place.address, verbose=place.run.verbose):
         if place.address is None:
@@ -100,7 +102,7 @@ def opened(
             preflight.check(folder, base.data, base.compute.device)
         name = f"desk:{folder.path}"
         desk = open_desk(name, folder.store_place, place.resources, place.run.stage_limit_s)
-        tracker = Tracker(folder, store, about.note(folder), about.module)
+        tracker = Tracker(folder, store, about.note(folder), about.module, drop)
         tracker.start()
         with Progress(console) as progress:
             yield Session(

@@ -19,8 +19,11 @@ from tune.results.front import choose, control_of, pareto_front
 from tune.results.records import Record
 from tune.results.statistics import Estimate
 from tune.results.tables import legend, percent, signed_percent, verdict
+from tune.tracking.identity import page_of
 from tune.uris import is_database, redacted, scheme
 
+LOCAL_UI = "http://127.0.0.1:5000"
+"""Where `mlflow ui` is by default."""
 COLUMNS = (
     ("val clean", CLEAN.on("validation")),
     ("val robust", ROBUST.on("validation")),
@@ -164,6 +167,12 @@ def print_cautions(console: Terminal, lines: Iterable[str]) -> None:
         console.warn(f"beware: {line}")
 
 
+def opened(server: str, folder: StudyFolder) -> str:
+    """The address of the study's page in an MLflow UI."""
+    page = page_of(folder)
+    return f"{server.rstrip('/')}/{page}" if page else server
+
+
 def print_places(console: Terminal, folder: StudyFolder, tracking_uri: str) -> None:
     console.print("\nResults:")
     places = {
@@ -184,8 +193,9 @@ def print_places(console: Terminal, folder: StudyFolder, tracking_uri: str) -> N
         extra = ("--extra", "postgres") if scheme(tracking_uri) == "postgresql" else ()
         ui = ("uv", "run", *extra, "mlflow", "ui", "--backend-store-uri", shown)
         console.print(f"\nCompare the runs:   {shlex.join(ui)}")
+        console.print(f"and open            {opened(LOCAL_UI, folder)}")
     else:
-        console.print(f"  MLflow          {shown}")
+        console.print(f"  MLflow          {opened(shown, folder)}")
     if places["chosen config"].exists():
         again = ("uv", "run", "python", "-m", "studies.trial", str(places["chosen config"]))
         console.print(f"Run the choice again: {shlex.join(again)}")

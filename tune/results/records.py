@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import time
 from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from pathlib import Path
@@ -42,6 +43,7 @@ KINDS: Mapping[str, type | tuple[type, ...]] = {
     "config": dict,
     "metrics": dict,
     "seconds": (int, float),
+    "ended": (int, float),
     "waiting_seconds": (int, float),
     "stages": list,
     "paths": dict,
@@ -77,6 +79,8 @@ class Record:
     """Absolute folders by part: teacher, distilled, student, "test verdicts"."""
     phase: str = SEARCH
     """search, or confirmation: a trial of the search run again with another seed."""
+    ended: float = 0.0
+    """Seconds since the epoch; 0 in records of before that was kept."""
 
     @classmethod
     def of(
@@ -104,6 +108,7 @@ class Record:
             stages=tuple(asdict(stage) for stage in result.stages),
             paths={name: str(path) for name, path in result.paths.items()},
             phase=phase,
+            ended=time.time(),
         )
 
     @classmethod
@@ -159,6 +164,7 @@ class Record:
             config=config.to_dict(),
             fingerprint=config.fingerprint(),
             phase=phase,
+            ended=time.time(),
         )
 
     def after(self, earlier: Record | None) -> Record:

@@ -32,6 +32,18 @@ def identity(folder: StudyFolder, experiment: str) -> str:
     return str(now["id"])
 
 
+def remember_page(folder: StudyFolder, page: str) -> None:
+    """Keep the address of the study's page in MLflow's UI, after that of the UI."""
+    before = _read(folder)
+    if before.get("page") != page:
+        write_atomically(folder.path / FILE, json.dumps({**before, "page": page}))
+
+
+def page_of(folder: StudyFolder) -> str:
+    """ "" before there is one. Raises StudyError for a file that does not say it."""
+    return str(_read(folder).get("page", ""))
+
+
 def _read(folder: StudyFolder) -> dict[str, Any]:
     file = folder.path / FILE
     try:

@@ -10,13 +10,16 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping, Sequence
 
+from tune.options import MAX_CLEAN_DROP
 from tune.results.folder import StudyFolder
-from tune.results.front import pareto_front
-from tune.results.records import OBJECTIVES, Record
+from tune.results.growth import in_order
+from tune.results.records import Record
 from tune.tracking.held import THIS_RUN, Held, HeldModel, Point, Student
-from tune.tracking.identity import identity
+from tune.tracking.identity import identity, remember_page
+from tune.tracking.live import Live
 from tune.tracking.provenance import version_tags
 from tune.tracking.store import Store
+from tune.tracking.view import TAG, envelope, page, state_of
 from tune.tracking.wanted import (
     FINGERPRINT,
     ID,
@@ -39,9 +42,17 @@ class Mirror:
     """For one thread. Every method may raise whatever MLflow does; then `forget`, `look`, and call
     it again."""
 
-    def __init__(self, folder: StudyFolder, store: Store, note: str, command: str = "") -> None:
-        """command: the module that is the study's command."""
+    def __init__(
+        self,
+        folder: StudyFolder,
+        store: Store,
+        note: str,
+        command: str = "",
+        max_clean_drop: float = MAX_CLEAN_DROP,
+    ) -> None:
+        """command: the module that is the study's command. max_clean_drop: of a search."""
         self._folder, self._store, self._note = folder, store, note
+        self._max_clean_drop = max_clean_drop
         self._study = {STUDY: folder.name, ID: identity(folder, store.name)}
         """Tags of every run of the study."""
         self._versions = version_tags(command)
@@ -80,7 +91,8 @@ class Mirror:
         for run in self._found():
             self._take(run, records)
         if STUDY_RUN not in self._runs:
-            tags = {**self._versions, **self._study, TRIAL: STUDY_RUN, NOTE: self._note}
+            note = self._linked(self._note)
+            tags = {**self._versions, **self._study, TRIAL: STUDY_RUN, NOTE: note}
             self._runs[STUDY_RUN] = self._store.create(self._title, tags, milliseconds())
         study = self._runs[STUDY_RUN]
         if study.deleted:
@@ -88,6 +100,7 @@ class Mirror:
         self._complete = {
             label for label in self._complete if self._runs[label].tags[PARENT] == study.run_id
         }
+        self._live = Live(self._folder, self._max_clean_drop, study.metrics, records.values())
         self._is_known = True
 
     def _found(self) -> Iterator[Held]:
@@ -156,6 +169,11 @@ class Mirror:
         if not run.deleted and ID in run.tags:
             self._store.delete(run)
 
+    def _linked(self, note: str) -> str:
+        """A note with the address of the study's page, which the UI takes as below its own."""
+        address = page(self._store.experiment_id, self._study[ID])
+        return f"{note}\n\n[Its trials with charts]({address})"
+
     @property
     def _title(self) -> str:
         return f"study {self._folder.name}"
@@ -173,6 +191,15 @@ class Mirror:
     def resume(self) -> None:
         """The study is at work."""
         self._store.resume(self._runs[STUDY_RUN], self._title)
+        self._save_view(self._folder.every_record())
+
+    def _save_view(self, records: Sequence[Record]) -> None:
+        """The page that the study opens with; its address is kept in the folder."""
+        study = self._runs[STUDY_RUN]
+        state = state_of(study.run_id, records)
+        value = envelope(self._folder.name, study.start, state)
+        self._store.tag_experiment(TAG + self._study[ID], value)
+        remember_page(self._folder, page(self._store.experiment_id, self._study[ID]))
 
     def begin(self, name: str, tags: Mapping[str, str], seconds: float) -> Held:
         """The run of a trial that began so many seconds ago: known, left by an earlier process, or
@@ -229,6 +256,7 @@ class Mirror:
         run.deleted, run.params, run.metrics = False, {}, {}
         self._complete.add(label)
         self._checked.add(label)
+        self._live.add(record)
 
     def _settle_model(self, run: Held, model: HeldModel, student: Student) -> None:
         """Give a run's logged model, whose metrics are there, what else it lacks."""
@@ -241,12 +269,23 @@ class Mirror:
             self._store.finish_model(model)
         model.is_ready, model.metrics = True, {}
 
+    def grow(self) -> None:
+        """Tell what the study has come to, now and then."""
+        if self._live.is_due():
+            study = self._runs[STUDY_RUN]
+            self._store.log(study, milliseconds(), self._live.pending())
+            self._live.delivered()
+
     def close(self, records: list[Record], status: str, note: str) -> None:
         """Complete the study's own run, and end those of trials that were interrupted."""
         study = self._runs[STUDY_RUN]
-        found = {k: v for k, v in summary(records).items() if not same(study.metrics.get(k), v)}
+        note = self._linked(note)
+        self._save_view(records)
+        for record in in_order(records):
+            self._live.add(record)
         tags = {k: v for k, v in {**self._study, NOTE: note}.items() if study.tags.get(k) != v}
-        self._store.log(study, milliseconds(), [Point(k, v) for k, v in found.items()], {}, tags)
+        self._store.log(study, milliseconds(), self._live.pending(), {}, tags)
+        self._live.delivered()
         paths = [path for pattern in STUDY_FILES for path in self._folder.path.glob(pattern)]
         self._store.upload(study, {path.name: path for path in sorted(paths)})
         begun = [self._runs[label] for label in self._begun & self._runs.keys() - self._complete]
@@ -255,15 +294,6 @@ class Mirror:
                 self._store.end(run, "KILLED", milliseconds())
                 run.status = "KILLED"
         self._store.end(study, status, milliseconds())
-
-
-def summary(records: list[Record]) -> dict[str, float]:
-    """The highest clean and robust validation accuracy of a search's front, and its trials."""
-    search = [record for record in records if record.is_search]
-    front = pareto_front(search)
-    found = {name: [r.metrics[name] for r in front if name in r.metrics] for name in OBJECTIVES}
-    best = {f"best/{name}": max(values) for name, values in found.items() if values}
-    return {**best, "num_trials": float(len(search))}
 
 
 def rank(run: Held) -> tuple[bool, bool]:

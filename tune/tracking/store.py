@@ -3,18 +3,14 @@ it says otherwise."""
 
 from __future__ import annotations
 
-import logging
 import os
 import tempfile
-import time
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
-from guard.errors import StudyError
-from tune.causes import causes, reason
 from tune.results.folder import StudyFolder
 from tune.tracking import database
 from tune.tracking.errors import refusal
@@ -27,20 +23,10 @@ if TYPE_CHECKING:
     from mlflow.entities import Experiment
     from mlflow.store.artifact.artifact_repo import ArtifactRepository
 
-STANDARD = TrackingConfig()
 MODEL_TYPE = "student"
 EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
 """The UI opens on the table of training runs."""
-SETTINGS = {
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",  # `tracker` tries again, and says so
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
-    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # it asks for each run to print its address
-    "PGCONNECT_TIMEOUT": "10",
-}
-"""Of the environment, where a user has set nothing else."""
 PAGE, MODELS_PAGE = 200, 100
-ILL_S, ILL_PAUSE_S = 5.0, 0.5
-"""How long a server that answers with errors may take to become well, at the start."""
 
 
 class Store:
@@ -59,6 +45,8 @@ class Store:
         self._artifacts = (folder.output / "mlflow").as_uri() if is_database(uri) else None
         self._client = MlflowClient(tracking_uri=uri)
         self._experiment = ""
+        self._tags: dict[str, str] = {}
+        """Of the experiment, as they were last."""
 
     def experiment(self) -> Experiment:
         """The study's, which is made if it is not there and restored if it was deleted: one
@@ -81,8 +69,19 @@ class Store:
                 f"MLflow: the experiment {name} was deleted and is restored; "
                 "--set tracking.experiment=NAME takes another"
             )
-        self._experiment = found.experiment_id
+        self._experiment, self._tags = found.experiment_id, dict(found.tags)
         return found
+
+    @property
+    def experiment_id(self) -> str:
+        """Once `experiment` has been asked."""
+        return self._experiment
+
+    def tag_experiment(self, name: str, value: str) -> None:
+        """Nothing where it is so."""
+        if self._tags.get(name) != value:
+            self._client.set_experiment_tag(self._experiment, name, value)
+            self._tags[name] = value
 
     def follow_output(self, experiment: Experiment) -> None:
         """Artifacts of a database in the output lie where the output does, also when it moved.
@@ -242,52 +241,6 @@ class Store:
 def with_tags(tags: Mapping[str, str]) -> str:
     """A query."""
     return " and ".join(f"tags.`{name}` = '{value}'" for name, value in tags.items())
-
-
-def settle_mlflow() -> None:
-    """Quiet: it logs the traces of its errors, which are told in a line."""
-    for name, value in SETTINGS.items():
-        os.environ.setdefault(name, value)
-    import mlflow  # noqa: F401  sets the level of its loggers
-
-    if "MLFLOW_LOGGING_LEVEL" not in os.environ:
-        logging.getLogger("mlflow").setLevel(logging.CRITICAL)
-        logging.getLogger("alembic").setLevel(logging.WARNING)
-
-
-def open_store(uri: str, folder: StudyFolder, options: TrackingConfig = STANDARD) -> Store:
-    """MLflow, ready for the study's runs; a database that is not there is made. Raises StudyError,
-    in one line, for a place that does not answer, is refused, or is of another MLflow."""
-    settle_mlflow()
-    started = time.monotonic()
-    while True:
-        try:
-            if is_database(uri):
-                database.prepare(uri)
-            store = Store(uri, folder, options)
-            store.follow_output(store.experiment())
-            if not is_database(uri):
-                store.check_age()
-            return store
-        except StudyError:
-            raise
-        except Exception as error:
-            is_away = any(is_of_network(cause) for cause in causes(error))
-            if is_away or not is_ill(error) or time.monotonic() - started > ILL_S:
-                what = "does not answer" if is_away else "answers with an error"
-                raise refusal(uri, f"{what} ({reason(error)})") from None
-        time.sleep(ILL_PAUSE_S)
-
-
-def is_of_network(error: BaseException) -> bool:
-    """Whether it is the system's, not one that a library made of it."""
-    return isinstance(error, TimeoutError) or (isinstance(error, OSError) and bool(error.errno))
-
-
-def is_ill(error: Exception) -> bool:
-    """Whether a server has answered with an error of its own."""
-    status: int = getattr(error, "get_http_status_code", lambda: 0)()
-    return status >= 500
 
 
 def is_file(place: str) -> bool:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from guard.trial import TrialConfig
+from tune.options import MAX_CLEAN_DROP
 from tune.results import wording
 from tune.results.folder import StudyFolder
 from tune.results.records import Record
@@ -45,11 +46,17 @@ class Tracker:
     """Delivers a study to MLflow. It waits for nothing but in `close`, and raises nothing."""
 
     def __init__(
-        self, folder: StudyFolder, store: Store, note: str = "", command: str = ""
+        self,
+        folder: StudyFolder,
+        store: Store,
+        note: str = "",
+        command: str = "",
+        max_clean_drop: float = MAX_CLEAN_DROP,
     ) -> None:
-        """command: the module that is the study's command, such as studies.sweep."""
+        """command: the module that is the study's command, such as studies.sweep. max_clean_drop:
+        of a search."""
         self._folder, self._note = folder, note
-        self._mirror = Mirror(folder, store, note, command)
+        self._mirror = Mirror(folder, store, note, command, max_clean_drop)
         self._running: dict[str, Running] = {}
         self._lock = threading.Lock()
         """Of `_running`."""
@@ -94,6 +101,7 @@ class Tracker:
         if now - trial.shown > SHOW_INTERVAL_S:
             self._mirror.show(run, metrics)
             trial.shown = now
+        self._mirror.grow()
 
     def finish(self, record: Record) -> None:
         """A trial's record is in the folder."""
@@ -111,7 +119,11 @@ class Tracker:
                 self._courier.add_later(self._settling(label))
 
     def _settling(self, label: str) -> Job:
-        return Job(label, lambda: self._mirror.settle(label))
+        return Job(label, lambda: self._settle(label))
+
+    def _settle(self, label: str) -> None:
+        self._mirror.settle(label)
+        self._mirror.grow()
 
     def close(
         self,

@@ -12,10 +12,12 @@ from typing import Any
 
 from guard.trial import TrialConfig, methods, sections
 from tune.results import wording
+from tune.results.comparison import SEEDS
 from tune.results.folder import StudyFolder
 from tune.results.records import Record
 from tune.tracking.held import THIS_RUN, Held, Images, Point, Student
 from tune.tracking.products import MAX_LENGTH, distilled_files, images_of, note_of, student_of
+from tune.tracking.view import ARM
 
 STUDY, TRIAL, FINGERPRINT = "guard.study", "guard.trial", "guard.fingerprint"
 ID = "guard.id"
@@ -111,6 +113,7 @@ def wanted(
         "guard.phase": record.phase,
         "guard.flags": "; ".join(record.flags)[:MAX_LENGTH],
         NOTE: note_of(record, places, largest_set),
+        ARM: wording.title(config, {k: v for k, v in record.params.items() if k not in SEEDS}),
     }
     images = images_of(config, places, largest_set)
     trial = trial_tags(record.label, record.fingerprint, config.seed)

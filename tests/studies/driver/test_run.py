@@ -10,6 +10,7 @@ import signal
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -26,7 +27,8 @@ from studies.reporting import page
 from studies.reporting.console import Terminal
 from tune.places import held
 from tune.results.folder import StudyFolder
-from tune.tracking import store, tracker
+from tune.tracking import opening, tracker
+from tune.tracking.options import TrackingConfig
 
 
 @dataclass(kw_only=True)
@@ -88,16 +90,17 @@ def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pretended:
     def deliver(*others: Any) -> None:
         pretended.told.append("delivered")
 
-    def open_store(uri: str, folder: StudyFolder) -> None:
-        assert uri == folder.tracking_uri
+    def open_store(uri: str, folder: StudyFolder, options: TrackingConfig) -> SimpleNamespace:
+        assert uri == folder.tracking_uri and options == TrackingConfig()
         if pretended.refuses:
             raise StudyError("MLflow at x does not answer")
+        return SimpleNamespace(news=[])
 
     monkeypatch.setattr(sessions, "opened", opened)
     monkeypatch.setattr(sessions, "close", close)
     monkeypatch.setattr(page, "write_report", report)
     monkeypatch.setattr(page, "deliver", deliver)
-    monkeypatch.setattr(store, "open_store", open_store)
+    monkeypatch.setattr(opening, "open_store", open_store)
     monkeypatch.setattr(tracker, "Tracker", lambda *others: None)
     return pretended
 

@@ -18,7 +18,7 @@ from guard.trial import TrialConfig, methods
 from studies.presets import PRESETS
 from tune.results.folder import StudyFolder
 from tune.results.wording import title
-from tune.tracking.store import open_store
+from tune.tracking.opening import open_store
 from tune.tracking.tracker import Tracker
 from tune.tracking.wanted import params_of
 
@@ -63,7 +63,8 @@ def test_a_study_has_one_parent_and_one_child_a_trial(runs: dict[str, Run]) -> N
     parent = runs["parent"].info.run_id
     children = [run for label, run in runs.items() if label != "parent"]
     assert {run.data.tags["mlflow.parentRunId"] for run in children} == {parent}
-    assert runs["parent"].data.tags["mlflow.note.content"] == "It is so.\n\na note"
+    note = runs["parent"].data.tags["mlflow.note.content"]
+    assert note.startswith("It is so.\n\na note\n\n[Its trials with charts](#/experiments/")
     assert runs["parent"].info.run_name == "study s"
 
 
@@ -133,12 +134,18 @@ def test_a_run_is_named_by_its_configuration(runs: dict[str, Run]) -> None:
     assert runs["2"].info.run_name == title(configured({"seed": 1}))
 
 
-def test_the_parent_has_the_best_of_the_search(runs: dict[str, Run]) -> None:
+def test_the_parents_metrics_grow_by_step(folder: StudyFolder, runs: dict[str, Run]) -> None:
     assert runs["parent"].data.metrics == {
-        "best/validation/clean_accuracy": 0.9,
-        "best/validation/robust_accuracy": 0.4,
+        "trials/complete": 2,
+        "trials/diverged": 0,
+        "trials/failed": 1,
         "num_trials": 3,
+        "stage_seconds": 0,
+        "hypervolume": pytest.approx(0.36),
     }
+    client, run_id = MlflowClient(folder.tracking_uri), runs["parent"].info.run_id
+    history = client.get_metric_history(run_id, "trials/complete")
+    assert [(point.step, point.value) for point in history] == [(1, 1), (2, 2), (3, 2)]
 
 
 def test_curves_are_logged_by_epoch(folder: StudyFolder, runs: dict[str, Run]) -> None:

@@ -20,9 +20,9 @@ from guard.pipeline import TrialStages
 from guard.stage import Stage
 from tune.results.folder import StudyFolder
 from tune.tracking import provenance
+from tune.tracking.opening import open_store
 from tune.tracking.options import TrackingConfig
 from tune.tracking.products import digest
-from tune.tracking.store import open_store
 from tune.tracking.tracker import Tracker
 
 

@@ -20,9 +20,10 @@ from tracked import content, deliver, finished, rows
 from builders import configured
 from guard.errors import StudyError
 from tune.results.folder import StudyFolder
-from tune.tracking import courier, store, tracker
+from tune.tracking import courier, opening, tracker
 from tune.tracking.courier import Courier, Job
-from tune.tracking.store import Store, open_store
+from tune.tracking.opening import open_store
+from tune.tracking.store import Store
 from tune.tracking.tracker import Tracker
 
 CALLS = (
@@ -230,8 +231,8 @@ def test_a_server_that_does_not_answer_is_refused_soon(
 def test_a_server_that_stays_ill_is_refused_without_its_password(
     study: StudyFolder, ill_server: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(store, "ILL_S", 0.1)
-    monkeypatch.setattr(store, "ILL_PAUSE_S", 0.1)
+    monkeypatch.setattr(opening, "ILL_S", 0.1)
+    monkeypatch.setattr(opening, "ILL_PAUSE_S", 0.1)
     with pytest.raises(StudyError, match="answers with an error") as refused:
         open_store(ill_server, study)
     text = str(refused.value)

@@ -18,7 +18,7 @@ from guard.errors import StudyError
 from tune.places import sqlite_uri
 from tune.results.folder import StudyFolder
 from tune.tracking import database
-from tune.tracking.store import open_store
+from tune.tracking.opening import open_store
 
 
 def change(file: Path, statement: str) -> None:

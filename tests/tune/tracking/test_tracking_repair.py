@@ -22,7 +22,7 @@ from tracked import (
 from builders import configured, record
 from guard.errors import StudyError
 from tune.results.folder import StudyFolder
-from tune.tracking.store import open_store
+from tune.tracking.opening import open_store
 from tune.tracking.tracker import Tracker
 
 Wreck = Callable[[StudyFolder, str], None]

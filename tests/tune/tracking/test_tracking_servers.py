@@ -15,7 +15,7 @@ from guard.errors import StudyError
 from servers import Postgres, free_port, mlflow_server, waited_for
 from tune.results.folder import StudyFolder
 from tune.tracking import courier
-from tune.tracking.store import open_store
+from tune.tracking.opening import open_store
 from tune.tracking.tracker import Tracker
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]

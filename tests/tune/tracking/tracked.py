@@ -16,7 +16,7 @@ from builders import configured, record
 from tune.results.folder import StudyFolder
 from tune.results.records import Record
 from tune.tracking.identity import EXPERIMENT
-from tune.tracking.store import open_store
+from tune.tracking.opening import open_store
 from tune.tracking.tracker import Tracker
 from tune.tracking.wanted import TRIAL
 
