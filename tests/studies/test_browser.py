@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -23,7 +22,12 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.remote.webdriver import WebDriver
 from selenium.webdriver.support.wait import WebDriverWait
 
-from tune.tracking.identity import EXPERIMENT
+from builders import configured, record
+from studies.bench.machines import free_port
+from tune.results.folder import StudyFolder
+from tune.tracking.identity import EXPERIMENT, page_of
+from tune.tracking.opening import open_store
+from tune.tracking.tracker import Tracker
 from tune.tracking.wanted import PARENT, TRIAL
 
 pytestmark = pytest.mark.slow
@@ -39,7 +43,7 @@ SMALL = [
 ]
 UNKNOWN_USER = "users/current"
 """MLflow's page asks for a user that a server without accounts does not have."""
-WAIT_S = 60.0
+WAIT_S = 120.0
 
 
 @pytest.fixture(scope="module")
@@ -73,9 +77,12 @@ def browser() -> Iterator[WebDriver]:
 @pytest.fixture(scope="module")
 def server(output: Path) -> Iterator[str]:
     """The address of an MLflow UI on the study."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    yield from served(output)
+
+
+def served(output: Path) -> Iterator[str]:
+    """The address of an MLflow UI on an output folder, while it is there."""
+    port = free_port()
     store = f"sqlite:///{output / 'mlflow.db'}"
     command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", store]
     process = subprocess.Popen(
@@ -156,6 +163,16 @@ def test_the_report_draws_every_figure_and_says_what_the_tables_say(
         assert cells[4] == f"{float(row[f'{split}/robust_accuracy']):.3f}"
 
 
+def test_the_report_is_small_and_says_what_it_has_not_found(
+    output: Path, browser: WebDriver
+) -> None:
+    page = output / "s" / "report.html"
+    assert page.stat().st_size < 2_000_000
+    browser.get(page.as_uri())
+    titles = [heading.text for heading in browser.find_elements(By.TAG_NAME, "h2")]
+    assert "What was not found" in titles
+
+
 def test_the_report_fits_a_phone(output: Path, browser: WebDriver) -> None:
     phone = {"width": 390, "height": 844, "deviceScaleFactor": 2, "mobile": True}
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", phone)
@@ -204,3 +221,77 @@ def test_mlflow_shows_the_study_its_comparison_and_the_images(
     browser.get(f"{place}/{parent.info.run_id}/artifacts")
     wait(browser, has_text("report.html", "comparison.csv", "results.csv"))
     assert errors(browser) == []
+
+
+CHILDREN = 300
+
+
+@pytest.fixture(scope="module")
+def crowded(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A search of many trials."""
+    folder = StudyFolder(tmp_path_factory.mktemp("crowded"), "many")
+    for number in range(CHILDREN):
+        params = {"ipc": 1 + number % 5, "regularizer.weight": 0.1 + 0.01 * number}
+        config = configured(params)
+        robust = number / (2 * CHILDREN)
+        folder.write(record(number, 0.9, robust, config=config, params=params))
+    Tracker(folder, open_store(folder.tracking_uri, folder)).close(folder.records())
+    return folder.output
+
+
+@pytest.fixture(scope="module")
+def crowded_server(crowded: Path) -> Iterator[str]:
+    yield from served(crowded)
+
+
+def drawn(browser: WebDriver, kind: str) -> int:
+    """How many points, lines or bars the charts of a kind have."""
+    found = browser.find_elements(By.CSS_SELECTOR, f".js-plotly-plot {kind}")
+    return len(found)
+
+
+def test_mlflow_opens_a_study_with_its_columns_and_charts(
+    output: Path, browser: WebDriver, server: str
+) -> None:
+    folder = StudyFolder(output, "s")
+    browser.get(f"{server}/{page_of(folder)}")
+    searched = folder.records()
+    done = len([one for one in folder.every_record() if one.status == "complete"])
+    wait(browser, has_text("The study", f"{done} matching runs"))
+    wait(browser, lambda b: drawn(b, ".scatterlayer .point") >= len(searched))
+    wait(browser, lambda b: b.find_elements(By.CSS_SELECTOR, ".parcoords"))
+    wait(browser, lambda b: drawn(b, ".barlayer .point") >= len(searched))
+
+    browser.get(f"{server}/{page_of(folder).replace('CHART', 'TABLE')}")
+    browser.refresh()
+    wait(browser, has_text("matching runs", "validation/robust_accuracy", "studies.sweep"))
+    wait(browser, has_text("digits", "Real"))
+
+
+def test_a_studys_run_leads_to_its_page_and_has_curves(
+    output: Path, browser: WebDriver, server: str
+) -> None:
+    client = MlflowClient(f"sqlite:///{output / 'mlflow.db'}")
+    runs = client.search_runs(["1"])
+    (parent,) = [run for run in runs if PARENT not in run.data.tags]
+    place = f"{server}/#/experiments/1/runs/{parent.info.run_id}"
+    browser.get(place)
+    link = wait(browser, lambda b: b.find_elements(By.LINK_TEXT, "Its trials with charts"))
+    assert link[0].get_attribute("href") == f"{server}/{page_of(StudyFolder(output, 's'))}"
+    browser.get(f"{place}/model-metrics")
+    wait(browser, has_text("hypervolume", "trials/complete"))
+    browser.get(f"{place}/system-metrics")
+    wait(browser, has_text("squeeze/memory_mib", "squeeze/cpu_percent"))
+    browser.get(f"{server}/#/experiments/1/models")
+    wait(browser, has_text("Ready", "sre2l, IPC"))
+
+
+def test_a_study_of_many_trials_opens_with_the_most_robust_ones(
+    crowded: Path, browser: WebDriver, crowded_server: str
+) -> None:
+    """The UI loads a hundred at a time."""
+    browser.get(f"{crowded_server}/{page_of(StudyFolder(crowded, 'many'))}")
+    wait(browser, has_text("The study", "100 matching runs"))
+    wait(browser, lambda b: drawn(b, ".scatterlayer .point") == 100)
+    first = sorted((0.1 + 0.01 * n for n in range(CHILDREN)), reverse=True)[0]
+    wait(browser, has_text(f"λ = {first:.3g}"))

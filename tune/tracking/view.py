@@ -46,15 +46,17 @@ def state_of(parent: str, records: Sequence[Record]) -> dict[str, Any]:
     split = "validation" if is_search or not records else "test"
     clean, robust = CLEAN.on(split), ROBUST.on(split)
     params = searched(records)
-    columns = [("metrics", robust), ("metrics", clean), *(("params", path) for path in params)]
+    shown = [
+        *(column("metrics", name) for name in (robust, clean)),
+        *(column("params", path) for path in params),
+        *(column("attributes", name) for name in ATTRIBUTES),
+    ]
     return {
         "searchFilter": f"tags.`mlflow.parentRunId` = '{parent}'",
         "orderByKey": column("metrics", robust),
         "orderByAsc": False,
-        "selectedColumns": [
-            *(column(kind, name) for kind, name in columns),
-            *(column("attributes", name) for name in ATTRIBUTES),
-        ],
+        "selectedColumns": shown,
+        "columnOrder": shown,
         "runsHiddenMode": "SHOW_ALL",
         "groupBy": None if is_search else averages(),
         "compareRunSections": [

@@ -113,7 +113,7 @@ def wanted(
         "guard.phase": record.phase,
         "guard.flags": "; ".join(record.flags)[:MAX_LENGTH],
         NOTE: note_of(record, places, largest_set),
-        ARM: wording.title(config, {k: v for k, v in record.params.items() if k not in SEEDS}),
+        ARM: arm(record, config),
     }
     images = images_of(config, places, largest_set)
     trial = trial_tags(record.label, record.fingerprint, config.seed)
@@ -136,6 +136,14 @@ def wanted(
             **distilled_files(record, config, places, largest_set),
         },
     )
+
+
+def arm(record: Record, config: TrialConfig) -> str:
+    """What the trial has in common with those that only repeat it: what sets it apart comes
+    first."""
+    apart = {path: value for path, value in record.params.items() if path not in SEEDS}
+    place = wording.place(config)
+    return wording.joined(wording.title(config, apart).removeprefix(f"{place}, "), place)
 
 
 def measured(name: str, value: float, config: TrialConfig, real: Images) -> Point:

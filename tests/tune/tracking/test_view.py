@@ -78,6 +78,6 @@ def test_seeds_are_no_part_of_an_arm(study: StudyFolder) -> None:
     runs = [run for label, run in runs_of(study).items() if label != "parent"]
     assert len({run.info.run_name for run in runs}) == 2
     assert {run.data.tags["guard.arm"] for run in runs} == {
-        "sre2l, IPC 10, curvature (λ = 0.1, h = 0.1)"
+        "curvature (λ = 0.1, h = 0.1), sre2l, IPC 10"
     }
     assert configured().ipc == 10
