@@ -324,6 +324,8 @@ def test_each_kind_of_method_writes_the_same_bytes_with_ray_and_without(tmp_path
         config = TrialConfig().override({**TINY, "method": method, **once})
         run_trial(config, local_runner(alone))
         run_trial(config, RayRunner(name))
+    spans = ray.get(actor.take_spans.remote())
+    assert spans and all(span.memory_mib > 50 and span.cpu_percent > 0 for span in spans)
     ray.kill(actor)
     expected = files(alone.root)
     assert {address.split("/")[0] for address in expected} >= {"expert", "recover", "subset"}

@@ -16,7 +16,8 @@ class Growth:
 
     def __init__(self, max_clean_drop: float) -> None:
         self._max_clean_drop = max_clean_drop
-        self._labels: set[str] = set()
+        self.num_ended = 0
+        """Runs, of the search and of the confirmation."""
         self._states: Counter[str] = Counter()
         self._stage_seconds = 0.0
         self._complete: list[Record] = []
@@ -24,16 +25,9 @@ class Growth:
         self._front = Front()
         self._best: Record | None = None
 
-    def __contains__(self, record: Record) -> bool:
-        return record.label in self._labels
-
-    def __len__(self) -> int:
-        """Runs that have ended."""
-        return len(self._labels)
-
     def add(self, record: Record) -> dict[str, float]:
         """The figures with one run more, by the name of a metric."""
-        self._labels.add(record.label)
+        self.num_ended += 1
         self._stage_seconds += record.stage_seconds
         if record.is_search:
             self._states[record.status] += 1

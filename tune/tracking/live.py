@@ -30,7 +30,8 @@ class Live:
         records: Iterable[Record],
     ) -> None:
         """there: the last value of each metric that MLflow has."""
-        self._folder, self._growth = folder, Growth(max_clean_drop)
+        self._folder, self._max_clean_drop = folder, max_clean_drop
+        self._growth, self._records = Growth(max_clean_drop), dict[str, Record]()
         self._pending: list[Point] = []
         self._stages: Counter[str] = Counter()
         """Computations of each stage that have been seen."""
@@ -43,12 +44,23 @@ class Live:
         self._told_at = time.monotonic()
 
     def add(self, record: Record) -> None:
-        """A run has ended; nothing if that is known."""
-        if record in self._growth:
+        """A run has ended; nothing if that is known. With one in the place of another all is told
+        anew."""
+        before = self._records.get(record.label)
+        if before is not None and before.ended == record.ended:
             return
+        self._records[record.label] = record
+        if before is None:
+            self._pending += self._points(record)
+            return
+        self._growth = Growth(self._max_clean_drop)
+        every = in_order(self._records.values())
+        self._pending = [point for own in every for point in self._points(own)]
+
+    def _points(self, record: Record) -> list[Point]:
         figures = self._growth.add(record)
-        step, at = len(self._growth), round(1000 * record.ended) or None
-        self._pending += [Point(name, value, step, at=at) for name, value in figures.items()]
+        step, at = self._growth.num_ended, round(1000 * record.ended) or None
+        return [Point(name, value, step, at=at) for name, value in figures.items()]
 
     def is_due(self) -> bool:
         return time.monotonic() - self._told_at > INTERVAL_S

@@ -55,6 +55,16 @@ def test_it_is_a_function_of_the_folder(study: StudyFolder) -> None:
     assert len(names(Live(study, 0.03, other, [record(0), record(1)]))) == 4
 
 
+def test_a_trial_that_is_repeated_counts_once(study: StudyFolder) -> None:
+    made = Live(study, 0.03, {}, [record(0, status="failed", ended=1.0), record(1, ended=2.0)])
+    made.delivered()
+    made.add(record(0, ended=3.0))
+    told = [(p.step, p.value, p.at) for p in made.pending() if p.name == "trials/complete"]
+    assert told == [(1, 1.0, 2000), (2, 2.0, 3000)]
+    last = {point.name: point.value for point in made.pending()}
+    assert last["trials/failed"] == 0 and last["num_trials"] == 2
+
+
 def test_times_are_those_of_the_ends(study: StudyFolder) -> None:
     append(study.path / FILE, SPANS[:1])
     made = Live(study, 0.03, {}, [record(0, ended=12.5)])
