@@ -16,8 +16,6 @@ class Growth:
 
     def __init__(self, max_clean_drop: float) -> None:
         self._max_clean_drop = max_clean_drop
-        self.num_ended = 0
-        """Runs, of the search and of the confirmation."""
         self._states: Counter[str] = Counter()
         self._stage_seconds = 0.0
         self._complete: list[Record] = []
@@ -27,7 +25,6 @@ class Growth:
 
     def add(self, record: Record) -> dict[str, float]:
         """The figures with one run more, by the name of a metric."""
-        self.num_ended += 1
         self._stage_seconds += record.stage_seconds
         if record.is_search:
             self._states[record.status] += 1

@@ -1,10 +1,11 @@
-"""The metrics of a study's own run, which grow while it runs: a function of its folder."""
+"""The metrics of a study's own run, which grow while it runs."""
 
 from __future__ import annotations
 
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 
 from tune import timeline
 from tune.results.folder import StudyFolder
@@ -14,53 +15,61 @@ from tune.timeline import USAGE
 from tune.tracking.held import Point
 from tune.tracking.wanted import lasting, same
 
+STEPS = "num_trials"
+"""The metric that says how far the curves go."""
 INTERVAL_S = 10.0
 """They are told this seldom, so that a short trial takes no request for them."""
 
 
 class Live:
-    """What has yet to be told: for each run that has ended what the study has come to then, by the
-    number of those, and for each computation of a stage what its worker took, by its number."""
+    """What has yet to be told: at each step, which is the end of a run, what the study has come to,
+    and for each computation of a stage, by its number, what its worker took."""
 
     def __init__(
         self,
         folder: StudyFolder,
         max_clean_drop: float,
         there: Mapping[str, float],
+        last_step: int,
         records: Iterable[Record],
     ) -> None:
-        """there: the last value of each metric that MLflow has."""
+        """there: the last value of each metric that MLflow has; last_step: of the curves, 0 where
+        there are none yet. Then they are made from the records, as these ended; otherwise they go
+        on."""
         self._folder, self._max_clean_drop = folder, max_clean_drop
         self._growth, self._records = Growth(max_clean_drop), dict[str, Record]()
-        self._pending: list[Point] = []
+        self._step, self._pending = 0, list[Point]()
         self._stages: Counter[str] = Counter()
         """Computations of each stage that have been seen."""
         self._spans = 0
         for record in in_order(records):
             self.add(record)
-        self._pending += self._usage()
-        if all(same(there.get(point.name), point.value) for point in lasting(self._pending)):
-            self._pending = []
+        if last_step:
+            last = self._pending[-len(self._growth.figures) :]
+            is_told = all(same(there.get(point.name), point.value) for point in last)
+            self._step = last_step + (not is_told)
+            self._pending = [] if is_told else [replace(own, step=self._step) for own in last]
+        usage = list(self._usage())
+        if not all(same(there.get(point.name), point.value) for point in lasting(usage)):
+            self._pending += usage
         self._told_at = time.monotonic()
 
     def add(self, record: Record) -> None:
-        """A run has ended; nothing if that is known. With one in the place of another all is told
-        anew."""
+        """A run has ended, or one that had ended has gone on; nothing if that is known."""
         before = self._records.get(record.label)
         if before is not None and before.ended == record.ended:
             return
         self._records[record.label] = record
         if before is None:
-            self._pending += self._points(record)
-            return
-        self._growth = Growth(self._max_clean_drop)
-        every = in_order(self._records.values())
-        self._pending = [point for own in every for point in self._points(own)]
-
-    def _points(self, record: Record) -> list[Point]:
-        figures = self._growth.add(record)
-        step, at = self._growth.num_ended, round(1000 * record.ended) or None
-        return [Point(name, value, step, at=at) for name, value in figures.items()]
+            self._growth.add(record)
+        else:
+            self._growth = Growth(self._max_clean_drop)
+            for own in in_order(self._records.values()):
+                self._growth.add(own)
+        self._step += 1
+        at = round(1000 * record.ended) or None
+        figures = self._growth.figures.items()
+        self._pending += [Point(name, value, self._step, at=at) for name, value in figures]
 
     def is_due(self) -> bool:
         return time.monotonic() - self._told_at > INTERVAL_S

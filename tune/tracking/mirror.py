@@ -16,7 +16,7 @@ from tune.results.growth import in_order
 from tune.results.records import Record
 from tune.tracking.held import THIS_RUN, Held, HeldModel, Point, Student
 from tune.tracking.identity import identity, remember_page
-from tune.tracking.live import Live
+from tune.tracking.live import STEPS, Live
 from tune.tracking.provenance import version_tags
 from tune.tracking.store import Store
 from tune.tracking.view import TAG, envelope, page, state_of
@@ -69,8 +69,8 @@ class Mirror:
         """Runs of this process, by their own name."""
         self._complete: set[str] = set()
         """Labels of runs that have everything, as far as a search says."""
-        self._checked: set[str] = set()
-        """Labels of runs whose artifacts are known to be there too."""
+        self._checked: dict[str, float] = {}
+        """When trials ended whose artifacts are known to be there too, by label."""
 
     def has(self, label: str) -> bool:
         """Whether the trial is delivered."""
@@ -100,7 +100,9 @@ class Mirror:
         self._complete = {
             label for label in self._complete if self._runs[label].tags[PARENT] == study.run_id
         }
-        self._live = Live(self._folder, self._max_clean_drop, study.metrics, records.values())
+        step = self._store.last_step(study, STEPS) if STEPS in study.metrics else 0
+        known = (self._folder, self._max_clean_drop, study.metrics, step)
+        self._live = Live(*known, records.values())
         self._is_known = True
 
     def _found(self) -> Iterator[Held]:
@@ -231,8 +233,10 @@ class Mirror:
     def settle(self, label: str) -> None:
         """Give a finished trial's run what it lacks."""
         record = self._record(label)
-        if label in self._checked or record is None:
+        if record is None or self._checked.get(label) == record.ended:
             return
+        if label in self._checked:  # a trial that was stopped has gone on
+            self._complete.discard(label)
         lacking = self._wanted(record, self._of_trials)
         run = self.begin(lacking.name, lacking.tags, record.seconds)
         if run.deleted:
@@ -255,7 +259,7 @@ class Mirror:
             run.status = lacking.status
         run.deleted, run.params, run.metrics = False, {}, {}
         self._complete.add(label)
-        self._checked.add(label)
+        self._checked[label] = record.ended
         self._live.add(record)
 
     def _settle_model(self, run: Held, model: HeldModel, student: Student) -> None:

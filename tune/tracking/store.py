@@ -135,6 +135,11 @@ class Store:
             if not token:
                 return
 
+    def last_step(self, run: Held, name: str) -> int:
+        """Of a metric that the run has."""
+        history = self._client.get_metric_history(run.run_id, name)
+        return max((point.step for point in history), default=0)
+
     def create(self, name: str, tags: Mapping[str, str], start: int) -> Held:
         return Held.of(self._client.create_run(self._experiment, start, dict(tags), name))
 

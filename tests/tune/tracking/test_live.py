@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 from mlflow.tracking import MlflowClient
-from tracked import content, deliver, finished, rows, runs_of
+from tracked import change, content, deliver, finished, rows, runs_of
 
 from builders import configured, record
 from tune.results.folder import StudyFolder
@@ -40,34 +40,38 @@ def names(made: Live) -> list[tuple[str, int, float]]:
 
 def test_it_is_a_function_of_the_folder(study: StudyFolder) -> None:
     append(study.path / FILE, SPANS[:1])
-    made = Live(study, 0.03, {}, [record(0)])
+    made = Live(study, 0.03, {}, 0, [record(0)])
     assert names(made) == [("num_trials", 1, 1), ("system/squeeze/cpu_percent", 1, 90)]
     made.delivered()
     append(study.path / FILE, SPANS[1:])
     made.add(record(1))
     made.add(record(1))
     assert names(made) == [("num_trials", 2, 2), ("system/squeeze/cpu_percent", 2, 92)]
-    whole = Live(study, 0.03, {}, [record(0), record(1)])
+    whole = Live(study, 0.03, {}, 0, [record(0), record(1)])
     assert len(names(whole)) == 4
     there = {point.name: point.value for point in whole.pending()}
-    assert Live(study, 0.03, there, [record(0), record(1)]).pending() == []
+    both = [record(0), record(1)]
+    assert Live(study, 0.03, there, 2, both).pending() == []
     other = {**there, "num_trials": 7.0}
-    assert len(names(Live(study, 0.03, other, [record(0), record(1)]))) == 4
+    assert names(Live(study, 0.03, other, 5, both)) == [("num_trials", 6, 2)]
+    going = Live(study, 0.03, there, 5, both)
+    going.add(record(2))
+    assert names(going) == [("num_trials", 6, 3)]
 
 
 def test_a_trial_that_is_repeated_counts_once(study: StudyFolder) -> None:
-    made = Live(study, 0.03, {}, [record(0, status="failed", ended=1.0), record(1, ended=2.0)])
+    made = Live(study, 0.03, {}, 0, [record(0, status="failed", ended=1.0), record(1, ended=2.0)])
     made.delivered()
     made.add(record(0, ended=3.0))
     told = [(p.step, p.value, p.at) for p in made.pending() if p.name == "trials/complete"]
-    assert told == [(1, 1.0, 2000), (2, 2.0, 3000)]
+    assert told == [(3, 2.0, 3000)]
     last = {point.name: point.value for point in made.pending()}
     assert last["trials/failed"] == 0 and last["num_trials"] == 2
 
 
 def test_times_are_those_of_the_ends(study: StudyFolder) -> None:
     append(study.path / FILE, SPANS[:1])
-    made = Live(study, 0.03, {}, [record(0, ended=12.5)])
+    made = Live(study, 0.03, {}, 0, [record(0, ended=12.5)])
     assert {point.at for point in made.pending()} == {12_500, 500}
 
 
@@ -99,12 +103,34 @@ def test_a_curve_that_is_lost_is_made_again(study: StudyFolder) -> None:
     append(study.path / FILE, SPANS)
     deliver(study)
     whole, parent = content(study), runs_of(study)["parent"].info.run_id
-    from tracked import change
-
-    where = f"WHERE run_uuid = '{parent}' AND step > 1"
+    where = f"WHERE run_uuid = '{parent}'"
     change(study, f"DELETE FROM metrics {where}", f"DELETE FROM latest_metrics {where}")
     deliver(study)
     assert content(study) == whole
+
+
+def test_a_trial_that_goes_on_is_delivered_again(study: StudyFolder) -> None:
+    """A search had stopped it."""
+    (one,) = finished(study, 1)
+    stopped = replace(one, status="stopped", reason="rung 1", metrics={}, ended=1.0)
+    study.write(stopped)
+    told = Tracker(study, open_store(study.tracking_uri, study), "note")
+    while told.backlog:
+        pass
+    study.write(replace(one, ended=2.0))
+    told.finish(replace(one, ended=2.0))
+    told.close(study.records())
+    runs = runs_of(study)
+    assert runs["0"].data.tags["guard.status"] == "complete"
+    assert runs["0"].data.metrics["test/robust_accuracy"] == 0.4
+    assert runs["parent"].data.metrics["trials/stopped"] == 0
+    history = MlflowClient(study.tracking_uri).get_metric_history(
+        runs["parent"].info.run_id, "trials/complete"
+    )
+    assert [(point.step, point.value) for point in history] == [(1, 0), (2, 1)]
+    before = rows(study, "metrics")
+    deliver(study)
+    assert rows(study, "metrics") == before
 
 
 def test_a_trial_that_was_not_told_of_counts_too(study: StudyFolder) -> None:

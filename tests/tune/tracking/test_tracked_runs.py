@@ -138,6 +138,7 @@ def test_the_parents_metrics_grow_by_step(folder: StudyFolder, runs: dict[str, R
     assert runs["parent"].data.metrics == {
         "trials/complete": 2,
         "trials/diverged": 0,
+        "trials/stopped": 0,
         "trials/failed": 1,
         "num_trials": 3,
         "stage_seconds": 0,

@@ -27,7 +27,8 @@ from tune.tracking.store import Store
 from tune.tracking.tracker import Tracker
 
 CALLS = (
-    *("experiment", "runs", "models", "create", "read", "create_model", "log", "link"),
+    *("experiment", "runs", "models", "last_step", "create", "read", "create_model", "log"),
+    *("link",),
     *("finish_model", "end", "resume", "upload", "sizes"),
 )
 TRIAL = [
@@ -272,9 +273,10 @@ def test_a_trial_takes_seven_requests(study: StudyFolder, calls: list[str]) -> N
     told.close(records)
     calls.clear()
     deliver(study)
-    looked = ["get_experiment_by_name", "search_logged_models", "search_runs"]
+    looked = ["get_experiment_by_name", "get_metric_history"]
+    looked += ["search_logged_models", "search_runs"]
     assert sorted(set(calls)) == [*looked, "update_run_info"]
-    assert len(calls) == 5
+    assert len(calls) == 6
 
 
 def test_a_short_trial_takes_no_more_for_showing_itself(
