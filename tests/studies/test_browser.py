@@ -223,7 +223,7 @@ def test_mlflow_shows_the_study_its_comparison_and_the_images(
     assert errors(browser) == []
 
 
-CHILDREN = 300
+CHILDREN = 120
 
 
 @pytest.fixture(scope="module")

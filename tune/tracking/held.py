@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -102,6 +103,11 @@ class Held:
     """Identities of logged models that it has made."""
     model: HeldModel | None = None
 
+    @property
+    def rank(self) -> tuple[bool, bool]:
+        """The least is the run of a trial that has several."""
+        return self.deleted, self.status != "FINISHED"
+
     @classmethod
     def of(cls, run: Run) -> Held:
         info, data = run.info, run.data
@@ -135,3 +141,8 @@ def metric(point: Point, run: Held, at: int) -> Metric:
         dataset_name=name,
         dataset_digest=digest,
     )
+
+
+def milliseconds() -> int:
+    """Since the epoch, now."""
+    return int(time.time() * 1000)

@@ -7,19 +7,18 @@ follow from a run's start, so what is sent a second time makes the same rows.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Mapping, Sequence
 
 from tune.options import MAX_CLEAN_DROP
 from tune.results.folder import StudyFolder
 from tune.results.growth import in_order
 from tune.results.records import Record
-from tune.tracking.held import THIS_RUN, Held, HeldModel, Point, Student
+from tune.tracking.held import THIS_RUN, Held, HeldModel, Point, Student, milliseconds
 from tune.tracking.identity import identity, remember_page
 from tune.tracking.live import STEPS, Live
 from tune.tracking.provenance import version_tags
 from tune.tracking.store import Store
-from tune.tracking.view import TAG, envelope, page, state_of
+from tune.tracking.view import TAG, envelope, linked, page, state_of
 from tune.tracking.wanted import (
     FINGERPRINT,
     ID,
@@ -91,7 +90,7 @@ class Mirror:
         for run in self._found():
             self._take(run, records)
         if STUDY_RUN not in self._runs:
-            note = self._linked(self._note)
+            note = linked(self._note, self._page)
             tags = {**self._versions, **self._study, TRIAL: STUDY_RUN, NOTE: note}
             self._runs[STUDY_RUN] = self._store.create(self._title, tags, milliseconds())
         study = self._runs[STUDY_RUN]
@@ -148,7 +147,7 @@ class Mirror:
             self._drop(run)  # the folder had another trial of that number
             return
         other = self._runs.get(label)
-        if other is not None and rank(other) <= rank(run):
+        if other is not None and other.rank <= run.rank:
             self._drop(run)
             return
         if other is not None:
@@ -171,10 +170,9 @@ class Mirror:
         if not run.deleted and ID in run.tags:
             self._store.delete(run)
 
-    def _linked(self, note: str) -> str:
-        """A note with the address of the study's page, which the UI takes as below its own."""
-        address = page(self._store.experiment_id, self._study[ID])
-        return f"{note}\n\n[Its trials with charts]({address})"
+    @property
+    def _page(self) -> str:
+        return page(self._store.experiment_id, self._study[ID])
 
     @property
     def _title(self) -> str:
@@ -201,7 +199,7 @@ class Mirror:
         state = state_of(study.run_id, records)
         value = envelope(self._folder.name, study.start, state)
         self._store.tag_experiment(TAG + self._study[ID], value)
-        remember_page(self._folder, page(self._store.experiment_id, self._study[ID]))
+        remember_page(self._folder, self._page)
 
     def begin(self, name: str, tags: Mapping[str, str], seconds: float) -> Held:
         """The run of a trial that began so many seconds ago: known, left by an earlier process, or
@@ -283,7 +281,7 @@ class Mirror:
     def close(self, records: list[Record], status: str, note: str) -> None:
         """Complete the study's own run, and end those of trials that were interrupted."""
         study = self._runs[STUDY_RUN]
-        note = self._linked(note)
+        note = linked(note, self._page)
         self._save_view(records)
         for record in in_order(records):
             self._live.add(record)
@@ -298,12 +296,3 @@ class Mirror:
                 self._store.end(run, "KILLED", milliseconds())
                 run.status = "KILLED"
         self._store.end(study, status, milliseconds())
-
-
-def rank(run: Held) -> tuple[bool, bool]:
-    """The least is the run of a trial that has several."""
-    return run.deleted, run.status != "FINISHED"
-
-
-def milliseconds() -> int:
-    return int(time.time() * 1000)

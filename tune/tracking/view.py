@@ -32,6 +32,11 @@ def page(experiment_id: str, key: str) -> str:
     return f"#/experiments/{experiment_id}/runs?viewStateShareKey={key}&compareRunsMode=CHART"
 
 
+def linked(note: str, page: str) -> str:
+    """A study's note with the address of its page, which the UI takes as below its own."""
+    return f"{note}\n\n[Its trials with charts]({page})"
+
+
 def envelope(name: str, created: int, state: dict[str, Any]) -> str:
     """The tag's value: a saved view with its name, which MLflow before 3.17 takes for the state
     itself. created: milliseconds since the epoch."""
