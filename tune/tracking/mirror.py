@@ -27,6 +27,8 @@ from tune.tracking.wanted import (
     STUDY,
     TRIAL,
     Wanted,
+    differs,
+    lasting,
     same,
     wanted,
 )
@@ -51,14 +53,14 @@ class Mirror:
     ) -> None:
         """command: the module that is the study's command. max_clean_drop: of a search."""
         self._folder, self._store, self._note = folder, store, note
-        self._max_clean_drop = max_clean_drop
+        self._max_clean_drop, self._title = max_clean_drop, f"study {folder.name}"
         self._study = {STUDY: folder.name, ID: identity(folder, store.name)}
         """Tags of every run of the study."""
         self._versions = version_tags(command)
         self._is_known = False
         self._runs: dict[str, Held] = {}
         """By label."""
-        self._models: Mapping[str, Sequence[HeldModel | None]] = {}
+        self._models: Mapping[str, Sequence[HeldModel]] = {}
         """By the run that made them."""
         self._left: dict[str, list[Held]] = {}
         """By fingerprint: unfinished runs of trials that have no record."""
@@ -134,10 +136,12 @@ class Mirror:
     def _take(self, run: Held, records: Mapping[str, Record]) -> None:
         """Sort a run in: of a trial, the study's own, left unfinished, or one too many."""
         label, fingerprint = run.tags.get(TRIAL, ""), run.tags.get(FINGERPRINT, "")
-        run.model, *others = self._models.get(run.run_id, [None])
-        for model in others:  # made by a call that was not answered
-            assert model is not None
-            self._store.delete_model(model)
+        models = self._models.get(run.run_id, [])
+        for model in sorted(models, key=lambda model: model.model_id not in run.outputs):
+            if run.model is None:
+                run.model = model
+            else:  # made by a call that was not answered
+                self._store.delete_model(model)
         record = records.get(label)
         if record is None and label != STUDY_RUN and label not in self._begun:
             if run.status != "FINISHED" and not run.deleted:
@@ -173,10 +177,6 @@ class Mirror:
     @property
     def _page(self) -> str:
         return page(self._store.experiment_id, self._study[ID])
-
-    @property
-    def _title(self) -> str:
-        return f"study {self._folder.name}"
 
     @property
     def _of_trials(self) -> dict[str, str]:
@@ -244,7 +244,7 @@ class Mirror:
             if lacking.student is not None and run.model is None:
                 run.model = self._store.create_model(run, lacking.student)
             points = lacking.points_missing(run)
-            is_other = any(point.name in run.metrics for point in points)
+            is_other = any(differs(run, last) for last in lasting(points))
             at = milliseconds() if is_other else run.start + round(1000 * record.seconds)
             self._store.log(run, at, points, lacking.params_missing(run), lacking.tags_missing(run))
         is_new = run.run_id in self._made

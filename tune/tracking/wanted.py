@@ -98,6 +98,11 @@ def has(run: Held, point: Point) -> bool:
     return own and (ranked is None or same(ranked.get(point.name), point.value))
 
 
+def differs(run: Held, point: Point) -> bool:
+    """Whether a run has another value."""
+    return point.name in run.metrics and not same(run.metrics[point.name], point.value)
+
+
 def wanted(
     record: Record, folder: StudyFolder, tags: Mapping[str, str], largest_set: int
 ) -> Wanted:

@@ -80,6 +80,12 @@ def test_a_field_that_cannot_be_is_one_line(
 
 
 def test_the_fields_of_a_section_are_listed_with_their_values() -> None:
-    expected: dict[str, Any] = {"run.concurrent": 3, "run.stage_limit": 0.0, "run.verbose": False}
-    assert of("run.concurrent=3").listed(TRIALS_ONLY) == expected
+    expected: dict[str, Any] = {
+        "run.concurrent": 3,
+        "run.stage_limit": 0.0,
+        "run.verbose": False,
+        "tracking.experiment": "mine",
+        "tracking.largest_set": 256,
+    }
+    assert of("run.concurrent=3", "tracking.experiment=mine").listed(TRIALS_ONLY) == expected
     assert set(of().listed(SECTIONS)) > set(expected)

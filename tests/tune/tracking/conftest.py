@@ -1,12 +1,13 @@
 from __future__ import annotations
 
+import math
 import shutil
 from pathlib import Path
 
 import pytest
 
 from tune.results.folder import StudyFolder
-from tune.tracking import courier
+from tune.tracking import courier, live
 
 
 @pytest.fixture
@@ -20,6 +21,7 @@ def study(tmp_path: Path, empty_database: Path) -> StudyFolder:
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Pauses and waits of a test."""
+    """Pauses and waits of a test; a study's curves are told in the end, however long it takes."""
     monkeypatch.setattr(courier, "FIRST_PAUSE_S", 0.01)
     monkeypatch.setattr(courier, "AWAY_TIMEOUT_S", 0.3)
+    monkeypatch.setattr(live, "INTERVAL_S", math.inf)

@@ -78,7 +78,9 @@ def content(folder: StudyFolder, uri: str = "") -> dict[str, Any]:
     said = {}
     for label, run in found.items():
         tags = {
-            k: v.replace(run.info.run_id, "…") for k, v in run.data.tags.items() if k != "guard.id"
+            k: re.sub("Key=[0-9a-f]{32}", "Key=…", v.replace(run.info.run_id, "…"))
+            for k, v in run.data.tags.items()
+            if k != "guard.id"
         }
         assert tags.pop("mlflow.parentRunId", parent) == parent
         rows = {
