@@ -1,4 +1,4 @@
-"""Which hyper-parameters matter in a finished sweep, and the map of λ and h.
+"""Which hyper-parameters matter in a finished sweep, and the maps of λ and h.
 
 Reads the sweep in DIR/NAME and starts nothing.
 """
@@ -19,14 +19,16 @@ from studies.driver import flags
 from studies.driver.request import settled
 from studies.reporting.console import Terminal
 from studies.reporting.figures import save_png
-from studies.reporting.interactive import STEP, WEIGHT, importances, robust, searched
 from studies.reporting.page import publish
+from studies.reporting.searches import Importance, cannot_be_told, importances, robust, searched
+from studies.reporting.series import STEP, WEIGHT, Search
 from studies.sweep import STORY
 from tune.results.folder import to_csv, write_atomically
+from tune.results.records import Record
 from tune.results.tables import as_markdown
 from tune.tracking.opening import open_store
 
-COLUMNS = ("importance", "rank correlation", "p")
+COLUMNS = ("importance", "of 90 %", "rank correlation", "p")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -53,15 +55,26 @@ def main(argv: Sequence[str]) -> int:
         )
     store = open_store(request.tracking_uri, folder, request.options.tracking)
     rows = [
-        {"field": name, "importance": share, **correlation(trials, name), "trials": len(trials)}
-        for name, share in found.items()
+        {
+            "field": name,
+            "importance": own.share,
+            "low": own.low,
+            "high": own.high,
+            **correlation(trials, name),
+            "trials": len(trials),
+        }
+        for name, own in found.items()
     ]
     write_atomically(folder.path / "sensitivity.csv", to_csv(rows))
     write_atomically(folder.path / "sensitivity.md", markdown(rows))
-    for name, figure in figures(trials, found).items():
+    about = About.read(folder)
+    search = Search.of(folder.records(), about.max_clean_drop)
+    for name, figure in figures(search, found, len(trials)).items():
         save_png(figure, folder.path / f"{name}.png")
     console.print_table(as_table(rows))
-    publish(console, STORY, folder, About.read(folder), store)
+    if cannot_be_told(len(trials)):
+        console.warn(cannot_be_told(len(trials)))
+    publish(console, STORY, folder, about, store)
     return 0
 
 
@@ -77,48 +90,67 @@ def correlation(trials: Sequence[optuna.trial.FrozenTrial], name: str) -> dict[s
     return {"rank_correlation": float(found.statistic), "p_value": float(found.pvalue)}
 
 
-def figures(
-    trials: Sequence[optuna.trial.FrozenTrial], found: Mapping[str, float]
-) -> Mapping[str, Figure]:
-    made = {"importance": importance_figure(found, len(trials))}
-    placed = [trial for trial in trials if {WEIGHT, STEP} <= set(trial.params)]
-    return made | ({"map": map_figure(placed)} if placed else {})
+def figures(search: Search, found: Mapping[str, Importance], count: int) -> Mapping[str, Figure]:
+    made = {"importance": importance_figure(found, count)}
+    return made | ({"map": map_figure(search)} if search.maps() else {})
 
 
-def importance_figure(found: Mapping[str, float], count: int) -> Figure:
+def importance_figure(found: Mapping[str, Importance], count: int) -> Figure:
     figure = Figure(figsize=(6.4, 1.2 + 0.35 * len(found)), dpi=150, layout="constrained")
     axes = figure.subplots()
-    axes.barh(list(found), list(found.values()), color="C0", hatch="//", edgecolor="white")
+    shares = [own.share for own in found.values()]
+    below = [max(own.share - own.low, 0.0) for own in found.values()]
+    above = [max(own.high - own.share, 0.0) for own in found.values()]
+    axes.barh(
+        list(found),
+        shares,
+        xerr=[below, above],
+        color="C0",
+        hatch="//",
+        edgecolor="white",
+        capsize=2,
+    )
     axes.invert_yaxis()
     axes.set_xlabel("share of the variance of robust validation accuracy (fANOVA)")
-    axes.set_title(f"{count} regularized trials", fontsize=9)
+    axes.set_title(f"{count} regularized trials; the middle 90 % over samples of them", fontsize=9)
     return figure
 
 
-def map_figure(trials: Sequence[optuna.trial.FrozenTrial]) -> Figure:
-    """Each trial at its λ and h, larger and darker where the student is more robust."""
-    figure = Figure(figsize=(6.4, 4.4), dpi=150, layout="constrained")
-    axes = figure.subplots()
-    values = [robust(trial) for trial in trials]
-    points = axes.scatter(
-        [trial.params[STEP] for trial in trials],
-        [trial.params[WEIGHT] for trial in trials],
-        c=values,
-        s=[30 + 200 * value for value in values],
-        cmap="viridis_r",
-        edgecolors="black",
-        linewidths=0.5,
-    )
-    for trial, value in zip(trials, values, strict=True):
-        place = trial.params[STEP], trial.params[WEIGHT]
-        axes.annotate(f"{value:.2f}", place, (6, 6), textcoords="offset points", fontsize=7)
-    axes.set_xscale("log")
-    axes.set_yscale("log")
-    axes.set_xlabel("h (length of the step)")
-    axes.set_ylabel("λ (weight of the penalty)")
-    axes.set_title(f"{len(trials)} trials", fontsize=9)
-    figure.colorbar(points, label="robust validation accuracy")
+def map_figure(search: Search) -> Figure:
+    """A map for each method and IPC: every complete trial at its λ and h, larger and darker where
+    the student is more robust; crosses where a trial was stopped early."""
+    maps = search.maps()
+    rows = -(-len(maps) // 2)
+    figure = Figure(figsize=(7.2, 0.6 + 3.2 * rows), dpi=150, layout="constrained")
+    grid = figure.subplots(rows, min(2, len(maps)), squeeze=False)
+    places = [axes for row in grid for axes in row]
+    every = [record.objectives[1] for records in maps.values() for record in records]
+    for axes, (place, records) in zip(places, maps.items(), strict=False):
+        values = [record.objectives[1] for record in records]
+        points = axes.scatter(
+            *at(records),
+            c=values,
+            s=[30 + 150 * value for value in values],
+            cmap="viridis_r",
+            vmin=min(every),
+            vmax=max(every),
+            edgecolors="black",
+            linewidths=0.5,
+        )
+        for x, y, value in zip(*at(records), values, strict=True):
+            axes.annotate(f"{value:.2f}", (x, y), (6, 6), textcoords="offset points", fontsize=7)
+        axes.scatter(*at(search.ended_on(place)), marker="x", color="0.6", s=20)
+        axes.set(xscale="log", yscale="log", xlabel="h (length of the step)", ylabel="λ")
+        axes.set_title(f"{place[0]}, IPC {place[1]}: {len(records)} trials", fontsize=9)
+    for axes in places[len(maps) :]:
+        axes.set_axis_off()
+    figure.colorbar(points, ax=places, label="robust validation accuracy")
     return figure
+
+
+def at(records: Sequence[Record]) -> tuple[list[float], list[float]]:
+    """h and λ of each."""
+    return [own.params[STEP] for own in records], [own.params[WEIGHT] for own in records]
 
 
 def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -126,8 +158,12 @@ def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def cells(row: Mapping[str, Any]) -> list[str]:
-    numbers = (row["importance"], row["rank_correlation"], row["p_value"])
-    return [row["field"], *(f"{value:.2g}" if value is not None else "" for value in numbers)]
+    def told(value: float | None) -> str:
+        return "" if value is None else f"{value:.2g}"
+
+    interval = f"[{row['low']:.2g}, {row['high']:.2g}]"
+    rest = (told(row["rank_correlation"]), told(row["p_value"]))
+    return [row["field"], told(row["importance"]), interval, *rest]
 
 
 def as_table(rows: Sequence[Mapping[str, Any]]) -> Table:

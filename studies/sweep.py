@@ -30,11 +30,12 @@ if TYPE_CHECKING:
 def figures(results: Results) -> Mapping[str, Figure]:
     """The front on validation, and accuracy over the radii on test images."""
     from studies.reporting.figures import eps_figure, pareto_figure
+    from studies.reporting.series import Search
 
-    searched = [record for record in results.records if record.is_search]
-    found = (
-        {"pareto": pareto_figure(searched, results.choice, results.comparisons)} if searched else {}
-    )
+    found = {}
+    if any(record.is_search for record in results.records):
+        search = Search.of(results.records, results.max_clean_drop)
+        found["pareto"] = pareto_figure(search, results.choice, results.comparisons)
     over_eps = eps_figure(results.comparisons, results.caption) if results.comparisons else None
     return found | ({"eps": over_eps} if over_eps else {})
 

@@ -110,13 +110,3 @@ def by_crowding(figures: Sequence[Figures], front: Sequence[int]) -> list[int]:
             for name, span in spans.items()
         )
     return sorted(order, key=lambda n: -distances[n])
-
-
-def hypervolume(points: Sequence[tuple[float, float]]) -> float:
-    """Area that points (clean, robust) dominate, over (0, 0)."""
-    area, reached = 0.0, 0.0
-    for clean, robust in sorted(points, reverse=True):
-        if robust > reached:
-            area += clean * (robust - reached)
-            reached = robust
-    return area

@@ -22,10 +22,10 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution
 from guard.pipeline import MOST_RUNGS, Leg, TrialStages, rung_name
 from guard.stage import closure
 from guard.trial import TrialConfig
-from tune.halving import hypervolume
 from tune.planning import Plan, prepare
 from tune.proposer import Proposal, Proposer
 from tune.results.comparison import SEEDS
+from tune.results.growth import Front
 from tune.results.records import Record
 from tune.results.standing import Standing
 from tune.settling import excess_of
@@ -141,9 +141,12 @@ def replayed(table: Table, plan: Plan, max_clean_drop: float, slots: int) -> lis
 def mark(standing: Standing, spent: float) -> Mark:
     complete = [record for record in standing.records if record.status == "complete"]
     allowed = [own.objectives for own in complete if excess_of(own, standing) <= 0]
+    front = Front()
+    for point in allowed:
+        front.add(*point)
     return Mark(
         stage_seconds=spent,
-        hypervolume=hypervolume(allowed),
+        hypervolume=front.hypervolume,
         robust=max((robust for _, robust in allowed), default=0.0),
     )
 

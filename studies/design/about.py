@@ -5,12 +5,13 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from guard.errors import StudyError
 from guard.trial import TrialConfig
+from tune.options import MAX_CLEAN_DROP
 from tune.results.folder import StudyFolder, write_atomically
 from tune.results.reading import read_object
 
@@ -29,6 +30,8 @@ class About:
 
     study: str
     command: str
+    max_clean_drop: float = MAX_CLEAN_DROP
+    """Clean validation accuracy that a search's choice may lose to its control."""
 
     @property
     def module(self) -> str:
@@ -52,9 +55,11 @@ class About:
         except ValueError as error:
             raise StudyError(f"{file}: {error}; {REMEDY}") from None
         study, command = values.get("study"), values.get("command", "")
+        drop = values.get("max_clean_drop")
         if not isinstance(study, str) or not isinstance(command, str):
             raise StudyError(f"{folder.path}: its about.json names no study, got {study!r:.60}")
-        return cls(study=study, command=command)
+        known = float(drop) if isinstance(drop, (int, float)) else MAX_CLEAN_DROP
+        return cls(study=study, command=command, max_clean_drop=known)
 
 
 @contextlib.contextmanager
@@ -91,7 +96,7 @@ def claim(folder: StudyFolder, about: About, base: TrialConfig, varied: Mapping[
                 f"--name: the study in {folder.path} was made with {name} = {before.get(name)}, "
                 f"not {now.get(name)}; choose another --name"
             )
-    facts = {"study": about.study, "command": about.command}
+    facts = asdict(about)
     for name, values in (("study.json", now), ("about.json", facts)):
         write_atomically(folder.path / name, json.dumps(values, indent=1))
 

@@ -99,7 +99,14 @@ def carry_out(console: Terminal, job: Job, resources: StageResources) -> int:
     from tune.tracking.opening import open_store
     from tune.tracking.tracker import Tracker
 
-    folder, about = job.request.folder, About(study=job.story.name, command=job.request.command)
+    folder, about = (
+        job.request.folder,
+        About(
+            study=job.story.name,
+            command=job.request.command,
+            max_clean_drop=job.request.options.search.max_clean_drop,
+        ),
+    )
     place = settled_place(job.request, resources)
     tracking = job.request.options.tracking
     given = open_store(job.request.tracking, folder, tracking) if job.request.tracking else None

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from guard.config import radius_text
 from guard.robustness.measures import CLEAN, ROBUST
-from studies.reporting.series import Search, points
+from studies.reporting.series import BARRED, Search, points
 from tune.results.comparison import Comparison, short_titles
 from tune.results.folder import write_atomically
 from tune.results.records import Record
@@ -26,12 +26,11 @@ MARKERS = "os^Dv<>P*X"
 
 
 def pareto_figure(
-    records: Sequence[Record], best: Record | None, confirmed: Sequence[Comparison] = ()
+    search: Search, best: Record | None, confirmed: Sequence[Comparison] = ()
 ) -> Figure:
     """Every complete trial by clean and robust validation accuracy: filled markers are
     regularized, hollow ones are the unregularized baselines; the line is the Pareto front.
     best: the chosen one; confirmed: with 95 % intervals, on test images."""
-    search = Search.of(records)
     figure = Figure(figsize=(6.4, 5.4), dpi=150, layout="constrained")
     axes = figure.subplots()
     front = points(search.front)
@@ -66,7 +65,8 @@ def search_title(search: Search) -> str:
 
 
 def draw_clouds(axes: Axes, search: Search) -> None:
-    """The trials of each method and IPC, and a cross over each with a flag."""
+    """The trials of each method and IPC, a bar over each that must not be chosen, and a cross over
+    each with a flag."""
     for cloud in search.clouds():
         color = f"C{cloud.look}"
         axes.scatter(
@@ -79,6 +79,9 @@ def draw_clouds(axes: Axes, search: Search) -> None:
             label=cloud.label,
             zorder=2,
         )
+    if search.barred:
+        barred = points(search.barred)
+        axes.scatter(*barred, marker="_", s=160, color="0.35", lw=2, label=BARRED, zorder=3)
     if search.flagged:
         label = "flagged"
         flagged = points(search.flagged)

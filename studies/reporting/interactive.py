@@ -1,35 +1,23 @@
-"""Interactive pictures of a study for its report, as pieces of HTML.
-
-Optuna's own plots where it has one; they read the study's storage, so they show a search only.
-"""
+"""Interactive pictures of a study for its report, as pieces of HTML."""
 
 from __future__ import annotations
 
 import math
-import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
-import optuna
 import plotly.graph_objects as go
-from optuna.distributions import CategoricalDistribution
-from optuna.trial import FrozenTrial, TrialState
 
-from guard.errors import StudyError
-from studies.reporting.series import Cloud, Search, points
+from studies.reporting.series import BARRED, Cloud, Search, points
 from tune.results.comparison import Comparison
-from tune.results.folder import StudyFolder
 from tune.results.records import Record
 from tune.results.statistics import Estimate
 from tune.results.tables import level
-from tune.space import CONTROL
-from tune.storage import stored
 from tune.timeline import Span
 
 ROBUST, CLEAN = "robust accuracy", "clean accuracy"
-WEIGHT, STEP = "regularizer.weight", "regularizer.h"
 FONT = {"family": "system-ui, sans-serif", "size": 13}
+COLORS = ("#1f77b4", "#d95f02", "#2ca02c", "#9467bd", "#8c564b", "#e377c2", "#17becf", "#7f7f7f")
 MARKERS = ("circle", "square", "diamond", "triangle-up", "x", "star", "cross", "pentagon")
 
 
@@ -54,110 +42,9 @@ def piece(figure: go.Figure, height: int = 460) -> str:
     return text
 
 
-def searched(folder: StudyFolder) -> optuna.Study | None:
-    """The complete, regularized trials of a sweep's storage; None without a sweep. Raises
-    StudyError for a storage that cannot be read."""
-    found = stored(folder)
-    if found is None:
-        return None
-    study = optuna.create_study(directions=found.directions)
-    for trial in found.get_trials(states=(TrialState.COMPLETE,)):
-        if not trial.user_attrs.get(CONTROL):
-            study.add_trial(with_lists_as_text(trial))
-    return study
-
-
-def with_lists_as_text(trial: FrozenTrial) -> FrozenTrial:
-    """A choice among lists, as of attacks, is one among their texts: lists have no place in a set
-    or on an axis."""
-
-    def text(value: Any) -> Any:
-        return ", ".join(map(str, value)) if isinstance(value, list | tuple) else value
-
-    distributions = {
-        name: CategoricalDistribution([text(choice) for choice in own.choices])
-        if isinstance(own, CategoricalDistribution)
-        else own
-        for name, own in trial.distributions.items()
-    }
-    return optuna.trial.create_trial(
-        values=trial.values,
-        params={name: text(value) for name, value in trial.params.items()},
-        distributions=distributions,
-        user_attrs=trial.user_attrs,
-    )
-
-
-def robust(trial: FrozenTrial) -> float:
-    return float(trial.values[1])
-
-
-def varied(study: optuna.Study) -> list[str]:
-    """Parameters that every trial has, with at least two values."""
-    trials = study.get_trials(deepcopy=False)
-    if not trials:
-        return []
-    shared = set.intersection(*(set(trial.params) for trial in trials))
-    counts = {name: len({trial.params[name] for trial in trials}) for name in shared}
-    return sorted(name for name, count in counts.items() if count > 1)
-
-
-def importances(study: optuna.Study) -> Mapping[str, float]:
-    """Share of the robust accuracy's variance that each parameter explains (fANOVA), descending;
-    empty for fewer than four trials, or where all are equally robust."""
-    trials = study.get_trials(deepcopy=False)
-    names = varied(study)
-    if len(trials) < 4 or not names or len({robust(trial) for trial in trials}) < 2:
-        return {}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        evaluator = optuna.importance.FanovaImportanceEvaluator(seed=0)
-        found = optuna.importance.get_param_importances(
-            study, evaluator=evaluator, params=names, target=robust
-        )
-    return dict(found)
-
-
-def search_plots(folder: StudyFolder) -> list[Plot]:
-    """λ x h, parallel coordinates and importance of a sweep, as far as there are trials enough;
-    nothing for a storage that cannot be read."""
-    try:
-        study = searched(folder)
-    except StudyError:
-        return []
-    if study is None:
-        return []
-    names, count = varied(study), len(study.get_trials(deepcopy=False))
-    views = optuna.visualization
-    plots = []
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        if {WEIGHT, STEP} <= set(names):
-            figure = views.plot_contour(
-                study, params=[WEIGHT, STEP], target=robust, target_name=ROBUST
-            )
-            caption = f"Robust validation accuracy (share of images); λ against h; {count} trials."
-            plots.append(Plot(title="The λ x h map", caption=caption, html=piece(figure)))
-        if names and count > 1:
-            figure = views.plot_parallel_coordinate(study, names, target=robust, target_name=ROBUST)
-            caption = f"One line a regularized trial ({count}); robust validation accuracy."
-            plots.append(Plot(title="Parallel coordinates", caption=caption, html=piece(figure)))
-    found = importances(study)
-    if found:
-        shown = dict(reversed(list(found.items())))
-        bars = go.Bar(x=list(shown.values()), y=list(shown), orientation="h")
-        figure = go.Figure(bars).update_xaxes(title="share of variance")
-        caption = f"What robust validation accuracy depends on (fANOVA, {count} trials)."
-        plots.append(
-            Plot(title="Which hyper-parameters matter", caption=caption, html=piece(figure, 260))
-        )
-    return plots
-
-
-def pareto_plot(records: Sequence[Record], comparisons: Sequence[Comparison]) -> Plot | None:
+def pareto_plot(search: Search, comparisons: Sequence[Comparison]) -> Plot | None:
     """Every complete trial of a search by clean and robust validation accuracy; with error bars,
     what the confirmation says on test images."""
-    search = Search.of(records)
     if not search.complete:
         return None
     figure = go.Figure()
@@ -165,6 +52,9 @@ def pareto_plot(records: Sequence[Record], comparisons: Sequence[Comparison]) ->
     figure.add_trace(scatter(search.front, "Pareto front", mode="lines", line=line))
     for cloud in search.clouds():
         figure.add_trace(scatter(cloud.records, cloud.label, mode="markers", marker=looks(cloud)))
+    if search.barred:
+        bar = {"symbol": "line-ew-open", "size": 16, "color": "dimgray", "line": {"width": 2}}
+        figure.add_trace(scatter(search.barred, BARRED, mode="markers", marker=bar))
     for comparison in comparisons:
         figure.add_trace(confirmed(comparison))
     figure.update_xaxes(title=f"{CLEAN} (share of images)")
@@ -206,9 +96,8 @@ def bars(found: Estimate) -> dict[str, object]:
     }
 
 
-def ipc_plot(records: Sequence[Record]) -> Plot | None:
+def ipc_plot(search: Search) -> Plot | None:
     """Every complete trial of a search by IPC; None with one IPC."""
-    search = Search.of(records)
     if len(search.ipcs) < 2:
         return None
     figure = go.Figure()
@@ -239,7 +128,8 @@ def scatter(records: Sequence[Record], name: str, **looks: object) -> go.Scatter
 
 def looks(cloud: Cloud) -> dict[str, object]:
     symbol = MARKERS[cloud.look % len(MARKERS)]
-    return {"symbol": symbol + ("-open" if cloud.control else ""), "size": 11}
+    color = COLORS[cloud.look % len(COLORS)]
+    return {"symbol": symbol + ("-open" if cloud.control else ""), "size": 11, "color": color}
 
 
 def texts(records: Sequence[Record]) -> list[str]:

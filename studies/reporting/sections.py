@@ -14,9 +14,11 @@ import PIL.Image
 from matplotlib.figure import Figure
 
 from studies.design.study import Story, Table
-from studies.reporting.interactive import Plot, ipc_plot, pareto_plot, search_plots, timeline_plot
+from studies.reporting.interactive import Plot, ipc_plot, pareto_plot, timeline_plot
 from studies.reporting.progress import signs
 from studies.reporting.published import ATTACKS, beside, of_tables
+from studies.reporting.searches import cannot_be_told, search_plots
+from studies.reporting.series import Search
 from tune import storage
 from tune.results.comparison import Comparison, short_titles
 from tune.results.findings import Results
@@ -118,11 +120,18 @@ def grids(comparisons: Sequence[Comparison]) -> list[Table]:
 def undecided_tables(results: Results) -> list[Table]:
     """What the study has not found."""
     columns, rows = undecided_grid(results)
-    caption = in_words(results, rows)
+    caption = " ".join(filter(None, [in_words(results, rows), unimportant(results)]))
     if not caption:
         return []
     title = "What was not found"
     return [Table(anchor="undecided", title=title, caption=caption, columns=columns, rows=rows)]
+
+
+def unimportant(results: Results) -> str:
+    """That a search is too small to say which fields matter, if it is."""
+    search = Search.of(results.records)
+    regularized = sum(not record.control for record in search.complete)
+    return cannot_be_told(regularized) if regularized else ""
 
 
 def published_tables(story: Story) -> list[Table]:
@@ -158,12 +167,11 @@ def interactive(results: Results) -> list[Plot]:
     )
     timeline = timeline_plot(read_timeline(results.folder.path), saved)
     is_sweep = any((results.folder.path / name).is_file() for name in storage.FILES)
-    overview = (
-        [pareto_plot(results.records, results.comparisons), ipc_plot(results.records)]
-        if is_sweep
-        else []
-    )
-    found = [*overview, *search_plots(results.folder), timeline]
+    if not is_sweep:
+        return [timeline] if timeline else []
+    search = Search.of(results.records, results.max_clean_drop)
+    overview = (pareto_plot(search, results.comparisons), ipc_plot(search))
+    found = [*overview, *search_plots(results.folder, search), timeline]
     return [plot for plot in found if plot is not None]
 
 

@@ -7,9 +7,15 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from guard.trial import TrialConfig
-from tune.results.front import pareto_front
+from tune.options import MAX_CLEAN_DROP
+from tune.results.front import allowed, pareto_front
 from tune.results.records import OBJECTIVES, Record
 from tune.results.wording import joined, place
+
+WEIGHT, STEP = "regularizer.weight", "regularizer.h"
+LEAST_ON_A_MAP = 5
+"""Trials of one method and IPC: fewer say nothing of how robust accuracy lies over λ and h."""
+BARRED = "loses too much clean accuracy"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,18 +35,25 @@ class Search:
     """The complete trials of a search, by what it selects on."""
 
     complete: Sequence[Record]
+    barred: Sequence[Record] = ()
+    """Those of them that lose more clean accuracy than the choice may."""
+    stopped: Sequence[Record] = ()
+    """Those that the search ended early."""
 
     @classmethod
-    def of(cls, records: Iterable[Record]) -> Search:
+    def of(cls, records: Iterable[Record], max_clean_drop: float = MAX_CLEAN_DROP) -> Search:
         """Of all records; those of no search, or without an end, are left out."""
+        searched = [record for record in records if record.is_search]
+        complete = [
+            record
+            for record in searched
+            if record.status == "complete" and all(name in record.metrics for name in OBJECTIVES)
+        ]
+        fine = {record.trial for record in allowed(complete, max_clean_drop)}
         return cls(
-            complete=[
-                record
-                for record in records
-                if record.is_search
-                and record.status == "complete"
-                and all(name in record.metrics for name in OBJECTIVES)
-            ]
+            complete=complete,
+            barred=[record for record in complete if record.trial not in fine],
+            stopped=[record for record in searched if record.status == "stopped"],
         )
 
     @property
@@ -51,6 +64,20 @@ class Search:
     def flagged(self) -> list[Record]:
         """Those whose accuracies are not to be taken as they are."""
         return [record for record in self.complete if record.flags]
+
+    def maps(self) -> dict[tuple[str, int], list[Record]]:
+        """Complete trials that have a λ and an h of their own, by method and IPC, as far as there
+        are enough of them for a map."""
+        groups: dict[tuple[str, int], list[Record]] = {}
+        for record in sorted(self.complete, key=lambda record: record.group):
+            if {WEIGHT, STEP} <= record.params.keys() and not record.control:
+                groups.setdefault(record.group, []).append(record)
+        return {place: own for place, own in groups.items() if len(own) >= LEAST_ON_A_MAP}
+
+    def ended_on(self, place: tuple[str, int]) -> list[Record]:
+        """The stopped trials that belong on a map."""
+        own = [record for record in self.stopped if record.group == place]
+        return [record for record in own if {WEIGHT, STEP} <= record.params.keys()]
 
     @property
     def num_samples(self) -> int:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import itertools
-
 import numpy as np
 import pytest
 
-from tune.halving import Figures, Halving, fronts, hypervolume, ranks
+from tune.halving import Figures, Halving, fronts, ranks
 
 
 def made(*points: tuple[float, float], excess: float = 0.0) -> list[Figures]:
@@ -33,15 +31,6 @@ def test_fronts_are_peeled_by_who_beats_whom(seed: int) -> None:
         expected.append(set(front))
         left = [n for n in left if n not in front]
     assert list(map(set, fronts(made(*points), range(len(points))))) == expected
-
-
-@pytest.mark.parametrize("seed", range(5))
-def test_the_area_is_that_of_the_cells_below_a_point(seed: int) -> None:
-    points = random_points(seed, 6)
-    cells = itertools.product(range(5), range(5))
-    below = sum(any(x < 5 * c - 1e-9 and y < 5 * r - 1e-9 for c, r in points) for x, y in cells)
-    assert hypervolume(points) == pytest.approx(below / 25)
-    assert hypervolume([]) == 0
 
 
 def test_what_breaks_the_constraint_comes_last_the_worse_the_later() -> None:

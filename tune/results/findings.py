@@ -9,6 +9,7 @@ from pathlib import Path
 from guard.config import radius_text
 from guard.robustness.measures import CLEAN
 from guard.trial import TrialConfig
+from tune.options import MAX_CLEAN_DROP
 from tune.results.comparison import Comparison, compared, shared_place, short_titles, versus
 from tune.results.folder import StudyFolder
 from tune.results.reading import read_object
@@ -36,6 +37,16 @@ class Results:
             comparisons=compared(folder),
             left_out=folder.left_out(),
         )
+
+    @property
+    def max_clean_drop(self) -> float:
+        """Clean validation accuracy that a search's choice may lose to its control, as about.json
+        has it."""
+        try:
+            value = read_object(self.folder.path / "about.json").get("max_clean_drop")
+        except (OSError, ValueError):
+            return MAX_CLEAN_DROP
+        return float(value) if isinstance(value, (int, float)) else MAX_CLEAN_DROP
 
     @property
     def choice(self) -> Record | None:

@@ -44,19 +44,25 @@ def control_of(record: Record, records: Iterable[Record]) -> Record | None:
     return Controls(records).of(record)
 
 
-def choose(records: Iterable[Record], max_clean_drop: float) -> Record | None:
-    """The most robust trial, on validation, whose clean accuracy is within `max_clean_drop` of its
-    control's. The cleaner, then the earlier one wins a tie. None before a control is complete."""
+def allowed(records: Iterable[Record], max_clean_drop: float) -> list[Record]:
+    """The complete trials whose clean accuracy, on validation, is within `max_clean_drop` of their
+    control's. None before a control is complete."""
     records = list(records)
     controls = Controls(records)
-    allowed = [
+    return [
         record
         for record in records
         if record.status == "complete"
         and (control := controls.of(record)) is not None
         and record.objectives[0] >= control.objectives[0] - max_clean_drop
     ]
-    return max(allowed, key=lambda r: (r.objectives[1], r.objectives[0], -r.trial), default=None)
+
+
+def choose(records: Iterable[Record], max_clean_drop: float) -> Record | None:
+    """The most robust trial, on validation, of those that are `allowed`. The cleaner, then the
+    earlier one wins a tie."""
+    found = allowed(records, max_clean_drop)
+    return max(found, key=lambda r: (r.objectives[1], r.objectives[0], -r.trial), default=None)
 
 
 def _drawn(record: Record) -> tuple[tuple[str, int], str]:
