@@ -18,7 +18,8 @@ FORMULA = (
     "Seeds that would decide: the least n with (t(0.975) + t(0.8))² s²/n + r² ≤ Δ², Student's t of "
     "n − 1 degrees of freedom, s the standard deviation of the paired differences between seeds, r "
     "the test images' part of the interval. Then a difference like this one is clear in four of "
-    "five such studies, if Δ and s are what they were here and the seeds' differences are normal."
+    "five such studies, if Δ and s are what they were here and the seeds' differences are normal; "
+    "s of two or three seeds is rough, and so is n."
 )
 
 
