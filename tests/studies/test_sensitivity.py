@@ -12,8 +12,11 @@ import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.trial import TrialState, create_trial
 
+from builders import record
 from guard.errors import StudyError
+from guard.trial import TrialConfig
 from studies import sensitivity
+from studies.reporting.series import Search
 from tune.results.folder import StudyFolder
 from tune.space import CONTROL
 
@@ -33,7 +36,7 @@ def by_h(weight: float, h: float, method: str) -> float:
 
 
 def write_sweep(folder: StudyFolder, points: list[tuple[float, float, str]], score: Score) -> None:
-    """A sweep's storage: the points, two controls, and a trial that failed."""
+    """A sweep's records and storage: the points, two controls, and a trial that failed."""
     folder.path.mkdir(parents=True)
     about = {"study": "sweep", "command": "uv run python -m studies.sweep"}
     (folder.path / "about.json").write_text(json.dumps(about))
@@ -53,6 +56,10 @@ def write_sweep(folder: StudyFolder, points: list[tuple[float, float, str]], sco
         trials.append(create_trial(values=(0.9, robust), user_attrs={CONTROL: True}))
     trials.append(create_trial(state=TrialState.FAIL))
     study.add_trials(trials)
+    for number, point in enumerate(points):
+        params = dict(zip(SPACE, point, strict=True))
+        config = TrialConfig().override(params)
+        folder.write(record(number, 0.9, score(*point), config, params=params))
 
 
 @pytest.fixture
@@ -137,10 +144,36 @@ def test_tables_and_figures_are_written(tmp_path: Path, published: list[StudyFol
     write_sweep(folder, POINTS, by_h)
     sensitivity.main(["--output", str(tmp_path), "--name", "s"])
     header, _, *lines = (folder.path / "sensitivity.md").read_text().splitlines()
-    assert header == "| field | importance | rank correlation | p |"
+    assert header == "| field | importance | of 90 % | rank correlation | p |"
     assert lines[0].startswith("| regularizer.h | ") and len(lines) == 3
     for name in ("importance.png", "map.png"):
         assert (folder.path / name).read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_interval_of_an_importance_holds_it(
+    tmp_path: Path, published: list[StudyFolder], capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, count in (("many", len(POINTS)), ("few", 8)):
+        write_sweep(StudyFolder(tmp_path, name), POINTS[:count], by_h)
+        sensitivity.main(["--output", str(tmp_path), "--name", name])
+        for row in read(StudyFolder(tmp_path, name)):
+            low, high = float(row["low"]), float(row["high"])
+            assert 0 <= low <= high <= 1
+        told = " ".join("".join(capsys.readouterr()).split())
+        is_said = "matter cannot be told from 8 complete regularized trials; it takes 20" in told
+        assert is_said == (name == "few")
+
+
+def test_each_method_and_ipc_has_a_map_of_its_own(tmp_path: Path) -> None:
+    folder = StudyFolder(tmp_path, "s")
+    write_sweep(folder, POINTS, by_h)
+    about = {"params": {"regularizer.weight": 50.0, "regularizer.h": 1.0}, "status": "stopped"}
+    folder.write(record(90, config=TrialConfig(), reason="at rung 1 of 2", **about))
+    found = sensitivity.map_figure(Search.of(folder.records()))
+    titles = [axes.get_title() for axes in found.axes if axes.get_title()]
+    assert titles == ["cda, IPC 10: 12 trials", "sre2l, IPC 10: 12 trials"]
+    crosses = [len(axes.collections[1].get_offsets()) for axes in found.axes[:2]]
+    assert crosses == [0, 1]
 
 
 def test_the_same_sweep_says_the_same_twice(tmp_path: Path, published: list[StudyFolder]) -> None:
@@ -181,7 +214,7 @@ def test_the_report_is_written_and_tracked_anew(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     folder = StudyFolder(tmp_path, "s")
-    write_sweep(folder, POINTS[:8], by_h)
+    write_sweep(folder, POINTS, by_h)
     assert sensitivity.main(["--output", str(tmp_path), "--name", "s"]) == 0
     assert "MLflow:" not in capsys.readouterr().out
     page = (folder.path / "report.html").read_text()

@@ -20,7 +20,7 @@ def sweep_of(*argv: str) -> Request:
 def test_a_sweep_without_flags_is_the_presets() -> None:
     request = sweep_of()
     assert request.folder == StudyFolder(Path("runs").absolute(), "digits")
-    assert (request.num_trials, request.sampler, request.seeds) == (None, "tpe", 1)
+    assert (request.num_trials, request.sampler, request.seeds) == (None, "auto", 1)
     assert (request.address, request.resources, request.data) == (None, (), None)
     assert request.settings == {} and not request.dry_run
     assert request.tracking is None

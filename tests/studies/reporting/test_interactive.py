@@ -18,9 +18,10 @@ from builders import judged, planned, record, scores
 from guard.trial import TrialConfig
 from pages import Page, told, write_about
 from studies.design.about import About
-from studies.reporting.interactive import search_plots
-from studies.reporting.interactive import searched as read_searched
 from studies.reporting.packing import unpack
+from studies.reporting.searches import ENOUGH, search_plots
+from studies.reporting.searches import searched as read_searched
+from studies.reporting.series import Search
 from studies.sensitivity import correlation
 from tune.results.folder import StudyFolder
 from tune.results.records import CONFIRMATION, Record
@@ -93,9 +94,8 @@ def sweep(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
 PLOTS = [
     "The search: clean against robust accuracy",
     "Robust accuracy against images per class",
-    "The λ x h map",
+    "λ and h",
     "Parallel coordinates",
-    "Which hyper-parameters matter",
 ]
 
 
@@ -113,9 +113,8 @@ def test_a_sweep_is_shown_from_all_sides(sweep: SimpleNamespace) -> None:
 
 
 def test_controls_are_no_part_of_what_was_searched(sweep: SimpleNamespace) -> None:
-    assert "λ against h; 5 trials." in sweep.page.text
     assert "One line a regularized trial (5)" in sweep.page.text
-    assert "(fANOVA, 5 trials)" in sweep.page.text
+    assert "matter cannot be told from 5 complete regularized trials; it" in sweep.page.text
 
 
 def test_a_sweep_without_a_confirmation_says_so(sweep: SimpleNamespace) -> None:
@@ -164,14 +163,34 @@ def test_a_choice_among_lists_has_its_place(tmp_path: Path) -> None:
             study.add_trial(
                 create_trial(values=values, params=params, distributions={name: suites})
             )
-    plots = search_plots(folder)
-    assert [plot.title for plot in plots] == [
-        "Parallel coordinates",
-        "Which hyper-parameters matter",
-    ]
+    plots = list(search_plots(folder, Search.of([])))
+    assert [plot.title for plot in plots] == ["Parallel coordinates"]
     assert "pgd20, margin20" in plots[0].html
     found = read_searched(folder)
     assert found is not None and correlation(found.trials, name)["p_value"] is None
+
+
+def test_with_enough_trials_it_is_said_what_matters(tmp_path: Path) -> None:
+    folder = StudyFolder(tmp_path, "s")
+    records = [
+        searched(n, 10, {"regularizer.weight": 0.1 + n, "regularizer.h": 0.1 + 0.1 * n}, 0.9)
+        for n in range(ENOUGH)
+    ]
+    write_sweep(folder, records)
+    plots = {plot.title: plot for plot in search_plots(folder, Search.of(records))}
+    assert list(plots) == ["λ and h", "Parallel coordinates", "Which hyper-parameters matter"]
+    assert "the middle 90 % over" in plots["Which hyper-parameters matter"].caption
+
+
+def test_a_trial_that_must_not_be_chosen_looks_so(tmp_path: Path) -> None:
+    folder = StudyFolder(tmp_path, "s")
+    unclean = searched(9, 10, {"regularizer.weight": 50.0, "regularizer.h": 1.0}, 0.8)
+    write_sweep(folder, [*RECORDS, unclean])
+    search = Search.of(folder.records())
+    barred = {record.trial for record in search.barred}
+    assert {9} < barred and 2 not in barred  # 0.91 and less are more than 3 points below 0.95
+    drawn = "".join(unpack(text) for text in PACKED.findall(told(folder).html))
+    assert "loses too much clean accuracy" in drawn
 
 
 def test_markup_in_names_is_text_in_plots_too(tmp_path: Path) -> None:
