@@ -43,7 +43,7 @@ SMALL = [
 ]
 UNKNOWN_USER = "users/current"
 """MLflow's page asks for a user that a server without accounts does not have."""
-WAIT_S = 120.0
+WAIT_S = 300.0
 
 
 @pytest.fixture(scope="module")

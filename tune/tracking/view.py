@@ -33,8 +33,9 @@ def page(experiment_id: str, key: str) -> str:
 
 
 def linked(note: str, page: str) -> str:
-    """A study's note with the address of its page, which the UI takes as below its own."""
-    return f"{note}\n\n[Its trials with charts]({page})"
+    """A study's note after the address of its page, which the UI takes as below its own; of a long
+    note it shows the beginning."""
+    return f"[Its trials with charts]({page})\n\n{note}"
 
 
 def envelope(name: str, created: int, state: dict[str, Any]) -> str:

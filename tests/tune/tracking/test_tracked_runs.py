@@ -64,7 +64,8 @@ def test_a_study_has_one_parent_and_one_child_a_trial(runs: dict[str, Run]) -> N
     children = [run for label, run in runs.items() if label != "parent"]
     assert {run.data.tags["mlflow.parentRunId"] for run in children} == {parent}
     note = runs["parent"].data.tags["mlflow.note.content"]
-    assert note.startswith("It is so.\n\na note\n\n[Its trials with charts](#/experiments/")
+    assert note.startswith("[Its trials with charts](#/experiments/")
+    assert note.endswith(")\n\nIt is so.\n\na note")
     assert runs["parent"].info.run_name == "study s"
 
 

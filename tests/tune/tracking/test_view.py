@@ -66,7 +66,7 @@ def test_a_study_has_one_view_and_one_address(study: StudyFolder) -> None:
     assert json.loads(tags[TAG + identity])["createdAt"] == run.info.start_time
     page = f"#/experiments/1/runs?viewStateShareKey={identity}&compareRunsMode=CHART"
     assert page_of(study) == page
-    assert run.data.tags["mlflow.note.content"] == f"note\n\n[Its trials with charts]({page})"
+    assert run.data.tags["mlflow.note.content"] == f"[Its trials with charts]({page})\n\nnote"
     deliver(study)
     assert client.get_experiment("1").tags == tags
 
