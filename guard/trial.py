@@ -12,15 +12,16 @@ from guard.config.data import DataConfig
 from guard.config.evaluation import EvaluationConfig
 from guard.config.regularizers import RegularizerConfig
 from guard.config.rules import OneOf, at_least
-from guard.config.schema import Config, digest, type_hints
+from guard.config.schema import LATER, Config, digest, later, type_hints
 from guard.config.shared import Shared
 from guard.config.training import SqueezeConfig, StudentConfig
 from guard.errors import ConfigError
 from guard.methods.dc import DC, DSA
 from guard.methods.method import Method
 from guard.methods.mtt import MAT, MTT, TESLA
+from guard.methods.rded import RDED
 from guard.methods.sre2l import CDA, SRe2L
-from guard.methods.subset import Herding, Random, Whole
+from guard.methods.subset import Herding, KCenter, Random, Whole
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,8 +38,8 @@ class TrialConfig(Config):
     """Of the teacher and of the distillation; the student and the attacks have their own."""
     regularizer: RegularizerConfig = field(default_factory=RegularizerConfig)
     squeeze: SqueezeConfig = field(default_factory=SqueezeConfig)
-    """Training on the real images: of the teacher of soft labels (sre2l, cda), of the features of
-    herding, and of the network of `whole`."""
+    """Training on the real images: of the teacher of soft labels (sre2l, cda, rded), of the
+    features of herding, and of the network of `whole`."""
     sre2l: SRe2L = field(default_factory=SRe2L)
     cda: CDA = field(default_factory=CDA)
     dc: DC = field(default_factory=DC)
@@ -49,6 +50,8 @@ class TrialConfig(Config):
     random: Random = field(default_factory=Random)
     herding: Herding = field(default_factory=Herding)
     whole: Whole = field(default_factory=Whole)
+    rded: RDED = field(default=RDED(), metadata=LATER)
+    kcenter: KCenter = field(default=KCenter(), metadata=LATER)
     student: StudentConfig = field(default_factory=StudentConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     compute: ComputeConfig = field(default_factory=ComputeConfig)
@@ -71,6 +74,7 @@ class TrialConfig(Config):
             )
         if self.regularizer.active:
             self._check_regularizer()
+        self.own.check_trial(self.shared)
         if self.student.learned_lr and not self.own.learns_rate:
             able = ", ".join(name for name, method in methods().items() if method.learns_rate)
             raise ConfigError(
@@ -85,7 +89,6 @@ class TrialConfig(Config):
                 f"{self.method} picks real images and trains no teacher that {kind} could act on; "
                 "set regularizer=none, or student.labels=soft",
             )
-        self.own.check_trial(self.shared)
         inputs = {model.input for model in self.regularized_models}
         if self.regularizer.units == "normalized" and inputs != {"normalize"}:
             raise ConfigError(
@@ -139,8 +142,11 @@ class TrialConfig(Config):
         return self.student.model or self.distilled_model
 
     def fingerprint(self) -> str:
-        """As of any config, but data with a known content is named by it, wherever it lies."""
+        """As of any config, but data with a known content is named by it, wherever it lies, and a
+        method's section that was added later says something only where the method is used."""
         values = self.to_dict()
+        for name in later(type(self)).keys() - set(sections(type(self.own))):
+            values.pop(name, None)
         if self.data.sha256:
             values["data"]["path"] = ""
         return digest(values)[:16]

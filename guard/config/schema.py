@@ -143,9 +143,11 @@ def _leaves(
     """silent: fields of a section that are left out at these values."""
     for name in field_names(type(config)):
         value = getattr(config, name)
+        if (name, value) in silent(type(config)).items():
+            continue
         if isinstance(value, Config):
             yield from _leaves(value, f"{prefix}{name}.", silent)
-        elif (name, value) not in silent(type(config)).items():
+        else:
             yield prefix + name, _plain(value)
 
 

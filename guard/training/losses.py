@@ -128,6 +128,13 @@ def attack_batch(
     return moved.detach()
 
 
+def margins(logits: Tensor, y: Tensor) -> Tensor:
+    """z_y − max_{k≠y} z_k of each sample, (B,): negative where it is wrong."""
+    own = torch.arange(logits.shape[1], device=y.device) == y[:, None]
+    others = logits.masked_fill(own, -torch.inf).amax(dim=1)
+    return logits.gather(1, y[:, None]).squeeze(1) - others
+
+
 def divergences(clean: Tensor, attacked: Tensor) -> Tensor:
     """KL(softmax(clean) ‖ softmax(attacked)) of each sample, (B,), from logits."""
     log_p, log_q = clean.log_softmax(dim=1), attacked.log_softmax(dim=1)

@@ -30,7 +30,8 @@ SMALL: dict[str, Any] = {
     "evaluation.attacks": ["pgd20"],
     **{f"{name}.experts.count": 2 for name in ("mtt", "tesla", "mat")},
 }
-METHODS = ("sre2l", "cda", "dc", "dsa", "mtt", "tesla", "mat", "random", "herding", "whole")
+FIRST_METHODS = ("sre2l", "cda", "dc", "dsa", "mtt", "tesla", "mat", "random", "herding", "whole")
+METHODS = (*FIRST_METHODS, "rded", "kcenter")
 PENALTIES = ("none", "curvature", "trades")
 EVALUATIONS: dict[str, dict[str, Any]] = {
     "paper": {"evaluation": "paper"},
@@ -65,6 +66,7 @@ OTHERS: dict[str, dict[str, Any]] = {
         "student.scale_by_t2": True,
     },
     "on a GPU": {"compute": {"device": "cuda", "tf32": True, "num_threads": 3}},
+    "a student's budget": {"method": "rded", "rded.budget": 12, "rded.attack_steps": 3},
     "part of a chunk": {"ipc": 5, "sre2l": {"chunk": 4, "crop": "image", "curriculum": "linear"}},
 }
 

@@ -69,6 +69,18 @@ TRIALS: dict[str, dict[str, Any]] = {
         "student.labels": "hard",
         "evaluation.diagnose": False,
     },
+    "rded": {
+        "method": "rded",
+        "rded": {"candidates": 6, "crops": 2, "budget": 3, "deviation_epochs": 2, "mean_epochs": 2},
+        "regularizer": "none",
+        "evaluation.diagnose": False,
+    },
+    "kcenter": {
+        "method": "kcenter",
+        "regularizer": "none",
+        "student.labels": "hard",
+        "evaluation.diagnose": False,
+    },
 }
 
 

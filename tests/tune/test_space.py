@@ -197,5 +197,6 @@ def test_a_section_is_drawn_only_for_the_methods_that_read_it() -> None:
         "cda",
         "herding",
         "whole",
+        "rded",
     }
     assert all(paths in ([], ["squeeze.lr"]) for paths in read.values())

@@ -66,6 +66,15 @@ class Herding(Random):
 
 
 @dataclass(frozen=True, kw_only=True)
+class KCenter(Random):
+    """Real images that cover their class: in pixels no image is far from one that is chosen.
+    Greedy, so at most twice as far as in the best choice (Gonzalez, 1985). arXiv 2402.05675 solves
+    for the best, and trains adversarially on it."""
+
+    selection: ClassVar[str] = "k-center"
+
+
+@dataclass(frozen=True, kw_only=True)
 class Whole(Method):
     """Every real image: the student is trained on them as `squeeze` says, with the trial's
     regularizer. What no small set is expected to exceed."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from guard.training.losses import margins
+
 
 class CarliniWagner:
     """The L2 attack of Carlini and Wagner (arXiv 1608.04644) at one c, every sample on its
@@ -40,10 +42,3 @@ class CarliniWagner:
             (w.grad,) = torch.autograd.grad(loss, w)
             optimizer.step()
         return best
-
-
-def margins(logits: Tensor, y: Tensor) -> Tensor:
-    """z_y − max_{k≠y} z_k of each sample, (B,): negative where it is wrong."""
-    own = torch.arange(logits.shape[1], device=y.device) == y[:, None]
-    others = logits.masked_fill(own, -torch.inf).amax(dim=1)
-    return logits.gather(1, y[:, None]).squeeze(1) - others

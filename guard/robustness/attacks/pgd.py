@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from guard.norms import norms, unit
-from guard.robustness.attacks.cw import margins
+from guard.training.losses import margins
 
 Objective = Literal["cross-entropy", "margin"]
 

@@ -9,7 +9,7 @@ import pytest
 
 from guard.config import DataConfig, ModelConfig, RegularizerConfig, TrainConfig
 from guard.config.rules import OneOf
-from guard.config.schema import Config, type_hints
+from guard.config.schema import Config, later, type_hints
 from guard.errors import ConfigError
 from guard.trial import TrialConfig, methods
 
@@ -23,6 +23,7 @@ FULL = TrialConfig().override(
         "regularizer.eps": 0.1,
         "sre2l.crop": "batch",
         "cda.curriculum": "none",
+        "rded.budget": 12,
         **{f"{name}.gradient": "tesla" for name in ("mtt", "tesla", "mat")},
         **{f"{name}.experts.adversary": ADVERSARY for name in ("mtt", "tesla", "mat")},
         **{f"{name}.model": {} for name in ("dc", "dsa", "mtt", "tesla", "mat")},
@@ -82,8 +83,25 @@ def test_a_trial_survives_json() -> None:
 
 @pytest.mark.parametrize("path", sorted(FULL.flat()))
 def test_a_fingerprint_changes_with_any_leaf(path: str) -> None:
-    assert changed(path).flat()[path] != FULL.flat()[path]
-    assert changed(path).fingerprint() != FULL.fingerprint()
+    base = using(path)
+    assert changed(path, base).flat()[path] != base.flat()[path]
+    assert changed(path, base).fingerprint() != base.fingerprint()
+
+
+def using(path: str) -> TrialConfig:
+    """A trial to which the path says something: a method that was added later is the trial's."""
+    section = path.partition(".")[0]
+    if section not in later(TrialConfig):
+        return FULL
+    return FULL.override({"method": section, "regularizer": "none", "student.learned_lr": False})
+
+
+@pytest.mark.parametrize("name", later(TrialConfig))
+def test_a_method_that_was_added_later_says_nothing_where_it_is_not_used(name: str) -> None:
+    for path in (path for path in FULL.flat() if path.startswith(f"{name}.")):
+        assert changed(path).fingerprint() == FULL.fingerprint()
+    assert not {path for path in TrialConfig().stated() if path.startswith(f"{name}.")}
+    assert name not in TrialConfig().to_dict()
 
 
 @pytest.mark.parametrize("path", sorted(FULL.flat()))

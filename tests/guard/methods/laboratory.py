@@ -24,6 +24,7 @@ from guard.distilled import DistilledSet
 from guard.methods.dc import DC
 from guard.methods.method import Method
 from guard.methods.mtt import MAT, MTT
+from guard.methods.rded import RDED
 from guard.methods.sre2l import SRe2L
 from guard.pipeline import TrialResult, local_runner, plan, run_trial
 from guard.stage import Stage
@@ -32,6 +33,7 @@ from guard.trial import TrialConfig, methods
 CLASSES, IPC = 4, 2
 SETTINGS: Mapping[type[Method], Mapping[str, Any]] = {
     SRe2L: {"iterations": 3, "chunk": 1, "jitter": 1},
+    RDED: {"candidates": 6, "crops": 2, "budget": 3, "deviation_epochs": 2, "mean_epochs": 1},
     DC: {"iterations": 2, "inner_epochs": 1, "batch_size": 8},
     MTT: {
         "iterations": 2,

@@ -28,6 +28,7 @@ from guard.config import RegularizerConfig
 from guard.config.schema import field_names
 from guard.errors import ConfigError
 from guard.pipeline import STAGES, plan
+from guard.stage import closure
 from guard.trial import TrialConfig, methods, sections
 
 
@@ -85,7 +86,7 @@ def test_a_method_plans_stages_of_its_own_and_those_that_all_share(name: str) ->
     parts = config.own.parts(config.shared, teachers)
     assert bool(parts) is method.distils
     shared = set(STAGES.values()) - {kind for m in methods().values() for kind in m.stages}
-    made = {type(stage) for stage in (*teachers, *parts)}
+    made = {type(stage) for stage in closure(*teachers, *parts)}
     assert made <= {*method.stages, *shared} and set(method.stages) <= made
     assert not method.teacher_labels or teachers
 
@@ -150,6 +151,12 @@ ATTACKS = {
             for name in names(lambda method: method.needs_batchnorm)
         ],
         ({"cda.crop": "none"}, "cda.curriculum", "needs crop"),
+        (
+            {"method": "rded", "rded.budget": 21},
+            "rded.budget",
+            "at most squeeze.epochs = 20, got 21",
+        ),
+        ({"rded.budget": 8}, "rded.budget", r"at least deviation_epochs \+ .* = 9, got 8"),
         ({"sre2l.curriculum": "linear"}, "sre2l.curriculum", "needs crop .* got crop = none"),
         ({"mtt.max_start": 50}, "mtt.experts.train.epochs", "starts at epoch 49 .* 51, got 50"),
         ({"tesla.expert_epochs": 32}, "tesla.experts.train.epochs", "of 32 epochs .* 51, got 50"),
@@ -208,6 +215,8 @@ def test_what_has_no_meaning_is_refused_in_one_line(
         {"method": "mtt", "mtt.model": {}, **ZCA},
         {"method": "sre2l", **ZCA, "model.input": "normalize", "student.model.input": "zca"},
         {"method": "tesla", "student.learned_lr": True},
+        {"rded.budget": 21},
+        {"method": "rded", "rded.budget": 20},
     ],
 )
 def test_what_has_a_meaning_is_not_refused(changes: dict[str, Any]) -> None:

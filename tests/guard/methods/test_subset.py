@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +11,14 @@ from guard.config import ModelConfig
 from guard.data.images import Splits, TensorImages
 from guard.data.spec import ImageSpec
 from guard.errors import DataError
-from guard.methods.subset.choice import class_members, herd, herding, random_choice
+from guard.methods.subset.choice import (
+    class_members,
+    farthest_first,
+    herd,
+    herding,
+    k_center,
+    random_choice,
+)
 from guard.models.input_layer import Normalize
 from guard.models.networks import Classifier, build_model, penultimate
 from guard.seeding import fenced
@@ -192,3 +201,45 @@ def test_herding_sees_a_class_of_more_than_one_batch() -> None:
     features = penultimate(network, images.train.subset(members).x.float() / 255)
     expected = members[herd(nn.functional.normalize(features, dim=1), 3)]
     assert torch.equal(herding(images, 3, network, CPU)[0], expected)
+
+
+def cover(points: np.ndarray, chosen: list[int]) -> float:
+    """How far the worst point is from the nearest that is chosen."""
+    return max(min(float(np.linalg.norm(p - points[c])) for c in chosen) for p in points)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_each_center_is_the_farthest_from_those_before(seed: int) -> None:
+    points = torch.randn(12, 3, generator=draws(seed), dtype=torch.float64)
+    chosen = farthest_first(points, 5, first=seed).tolist()
+    assert chosen[0] == seed and len(set(chosen)) == 5
+    rows = points.numpy()
+    for count in range(1, 5):
+        reached = [np.linalg.norm(rows - rows[c], axis=1) for c in chosen[:count]]
+        assert chosen[count] == int(np.min(reached, axis=0).argmax())
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_centers_cover_at_most_twice_as_badly_as_the_best(seed: int) -> None:
+    points = torch.rand(10, 2, generator=draws(seed), dtype=torch.float64)
+    best = min(cover(points.numpy(), list(c)) for c in itertools.combinations(range(10), 3))
+    for first in range(10):
+        chosen = farthest_first(points, 3, first).tolist()
+        assert cover(points.numpy(), chosen) <= 2 * best + 1e-12
+
+
+def test_of_equal_points_none_is_a_center_twice() -> None:
+    assert farthest_first(torch.ones(4, 3), 4, first=2).tolist() == [2, 0, 1, 3]
+
+
+def test_centers_are_of_each_class_and_a_prefix_of_more() -> None:
+    facts = splits()
+    small, large = (k_center(facts, ipc, 3, CPU) for ipc in (3, 8))
+    assert torch.equal(large[:, :3], small) and distinct(large)
+    for label, row in enumerate(large):
+        assert (facts.train.y[row] == label).all()
+        members = (facts.train.y == label).nonzero().flatten()
+        pixels = facts.train.x[members].float().flatten(1) / 255
+        first = int((members == row[0]).nonzero())
+        assert row.tolist() == members[farthest_first(pixels, 8, first)].tolist()
+    assert not torch.equal(k_center(facts, 8, 4, CPU), large)

@@ -15,9 +15,9 @@ import guard.robustness.attacks
 from guard.models.networks import frozen
 from guard.norms import unit
 from guard.robustness.attacks import Attack, CarliniWagner, ThreatModel, attack_images, build_attack
-from guard.robustness.attacks.cw import margins
 from guard.robustness.attacks.pgd import Objective, ProjectedGradient
 from guard.seeding import fenced
+from guard.training.losses import margins
 from helpers import draws
 
 
