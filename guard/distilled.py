@@ -6,7 +6,7 @@ import dataclasses
 import itertools
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from torch.utils.data import TensorDataset
 from guard.artifacts import ArtifactStore
 from guard.data.names import shown
 from guard.data.spec import ImageSpec
+from guard.data.tiles import enlarged, parts_of_set
 from guard.device import setup
 from guard.errors import DataError, Diverged
 from guard.models.saving import load_model, spec_from_dict
@@ -54,6 +55,27 @@ class DistilledSet:
     def ipc(self) -> int:
         return len(self.labels) // self.spec.num_classes
 
+    @property
+    def partition(self) -> int:
+        """k: each image is k by k smaller ones of its class, which a student sees enlarged. 1: each
+        is one."""
+        return int(self.card.get("partition", 1))
+
+    def expanded(self) -> DistilledSet:
+        """What a student is trained on: of images that are several, these as images of their own,
+        in the same order of classes. Their soft labels are those of the whole."""
+        k = self.partition
+        if k == 1:
+            return self
+        soft = self.soft_labels
+        return replace(
+            self,
+            images=parts_of_set(self.images, self.spec.num_classes, k),
+            labels=self.labels.repeat(k * k),
+            soft_labels=None if soft is None else parts_of_set(soft, self.spec.num_classes, k),
+            card={**self.card, "partition": 1, "ipc": self.ipc * k * k},
+        )
+
     @classmethod
     def load(cls, folder: Path | str) -> DistilledSet:
         """Read `images.safetensors` and `card.json` of a folder. Raises DataError, which names the
@@ -85,13 +107,14 @@ class DistilledSet:
         return torch.nn.functional.one_hot(self.labels, self.spec.num_classes).float()
 
     def dataset(self, *, soft: bool = False) -> TensorDataset:
-        """(image, label) pairs; with `soft`, (image, probabilities). Raises ValueError if there are
-        no soft labels."""
+        """(image, label) pairs to train on (`expanded`); with `soft`, (image, probabilities).
+        Raises ValueError if there are no soft labels."""
         if soft and self.soft_labels is None:
             raise ValueError("this distilled set has no soft labels; its method has no teacher")
-        targets = self.soft_labels if soft else self.labels
+        own = self.expanded()
+        targets = own.soft_labels if soft else own.labels
         assert targets is not None
-        return TensorDataset(self.images, targets)
+        return TensorDataset(own.images, targets)
 
     def export(self, folder: Path | str) -> None:
         """Write an ImageFolder tree, <folder>/<class number>_<class name>/<number>.png, 8 bits
@@ -127,6 +150,11 @@ def _read_card(path: Path) -> tuple[dict[str, Any], ImageSpec]:
     if counts != (spec.num_classes, spec.channels, spec.channels) or spec.num_classes < 1:
         raise DataError(
             f"{shown(path)}: its spec must name every class, and a mean and std a channel"
+        )
+    k = card.get("partition", 1)
+    if not isinstance(k, int) or k < 1 or spec.image_size % k:
+        raise DataError(
+            f"{shown(path)}: partition must divide {spec.image_size} px, got {shown(str(k))}"
         )
     return card, spec
 
@@ -209,7 +237,8 @@ def assemble(stage: Distilled, store: ArtifactStore, folder: Path) -> Mapping[st
         rows["soft_labels"] = in_prefix_order([part["soft_labels"] for part in parts], stage.ipc)
     if stage.teacher is not None:
         teacher = load_model(store.read(stage.teacher).path, device)
-        soft = rows["soft_labels"] = [probabilities(teacher, part) for part in images]
+        k = facts.get("partition", 1)
+        soft = rows["soft_labels"] = [probabilities(teacher, part, k) for part in images]
         agrees = torch.cat(soft).argmax(dim=1) == labels
         metrics["teacher_agreement"] = float(agrees.double().mean())
     made_by = {
@@ -232,10 +261,16 @@ def assemble(stage: Distilled, store: ArtifactStore, folder: Path) -> Mapping[st
 
 
 @torch.no_grad()
-def probabilities(model: nn.Module, images: Tensor) -> Tensor:
-    """softmax of the model's logits, (N, K), on the CPU."""
+def probabilities(model: nn.Module, images: Tensor, k: int = 1) -> Tensor:
+    """softmax of the model's logits for images (N, C, H, W), (N, K), on the CPU; of images of k by
+    k parts the mean over these."""
     device = next(model.parameters()).device
-    return torch.cat([model(x.to(device)).softmax(dim=1).cpu() for x in pieces(images, 500)])
+
+    def of(x: Tensor) -> Tensor:
+        shares: Tensor = model(enlarged(x.to(device), k).flatten(0, 1)).softmax(dim=1)
+        return shares.unflatten(0, (len(x), -1)).mean(dim=1).cpu() if k > 1 else shares.cpu()
+
+    return torch.cat([of(x) for x in pieces(images, 500)])
 
 
 def in_prefix_order(chunks: Sequence[Tensor], ipc: int) -> list[Tensor]:

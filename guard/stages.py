@@ -128,6 +128,11 @@ class Part(Stage):
     """A stage that makes images, or some of each class (`guard.distilled.save_part`), and says of
     it: `metrics`."""
 
+    @property
+    def partition(self) -> int:
+        """k: each of its images is k by k smaller ones, which the student sees enlarged."""
+        return 1
+
 
 @dataclass(frozen=True, kw_only=True)
 class Distilled(Stage):
@@ -199,4 +204,5 @@ class Student(Trained):
 
 def images_seen(distilled: Distilled, student: StudentConfig, sizes: Sizes) -> int:
     """By a student, in all of its epochs."""
-    return distilled.ipc * sizes.num_classes * student.train.epochs
+    each = distilled.parts[0].partition ** 2
+    return each * distilled.ipc * sizes.num_classes * student.train.epochs

@@ -17,6 +17,7 @@ from guard.config.shared import Shared
 from guard.config.training import SqueezeConfig, StudentConfig
 from guard.errors import ConfigError
 from guard.methods.dc import DC, DSA
+from guard.methods.dm import C2R, DM, IDM, ROME
 from guard.methods.method import Method
 from guard.methods.mtt import MAT, MTT, TESLA
 from guard.methods.rded import RDED
@@ -51,6 +52,10 @@ class TrialConfig(Config):
     herding: Herding = field(default_factory=Herding)
     whole: Whole = field(default_factory=Whole)
     rded: RDED = field(default=RDED(), metadata=LATER)
+    dm: DM = field(default=DM(), metadata=LATER)
+    idm: IDM = field(default=IDM(), metadata=LATER)
+    rome: ROME = field(default=ROME(), metadata=LATER)
+    c2r: C2R = field(default=C2R(), metadata=LATER)
     kcenter: KCenter = field(default=KCenter(), metadata=LATER)
     student: StudentConfig = field(default_factory=StudentConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
@@ -86,7 +91,7 @@ class TrialConfig(Config):
         if not self.can_be_regularized:
             raise ConfigError(
                 "regularizer",
-                f"{self.method} picks real images and trains no teacher that {kind} could act on; "
+                f"{self.method} trains no network on real images that {kind} could act on; "
                 "set regularizer=none, or student.labels=soft",
             )
         inputs = {model.input for model in self.regularized_models}

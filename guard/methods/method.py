@@ -10,8 +10,10 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 from guard.config.common import ModelConfig
+from guard.config.regularizers import RegularizerConfig
 from guard.config.schema import Config
 from guard.config.shared import Shared
+from guard.errors import ConfigError
 from guard.stage import Stage
 from guard.stages import Part, Trained
 
@@ -64,3 +66,15 @@ class Method(Config):
     def network_of(self, shared: Shared) -> ModelConfig:
         """The network that the set is distilled with."""
         return self.network or shared.model
+
+
+def one_adversary(adversary: RegularizerConfig, shared: Shared, networks: str) -> None:
+    """Raises ConfigError where the trial's regularizer would attack what an adversary of the
+    method's own networks attacks already."""
+    regularizer = shared.regularizer
+    if adversary.active and regularizer.active and regularizer.attacks:
+        raise ConfigError(
+            "regularizer.kind",
+            f"the {networks} of {shared.method} are adversarially trained already "
+            f"({adversary.kind}); got {regularizer.kind}",
+        )

@@ -189,11 +189,17 @@ def frozen(model: nn.Module) -> Iterator[None]:
 @torch.no_grad()
 def penultimate(model: nn.Module, x: Tensor) -> Tensor:
     """What the last linear layer of the model receives for images x (N, C, H, W): (N, F)."""
+    return features_and_logits(model, x)[0]
+
+
+def features_and_logits(model: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
+    """What the last linear layer receives for images x (N, C, H, W), (N, F), and the logits (N, K),
+    of one pass; both differentiable."""
     received: list[Tensor] = []
     last = [module for module in model.modules() if isinstance(module, nn.Linear)][-1]
     handle = last.register_forward_pre_hook(lambda module, inputs: received.append(inputs[0]))
     try:
-        model(x)
+        logits = model(x)
     finally:
         handle.remove()
-    return received[0]
+    return received[0], logits

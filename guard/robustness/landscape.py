@@ -48,7 +48,7 @@ def look_around(stage: Landscape, store: ArtifactStore, folder: Path) -> Mapping
     save_file(tensors, folder / "landscape.safetensors")
     metrics = means(found)
     if stage.distilled is not None:
-        distilled = DistilledSet.load(store.read(stage.distilled).path)
+        distilled = DistilledSet.load(store.read(stage.distilled).path).expanded()
         radius = stage.eps * math.sqrt(dimension) if stage.norm == "Linf" else stage.eps
         pairs = (x, y), (distilled.images.to(device), distilled.labels.to(device))
         features = partial(penultimate, model)

@@ -76,7 +76,7 @@ def relabel(stage: Relabel, store: ArtifactStore, folder: Path) -> Mapping[str, 
     """The teacher's logits for every augmented batch of every epoch: float16 (N, K) an epoch, in
     the order in which the student sees the images. The teacher is in evaluation mode."""
     device = setup(stage.compute)
-    distilled = DistilledSet.load(store.read(stage.distilled).path)
+    distilled = DistilledSet.load(store.read(stage.distilled).path).expanded()
     layer = first_layer(stage.whitening, distilled.spec, store).to(device)
     recipe = Recipe.of(stage.student, layer)
     teacher = load_model(store.read(stage.teacher).path, device)
@@ -146,7 +146,7 @@ def train_student(stage: Student, store: ArtifactStore, folder: Path) -> Mapping
     else on the set's own labels. Raises Diverged if the loss is not finite."""
     device = setup(stage.compute)
     config = stage.student
-    distilled = DistilledSet.load(store.read(stage.distilled).path)
+    distilled = DistilledSet.load(store.read(stage.distilled).path).expanded()
     model = build_model(stage.model, distilled.spec, derive(config.seed, "student"))
     load_whitening(model.normalize, stage.whitening, store)
     as_fast_as(model.to(device), stage.compute)

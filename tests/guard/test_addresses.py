@@ -31,7 +31,7 @@ SMALL: dict[str, Any] = {
     **{f"{name}.experts.count": 2 for name in ("mtt", "tesla", "mat")},
 }
 FIRST_METHODS = ("sre2l", "cda", "dc", "dsa", "mtt", "tesla", "mat", "random", "herding", "whole")
-METHODS = (*FIRST_METHODS, "rded", "kcenter")
+METHODS = (*FIRST_METHODS, "rded", "kcenter", "dm", "idm", "rome", "c2r")
 PENALTIES = ("none", "curvature", "trades")
 EVALUATIONS: dict[str, dict[str, Any]] = {
     "paper": {"evaluation": "paper"},
@@ -67,6 +67,7 @@ OTHERS: dict[str, dict[str, Any]] = {
     },
     "on a GPU": {"compute": {"device": "cuda", "tf32": True, "num_threads": 3}},
     "a student's budget": {"method": "rded", "rded.budget": 12, "rded.attack_steps": 3},
+    "an adversary and a penalty": {"method": "rome", "regularizer": "gradient-norm"},
     "part of a chunk": {"ipc": 5, "sre2l": {"chunk": 4, "crop": "image", "curriculum": "linear"}},
 }
 

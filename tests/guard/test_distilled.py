@@ -356,3 +356,37 @@ def test_images_that_are_not_finite_are_a_trial_that_diverged(tmp_path: Path) ->
     stage = Distilled(teacher=None, parts=(part,), method="mtt", ipc=1, compute=ComputeConfig())
     with pytest.raises(Diverged, match="the distilled images are not finite"):
         store.get_or_build(stage, assemble)
+
+
+def test_a_partitioned_set_is_trained_on_part_by_part(tmp_path: Path) -> None:
+    made = dataclasses.replace(distilled(), card={"format": 2, "ipc": 3, "partition": 2})
+    made.save(tmp_path)
+    loaded = DistilledSet.load(tmp_path)
+    own = loaded.expanded()
+    assert (loaded.ipc, loaded.partition, own.ipc, own.partition) == (3, 2, 12, 1)
+    assert own.images.shape == (48, 3, 6, 6)
+    assert own.labels.tolist() == [0, 1, 2, 3] * 12
+    assert own.soft_labels is not None and made.soft_labels is not None
+    for number, (image, soft) in enumerate(zip(own.images, own.soft_labels, strict=True)):
+        part, label = divmod(number, 4)
+        whole, place = 4 * (part // 4) + label, part % 4
+        top, left = 3 * (place // 2), 3 * (place % 2)
+        quadrant = made.images[whole, :, top : top + 3, left : left + 3]
+        assert torch.equal(image[:, ::5, ::5], quadrant[:, ::2, ::2])
+        assert torch.equal(soft, made.soft_labels[whole])
+    assert torch.equal(loaded.dataset().tensors[0], own.images)
+    assert torch.equal(loaded.dataset(soft=True).tensors[1], own.soft_labels)
+
+
+def test_a_set_without_parts_is_trained_on_as_it_is() -> None:
+    made = distilled()
+    assert made.partition == 1 and made.expanded() is made
+
+
+@pytest.mark.parametrize("partition", [0, 4, "2", None, 1.5])
+def test_a_partition_that_cannot_be_is_named_in_one_line(partition: Any, tmp_path: Path) -> None:
+    card = {"format": 2, "partition": partition}
+    dataclasses.replace(distilled(), card=card).save(tmp_path)
+    with pytest.raises(DataError, match=r"card.json: partition must divide 6 px, got") as caught:
+        DistilledSet.load(tmp_path)
+    assert "\n" not in str(caught.value)

@@ -75,6 +75,15 @@ TRIALS: dict[str, dict[str, Any]] = {
         "regularizer": "none",
         "evaluation.diagnose": False,
     },
+    "c2r": {
+        "method": "c2r",
+        "c2r": {"iterations": 2, "batch_size": 8},
+        "c2r.adversary.steps": 2,
+        "c2r.networks": {"initial": 2, "steps": 2, "batch_size": 16},
+        "model": {"name": "convnet", "width": 8, "depth": 2},
+        "regularizer": "gradient-norm",
+        "evaluation.diagnose": False,
+    },
     "kcenter": {
         "method": "kcenter",
         "regularizer": "none",

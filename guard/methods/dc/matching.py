@@ -29,16 +29,12 @@ from guard.distilled import save_part
 from guard.errors import Diverged
 from guard.methods.dc import DC, GradientMatching
 from guard.methods.dc.gradients import ClassGradients, distance, relative_change
-from guard.methods.start import class_members, initial_images
-from guard.models.batchnorm import batchnorms, use_statistics
+from guard.methods.start import class_members, initial_images, ready_to_match, some
 from guard.models.input_layer import InputLayer, input_layer, load_whitening
-from guard.models.modes import statistics_of
 from guard.models.networks import Classifier, build_model
 from guard.seeding import derive, generator
 from guard.training.losses import TrainingLoss
 
-IMAGES_FOR_STATISTICS = 16
-"""Real images per class that set a BatchNorm network's statistics before it is matched."""
 CLASSES_AT_ONCE = 20
 
 
@@ -150,18 +146,13 @@ class Matching:
 
     def prepare(self, model: Classifier, draws: torch.Generator) -> None:
         """Evaluation mode, with BatchNorm statistics of a few real images of each class."""
-        if batchnorms(model):
-            count = IMAGES_FOR_STATISTICS
-            chosen = [_some(members, count, draws) for members in self.members]
-            images = load_images(self.splits.train, torch.cat(chosen), self.device)
-            use_statistics(model, statistics_of(model, images))
-        model.eval()
+        ready_to_match(model, self.splits, self.members, draws, self.device)
 
     def batches(self, u: Tensor, group: Tensor, seed: int) -> tuple[Tensor, Tensor]:
         """Pixels of real (k, B, C, H, W) and of all synthetic images (k, ipc, C, H, W) of some
         classes; siamese operations are drawn for each class and hit both alike."""
         draws = {label: generator(seed, "class", label) for label in group.tolist()}
-        chosen = [_some(self.members[k], self.batch_size, own) for k, own in draws.items()]
+        chosen = [some(self.members[k], self.batch_size, own) for k, own in draws.items()]
         real = load_images(self.splits.train, torch.cat(chosen), self.device)
         real = real.unflatten(0, (len(group), -1))
         own = u[group.to(self.device)]
@@ -198,7 +189,3 @@ class Matching:
 
 def _seed(draws: torch.Generator) -> int:
     return int(torch.randint(2**62, (), generator=draws))
-
-
-def _some(members: Tensor, count: int, draws: torch.Generator) -> Tensor:
-    return members[torch.randperm(len(members), generator=draws)][:count]

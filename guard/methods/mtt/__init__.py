@@ -15,7 +15,7 @@ from guard.config.schema import LATER, Config
 from guard.config.shared import Shared
 from guard.config.training import DSA_OPS, DsaOp, TrainConfig
 from guard.errors import ConfigError
-from guard.methods.method import Method
+from guard.methods.method import Method, one_adversary
 from guard.methods.mtt.published import (
     COLUMNS,
     MTT_WALKS,
@@ -223,13 +223,7 @@ class MTT(Method):
 
     def check_trial(self, shared: Shared) -> None:
         """Two adversarial trainings at once. Raises ConfigError."""
-        adversary, kind = self.experts.adversary, shared.regularizer.kind
-        if adversary.active and shared.regularizer.active and shared.regularizer.attacks:
-            raise ConfigError(
-                "regularizer.kind",
-                f"the experts of {shared.method} are adversarially trained already "
-                f"({adversary.kind}); got {kind}",
-            )
+        one_adversary(self.experts.adversary, shared, "experts")
 
     def _check_length(self, walk: Walk) -> None:
         needed, epochs = walk.epochs_needed, self.experts.train.epochs

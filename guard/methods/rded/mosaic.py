@@ -20,6 +20,7 @@ from guard.artifacts import ArtifactStore
 from guard.config import RegularizerConfig
 from guard.data.datasets import load_data
 from guard.data.images import Splits
+from guard.data.tiles import check_tiles, resized, tiled
 from guard.device import setup
 from guard.distilled import save_part
 from guard.errors import DataError
@@ -74,11 +75,7 @@ class Choice:
     device: torch.device
 
     def __post_init__(self) -> None:
-        if self.splits.spec.image_size % self.config.tiles:
-            raise DataError(
-                f"tiles: images of {self.splits.spec.image_size} px do not divide into "
-                f"{self.config.tiles} by {self.config.tiles}"
-            )
+        check_tiles("tiles", self.config.tiles, self.splits.spec.image_size)
 
     def images(self, ipc: int) -> tuple[Tensor, float]:
         """Images (ipc, K, C, H, H) in [0, 1], and the mean score of their crops. Those of a smaller
@@ -191,15 +188,3 @@ def cut(x: Tensor, windows: Tensor, size: int) -> Tensor:
             for image, own in zip(x, windows, strict=True)
         ]
     )
-
-
-def resized(x: Tensor, size: int) -> Tensor:
-    """Images x (n, C, h, h) as (n, C, size, size): bilinear, a smaller one without aliasing."""
-    found: Tensor = F.interpolate(x, (size, size), mode="bilinear", antialias=True)
-    return found.clamp(0, 1)
-
-
-def tiled(crops: Tensor, k: int) -> Tensor:
-    """Images (n, C, k·s, k·s), each of k² crops (n·k², C, s, s), row by row."""
-    grid: Tensor = crops.unflatten(0, (-1, k, k))
-    return grid.permute(0, 3, 1, 4, 2, 5).flatten(4, 5).flatten(2, 3)

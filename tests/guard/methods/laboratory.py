@@ -22,6 +22,7 @@ from guard.config.schema import field_names
 from guard.data.datasets import resolve
 from guard.distilled import DistilledSet
 from guard.methods.dc import DC
+from guard.methods.dm import DM, IDM, ROME
 from guard.methods.method import Method
 from guard.methods.mtt import MAT, MTT
 from guard.methods.rded import RDED
@@ -34,6 +35,9 @@ CLASSES, IPC = 4, 2
 SETTINGS: Mapping[type[Method], Mapping[str, Any]] = {
     SRe2L: {"iterations": 3, "chunk": 1, "jitter": 1},
     RDED: {"candidates": 6, "crops": 2, "budget": 3, "deviation_epochs": 2, "mean_epochs": 1},
+    DM: {"iterations": 2, "batch_size": 8},
+    IDM: {"networks.initial": 1, "networks.steps": 2, "networks.batch_size": 16},
+    ROME: {"adversary.steps": 1},
     DC: {"iterations": 2, "inner_epochs": 1, "batch_size": 8},
     MTT: {
         "iterations": 2,
@@ -50,6 +54,10 @@ SETTINGS: Mapping[type[Method], Mapping[str, Any]] = {
     MAT: {"experts.adversary.steps": 1, "experts.ema": 0.5},
 }
 """Of a method and of those that are derived from it; of others only `iterations` is set."""
+
+
+EVERYTHING: Mapping[type[Method], Mapping[str, Any]] = {SRe2L: {"bn_statistics": "class"}}
+"""With which a method plans every stage of its own."""
 
 
 def names(has: Callable[[type[Method]], Any]) -> tuple[str, ...]:

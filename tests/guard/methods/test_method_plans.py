@@ -9,6 +9,7 @@ import pytest
 from laboratory import (
     CAN_START_REAL,
     DISTILS,
+    EVERYTHING,
     LABELLED,
     LEARNS_RATE,
     METHODS,
@@ -81,7 +82,9 @@ def test_a_stage_reads_only_what_was_planned_before_it(
 
 @pytest.mark.parametrize("name", METHODS)
 def test_a_method_plans_stages_of_its_own_and_those_that_all_share(name: str) -> None:
-    config, method = tiny(name), methods()[name]
+    method = methods()[name]
+    wanted = [own for family, own in EVERYTHING.items() if issubclass(method, family)]
+    config = tiny(name, **{f"{name}.{path}": v for own in wanted for path, v in own.items()})
     teachers = config.own.teachers(config.shared)
     parts = config.own.parts(config.shared, teachers)
     assert bool(parts) is method.distils
@@ -123,7 +126,7 @@ ATTACKS = {
     ("changes", "path", "rule"),
     [
         *[
-            ({"method": name}, "regularizer", f"{name} picks real images .* curvature")
+            ({"method": name}, "regularizer", f"{name} trains no network .* curvature")
             for name in METHODS
             if name not in REGULARIZED
         ],
@@ -151,11 +154,35 @@ ATTACKS = {
             for name in names(lambda method: method.needs_batchnorm)
         ],
         ({"cda.crop": "none"}, "cda.curriculum", "needs crop"),
+        ({"sre2l.phases": 301}, "sre2l.phases", "at most iterations = 300, got 301"),
+        ({"sre2l.residual": 0.5}, "sre2l.residual", "needs patches .* got patches = None"),
+        ({"cda.phases": 3, "cda.sizes": [8, 9]}, "cda.sizes", "each of 3 phases, got 2"),
+        (
+            {"model.input": "zca", "sre2l.sizes": [8], "regularizer": "none"},
+            "sre2l.sizes",
+            "images of any side",
+        ),
+        ({"sre2l.patches": {"budget": 30}}, "sre2l.patches.budget", "squeeze.epochs = 20, got 30"),
         (
             {"method": "rded", "rded.budget": 21},
             "rded.budget",
             "at most squeeze.epochs = 20, got 21",
         ),
+        ({"dm.adversary": "pgd-at"}, "dm.adversary", "trained, got networks = None"),
+        ({"dm.label_weight": 1}, "dm.label_weight", "trained, got networks = None"),
+        ({"dm.hardest_first": True}, "dm.hardest_first", "trained, got networks = None"),
+        ({"idm.contrast_weight": 1}, "idm.contrast_weight", "an adversary, got adversary = none"),
+        ({"rome.adversary": "curvature"}, "rome.adversary.kind", "attack images, .* curvature"),
+        (
+            {"method": "idm", "idm.networks": None, "idm.label_weight": 0},
+            "idm.networks",
+            "curvature needs networks that are trained, got None",
+        ),
+        *[
+            ({"method": name, "regularizer": own}, "regularizer.kind", f"^the networks .* {kind}$")
+            for name in ("rome", "c2r")
+            for own, kind in ATTACKS.items()
+        ],
         ({"rded.budget": 8}, "rded.budget", r"at least deviation_epochs \+ .* = 9, got 8"),
         ({"sre2l.curriculum": "linear"}, "sre2l.curriculum", "needs crop .* got crop = none"),
         ({"mtt.max_start": 50}, "mtt.experts.train.epochs", "starts at epoch 49 .* 51, got 50"),
@@ -216,6 +243,10 @@ def test_what_has_no_meaning_is_refused_in_one_line(
         {"method": "sre2l", **ZCA, "model.input": "normalize", "student.model.input": "zca"},
         {"method": "tesla", "student.learned_lr": True},
         {"rded.budget": 21},
+        {"method": "dm", "regularizer": "none", "dm.networks": {}, "dm.adversary": "pgd-at"},
+        {"method": "idm", "regularizer": "pgd-at"},
+        {"method": "rome", "regularizer": "curvature"},
+        {"method": "c2r", "c2r.adversary": "none", "c2r.contrast_weight": 0},
         {"method": "rded", "rded.budget": 20},
     ],
 )

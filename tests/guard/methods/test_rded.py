@@ -12,9 +12,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from guard.data.images import Splits, TensorImages
+from guard.data.tiles import resized
 from guard.errors import DataError
 from guard.methods.rded import RDED, Crops
-from guard.methods.rded.mosaic import Choice, cut, ranked, resized, square_windows, tiled
+from guard.methods.rded.mosaic import Choice, cut, ranked, square_windows
 from guard.seeding import derive
 from helpers import CPU, draws
 
@@ -65,22 +66,6 @@ def test_crops_are_cut_where_their_windows_are() -> None:
     torch.testing.assert_close(
         found[0, 0].mean(dim=(1, 2)), x[0].mean(dim=(1, 2)), rtol=0, atol=0.05
     )
-
-
-def test_resizing_keeps_a_plain_colour_and_averages_stripes() -> None:
-    assert torch.allclose(resized(torch.full((1, 1, 5, 5), 0.3), 9), torch.tensor(0.3))
-    stripes = (torch.arange(16) % 2).float().expand(1, 1, 16, 16)
-    inner = resized(stripes, 4)[..., 1:-1]
-    assert float((inner - 0.5).abs().max()) < 0.1
-
-
-def test_tiles_are_laid_row_by_row() -> None:
-    crops = torch.arange(8.0)[:, None, None, None].expand(8, 2, 3, 3)
-    images = tiled(crops, 2)
-    assert images.shape == (2, 2, 6, 6)
-    corners = images[:, 1, ::3, ::3].flatten(1).tolist()
-    assert corners == [[0, 1, 2, 3], [4, 5, 6, 7]]
-    assert torch.equal(tiled(crops, 1), crops)
 
 
 def test_a_crop_is_framed_by_what_is_zero_to_the_network() -> None:

@@ -1,0 +1,213 @@
+"""DM, IDM, ROME and C²R: hyper-parameters, facts and stages. Their work is in `matching.py`, the
+networks that they match on in `networks.py`, what is minimised in `losses.py`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Annotated, ClassVar, Literal
+
+from guard.config.common import ComputeConfig, ModelConfig
+from guard.config.data import DataConfig
+from guard.config.regularizers import RegularizerConfig
+from guard.config.rules import above, at_least
+from guard.config.schema import Config
+from guard.config.shared import Shared
+from guard.config.training import DSA_OPS, DsaOp
+from guard.errors import ConfigError
+from guard.methods.method import Method, one_adversary
+from guard.stage import Sizes
+from guard.stages import PLAIN_STEP, Part, Trained, Whitening
+
+
+@dataclass(frozen=True, kw_only=True)
+class DistributionMatching(Part):
+    """A whole set, optimised by matching mean features."""
+
+    name, version, work = "distribution-matching", 1, "guard.methods.dm.matching:match"
+    whitening: Whitening | None
+    data: DataConfig
+    model: ModelConfig
+    matching: DM
+    regularizer: RegularizerConfig
+    eps: float
+    ipc: int
+    seed: int
+    compute: ComputeConfig
+
+    @property
+    def partition(self) -> int:
+        return self.matching.partition
+
+    def passes(self, sizes: Sizes) -> float:
+        """Of real and synthetic images, attacked where they are, and of the networks' training."""
+        own = self.matching
+        attack = own.adversary.passes
+        ranked = attack + 1 if own.hardest_first else 0
+        synthetic = self.ipc * own.partition**2 * (PLAIN_STEP + attack * (own.contrast_weight > 0))
+        step = sizes.num_classes * (own.batch_size * (1 + attack + ranked) + synthetic)
+        if own.networks is not None:
+            trained = own.networks.trained_at_once * own.networks.steps * own.networks.batch_size
+            step += trained * (PLAIN_STEP + attack + self.regularizer.passes)
+        return own.iterations * step
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetworksConfig(Config):
+    """Networks that are trained on the real images while they are matched on (IDM): a queue, which
+    a fresh one joins from time to time."""
+
+    initial: Annotated[int, at_least(1)] = 3
+    """In the queue at the beginning, not trained yet."""
+    every: Annotated[int, at_least(1)] = 30
+    """Iterations after which another one joins."""
+    most: Annotated[int, at_least(1)] = 100
+    """Then the oldest leaves."""
+    trained_at_once: Annotated[int, at_least(1)] = 2
+    """Drawn for training in each iteration."""
+    steps: Annotated[int, at_least(1)] = 10
+    """Of each of them."""
+    batch_size: Annotated[int, at_least(1)] = 256
+    lr: Annotated[float, above(0)] = 0.01
+    """SGD, momentum 0.9, weight decay 5e-4."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DM(Method):
+    """DM (arXiv 2110.04181): images whose mean features, class by class, are those of real ones, on
+    fresh networks that are never trained. Nothing is differentiated twice.
+
+    What IDM, ROME and C²R add is off here. All classes take one step together, on one network.
+    """
+
+    stages: ClassVar = (DistributionMatching,)
+    takes_regularizer: ClassVar = False
+
+    model: ModelConfig | None = None
+    """The networks that features are matched on; None: the trial's model."""
+    iterations: Annotated[int, at_least(1)] = 20_000
+    batch_size: Annotated[int, at_least(1)] = 256
+    """Real images a class and step; a smaller class gives all it has."""
+    lr_images: Annotated[float, above(0)] = 1.0
+    """SGD with `momentum`, in units of the network's input layer."""
+    momentum: Annotated[float, at_least(0, at_most=1)] = 0.5
+    init: Literal["noise", "real"] = "real"
+    augment: tuple[DsaOp, ...] = DSA_OPS
+    """Siamese operations: one a step and class, the same for real and synthetic images."""
+    distance: Literal["squared", "absolute"] = "squared"
+    """Of mean features: ‖difference‖² (DM), or (½‖difference‖₁)² (ROME)."""
+    partition: Annotated[int, at_least(1)] = 1
+    """k: each image is k by k smaller ones, which are enlarged to its size wherever they are used
+    (IDM: 2)."""
+    networks: NetworksConfig | None = None
+    """None: a fresh one for each step."""
+    label_weight: Annotated[float, at_least(0)] = 0.0
+    """Of the synthetic images' cross-entropy times the network's accuracy on its training images,
+    a share in [0, 1], beside a distance of weight 1."""
+    adversary: RegularizerConfig = field(default_factory=lambda: RegularizerConfig.named("none"))
+    """Real images are matched, and networks trained on them, as attacked by this: in pixels, on the
+    network that is matched on."""
+    hardest_first: bool = False
+    """Batches of real images by max(0, 1 − margin) of their attacked versions, the hardest first,
+    ranked anew by every network that begins a pass over the class; else they are drawn."""
+    contrast_weight: Annotated[float, at_least(0)] = 0.0
+    """Of the supervised contrast of synthetic images and their attacked versions, beside a distance
+    of weight 1."""
+    contrast_temperature: Annotated[float, above(0)] = 0.5
+    """τ of the contrast. Nobody publishes C²R's: this one is ours."""
+
+    @property
+    def network(self) -> ModelConfig | None:
+        return self.model
+
+    @property
+    def needs_real_images(self) -> bool:
+        return self.init == "real"
+
+    def check(self) -> None:
+        """What needs networks that are trained, or an attack. Raises ConfigError."""
+        if self.adversary.kind != "none" and not self.adversary.attacks:
+            raise ConfigError(
+                "adversary.kind", f"must attack images, or be none; got {self.adversary.kind}"
+            )
+        needs = {
+            "adversary": self.adversary.active,
+            "label_weight": self.label_weight > 0,
+            "hardest_first": self.hardest_first,
+        }
+        for name, needed in needs.items():
+            if needed and self.networks is None:
+                raise ConfigError(name, "needs networks that are trained, got networks = None")
+        if self.contrast_weight and not self.adversary.active:
+            raise ConfigError("contrast_weight", "needs an adversary, got adversary = none")
+
+    def check_trial(self, shared: Shared) -> None:
+        """A regularizer of networks that are never trained, or two attacks at once. Raises
+        ConfigError."""
+        if self.takes_regularizer and shared.regularizer.active:
+            if self.networks is None:
+                raise ConfigError(
+                    f"{shared.method}.networks",
+                    f"{shared.regularizer.kind} needs networks that are trained, got None",
+                )
+            one_adversary(self.adversary, shared, "networks")
+
+    def parts(self, shared: Shared, teachers: Sequence[Trained]) -> Sequence[Part]:
+        model = self.network_of(shared)
+        own = shared if self.takes_regularizer else shared.unregularized()
+        acting = own.acting_regularizer
+        return [
+            DistributionMatching(
+                whitening=Whitening.of(shared, model),
+                data=shared.data,
+                model=model,
+                matching=self,
+                regularizer=acting,
+                eps=shared.radius(acting, self.adversary),
+                ipc=shared.ipc,
+                seed=shared.seed,
+                compute=shared.compute,
+            )
+        ]
+
+
+@dataclass(frozen=True, kw_only=True)
+class IDM(DM):
+    """IDM (CVPR 2023, Zhao et al.): DM with several smaller images to each, on networks that are
+    being trained, with a label term. The regularizer acts in their training."""
+
+    takes_regularizer: ClassVar = True
+
+    partition: Annotated[int, at_least(1)] = 2
+    networks: NetworksConfig | None = field(default_factory=NetworksConfig)
+    label_weight: Annotated[float, at_least(0)] = 0.5
+    lr_images: Annotated[float, above(0)] = 0.2
+
+
+@dataclass(frozen=True, kw_only=True)
+class ROME(IDM):
+    """ROME (ICML 2025): IDM whose networks are trained on attacked images, and match the features
+    of attacked images.
+
+    Its code attacks towards the next class, clamps normalised values to [0, 1], takes the accuracy
+    in percent and chooses by the attacked test set. Here PGD is untargeted, in pixels, at the
+    threat model's radius, and the accuracy is a share. Its α = 0.2 and w = 0.5 are a label weight
+    of (1 − α)·w/α = 2, and its rate of 0.2 one of 0.04.
+    """
+
+    distance: Literal["squared", "absolute"] = "absolute"
+    label_weight: Annotated[float, at_least(0)] = 2.0
+    lr_images: Annotated[float, above(0)] = 0.04
+    adversary: RegularizerConfig = field(
+        default_factory=lambda: RegularizerConfig(kind="adversarial", steps=10)
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class C2R(ROME):
+    """C²R (arXiv 2605.20606): ROME with the hardest batches first, and a contrast of clean and
+    attacked images. Of its constants only η is public: 0.4 is a contrast weight of η/(1 − η) = 2/3.
+    """
+
+    hardest_first: bool = True
+    contrast_weight: Annotated[float, at_least(0)] = 2 / 3
