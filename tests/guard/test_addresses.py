@@ -68,6 +68,11 @@ OTHERS: dict[str, dict[str, Any]] = {
     "on a GPU": {"compute": {"device": "cuda", "tf32": True, "num_threads": 3}},
     "a student's budget": {"method": "rded", "rded.budget": 12, "rded.attack_steps": 3},
     "an adversary and a penalty": {"method": "rome", "regularizer": "gradient-norm"},
+    "from patches, in phases": {
+        "sre2l": "fadrm",
+        "sre2l.sizes": [6, 8, 6, 8],
+        "sre2l.bn_statistics": "class",
+    },
     "part of a chunk": {"ipc": 5, "sre2l": {"chunk": 4, "crop": "image", "curriculum": "linear"}},
 }
 

@@ -84,6 +84,14 @@ TRIALS: dict[str, dict[str, Any]] = {
         "regularizer": "gradient-norm",
         "evaluation.diagnose": False,
     },
+    "fadrm": {
+        "sre2l": {"iterations": 4, "phases": 2, "residual": 0.5, "sizes": [6, 8], "jitter": 1},
+        "sre2l.patches": {"candidates": 4, "crops": 2},
+        "sre2l.bn_statistics": "class",
+        "sre2l.bn_scale": "mean",
+        "regularizer": "none",
+        "evaluation.diagnose": False,
+    },
     "kcenter": {
         "method": "kcenter",
         "regularizer": "none",

@@ -1,21 +1,38 @@
-"""SRe2L and CDA: hyper-parameters, facts and stages. Their work is in `recover.py`."""
+"""SRe2L and CDA: hyper-parameters, facts and stages. Their work is in `recover.py`, the statistics
+of single classes in `classwise.py`."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, Literal
 
 from guard.config.common import ComputeConfig
+from guard.config.data import MAX_SIDE, DataConfig
 from guard.config.rules import above, at_least
+from guard.config.schema import LATER
 from guard.config.shared import Shared
 from guard.errors import ConfigError
 from guard.methods.method import Method
-from guard.stage import Sizes
+from guard.methods.rded import Crops, Mosaic
+from guard.stage import Sizes, Stage
 from guard.stages import Part, Squeeze, Trained
 
 ITERATION_PASSES = 2
 """Of an image: forward, and its own gradient."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassStatistics(Stage):
+    """What a teacher's BatchNorm layers get of each class of the real images."""
+
+    name, version, work = "class-statistics", 1, "guard.methods.sre2l.classwise:measure"
+    teacher: Trained
+    data: DataConfig
+    compute: ComputeConfig
+
+    def passes(self, sizes: Sizes) -> float:
+        return sizes.train
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,6 +41,10 @@ class Recover(Part):
 
     name, version, work = "recover", 3, "guard.methods.sre2l.recover:recover"
     teacher: Trained
+    patches: Mosaic | None = None
+    """What images start as, and are mixed with; None: noise."""
+    statistics: ClassStatistics | None = None
+    """What they are to have; None: the teacher's running statistics."""
     recover: SRe2L
     chunk: int
     """Its number."""
@@ -35,12 +56,20 @@ class Recover(Part):
         return images * self.recover.iterations * ITERATION_PASSES
 
 
+PLUS_PLUS: Mapping[str, Any] = {
+    "jitter": 4,
+    "crop": "batch",
+    "flip": True,
+    "patches": {"pick": "medium"},
+}
+
+
 @dataclass(frozen=True, kw_only=True)
 class SRe2L(Method):
     """SRe2L (arXiv 2306.13092): squeeze the data into a teacher, recover images from noise by label
     loss + BN-statistics loss, relabel. The regularizer acts in squeeze."""
 
-    stages: ClassVar = (Recover,)
+    stages: ClassVar = (Recover, ClassStatistics)
     reads: ClassVar = ("squeeze",)
     teacher_labels: ClassVar = True
     needs_batchnorm: ClassVar = True
@@ -68,6 +97,22 @@ class SRe2L(Method):
     chunk: Annotated[int, at_least(1)] = 1
     """Images per class that are recovered together, and share BN statistics; a set of any IPC is a
     prefix of the chunks. The papers' value is 1."""
+    patches: Crops | None = field(default=None, metadata=LATER)
+    """Images start as crops of real ones, chosen like this by the teacher (SRe2L++, FADRM); None:
+    as noise."""
+    phases: Annotated[int, at_least(1)] = field(default=1, metadata=LATER)
+    """Equal parts of the iterations; each begins with a fresh Adam, the learning rate goes on."""
+    residual: Annotated[float, at_least(0, at_most=1)] = field(default=0.0, metadata=LATER)
+    """Between two phases images become (1 − residual)·image + residual·patch (FADRM: 1/2)."""
+    sizes: tuple[Annotated[int, at_least(1, at_most=MAX_SIDE)], ...] = field(
+        default=(), metadata=LATER
+    )
+    """Side of the images in each phase, in pixels; empty: their own. They end in their own."""
+    bn_statistics: Literal["all", "class"] = field(default="all", metadata=LATER)
+    """class: the images of a class are to have the BatchNorm statistics of that class (LPLD)."""
+    bn_scale: Literal["sum", "mean"] = field(default="sum", metadata=LATER)
+    """sum: of the norms of all layers (published), which grows with width and depth. mean: of their
+    root mean squares over channels, so that one r_bn serves several networks."""
 
     NAMED: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "imagenet": {
@@ -86,17 +131,34 @@ class SRe2L(Method):
             "flip": True,
         },
         "cifar": {"iterations": 1000, "jitter": 4},
+        "sre2l++": {**PLUS_PLUS, "iterations": 4000},
+        "fadrm": {**PLUS_PLUS, "iterations": 2000, "patches": {}, "phases": 4, "residual": 0.5},
     }
-    """SRe2L's settings by data set."""
+    """SRe2L's settings by data set; SRe2L++'s (arXiv 2501.07575) and FADRM's (NeurIPS 2025) on
+    CIFAR-10, where the one's iterations and the other's phases are known: what is not known of
+    FADRM is as in SRe2L++."""
+
+    @property
+    def needs_real_images(self) -> bool:
+        return self.patches is not None
 
     def teachers(self, shared: Shared) -> Sequence[Trained]:
         return [Squeeze.of(shared)]
 
     def parts(self, shared: Shared, teachers: Sequence[Trained]) -> Sequence[Part]:
         """A stage for each chunk of images a class."""
+        patches = statistics = None
+        if self.patches is not None:
+            patches = Mosaic.of(shared, Squeeze.of(shared), self.patches, shared.ipc)
+        if self.bn_statistics == "class":
+            statistics = ClassStatistics(
+                teacher=teachers[0], data=shared.data, compute=shared.compute
+            )
         return [
             Recover(
                 teacher=teachers[0],
+                patches=patches,
+                statistics=statistics,
                 recover=self,
                 chunk=number,
                 seed=shared.seed,
@@ -106,9 +168,34 @@ class SRe2L(Method):
         ]
 
     def check(self) -> None:
-        """A curriculum without crops. Raises ConfigError."""
+        """A curriculum without crops, phases that do not fit. Raises ConfigError."""
         if self.curriculum != "none" and self.crop == "none":
             raise ConfigError("curriculum", "needs crop = image or batch, got crop = none")
+        if self.phases > self.iterations:
+            raise ConfigError(
+                "phases", f"must be at most iterations = {self.iterations}, got {self.phases}"
+            )
+        if self.residual and self.patches is None:
+            raise ConfigError("residual", "needs patches to mix with, got patches = None")
+        if self.sizes and len(self.sizes) != self.phases:
+            raise ConfigError(
+                "sizes", f"must be one for each of {self.phases} phases, got {len(self.sizes)}"
+            )
+
+    def check_trial(self, shared: Shared) -> None:
+        """Sizes that its network does not take, patches by a longer training than there is. Raises
+        ConfigError."""
+        one_size = shared.model.name == "convnet" or shared.model.input == "zca"
+        if self.sizes and one_size:
+            raise ConfigError(
+                f"{shared.method}.sizes",
+                "needs a teacher for images of any side; convnet and model.input = zca take one",
+            )
+        if self.patches is not None:
+            try:
+                self.patches.check_training(shared.squeeze)
+            except ConfigError as error:
+                raise error.under(f"{shared.method}.patches") from None
 
 
 @dataclass(frozen=True, kw_only=True)

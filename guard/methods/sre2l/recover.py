@@ -1,6 +1,7 @@
 """SRe2L's and CDA's work: squeeze a data set into a teacher, recover images from it.
 
-Yin et al., "Squeeze, Recover and Relabel", NeurIPS 2023 (arXiv 2306.13092).
+Yin et al., "Squeeze, Recover and Relabel", NeurIPS 2023 (arXiv 2306.13092). From real patches and
+back towards them: SRe2L++ (arXiv 2501.07575) and FADRM (NeurIPS 2025).
 u: images in the teacher's normalised space, (N, C, H, W); K classes; one chunk is N = m·K images.
 """
 
@@ -8,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,14 +20,18 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from guard.artifacts import ArtifactStore
-from guard.checkpoint import NOWHERE, Checkpoint, Draws, Images, Stateful
+from guard.checkpoint import NOWHERE, Checkpoint, Draws, Stateful
 from guard.data.augment import crop_windows, flip, resized_crop, roll
 from guard.data.spec import ImageSpec
+from guard.data.tiles import resized
 from guard.device import setup
 from guard.distilled import save_part
 from guard.errors import Diverged
 from guard.methods.sre2l import Recover, SRe2L
+from guard.methods.sre2l.classwise import ClassBatchNormLoss, of_classes, read
 from guard.methods.sre2l.statistics import BatchNormLoss
+from guard.models.batchnorm import Statistics
+from guard.models.input_layer import InputLayer
 from guard.models.networks import Classifier, frozen
 from guard.models.precision import as_fast_as
 from guard.models.saving import load_model, load_spec
@@ -36,18 +42,24 @@ MAX_CLASSES_AT_ONCE = 100
 
 
 def recover(stage: Recover, store: ArtifactStore, folder: Path) -> Mapping[str, Any]:
-    """One chunk of images per class, from noise. Writes images (m, K, C, H, W) in [0, 1]."""
+    """One chunk of images per class. Writes images (m, K, C, H, W) in [0, 1]."""
     device = setup(stage.compute)
     config, teacher_path = stage.recover, store.read(stage.teacher).path
     teacher, spec = load_model(teacher_path, device), load_spec(teacher_path)
     as_fast_as(teacher, stage.compute).to(memory_format=torch.channels_last)
     checkpoint = Checkpoint(store.scratch(stage))
+    patches = None if stage.patches is None else patches_of(stage, store)
+    statistics = None if stage.statistics is None else read(store.read(stage.statistics), device)
 
     def write(first: int, path: Path) -> None:
         classes = torch.arange(first, min(first + MAX_CLASSES_AT_ONCE, spec.num_classes))
         draws = generator(stage.seed, "recover", stage.chunk, first)
         y, own = classes.repeat(config.chunk), checkpoint.at(str(first))
-        images, losses = recover_images(teacher, spec, y, config, draws, own)
+        aims = Aims(
+            patches=None if patches is None else patches[:, classes].flatten(0, 1).to(device),
+            statistics=None if statistics is None else of_classes(statistics, classes.to(device)),
+        )
+        images, losses = recover_images(teacher, spec, y, config, draws, own, aims)
         folded = images.unflatten(0, (config.chunk, len(classes))).cpu().contiguous()
         ends = {name: torch.tensor(loss, dtype=torch.float64) for name, loss in losses.items()}
         save_file({"images": folded, **ends}, path)
@@ -60,6 +72,27 @@ def recover(stage: Recover, store: ArtifactStore, folder: Path) -> Mapping[str, 
     return {"metrics": {name: total / len(groups) for name, total in means.items()}}
 
 
+def patches_of(stage: Recover, store: ArtifactStore) -> Tensor:
+    """Of the chunk's images (m, K, C, H, W), again from the first where the set ends within it."""
+    assert stage.patches is not None
+    images = load_file(store.read(stage.patches).path / "images.safetensors")["images"]
+    own = stage.chunk * stage.recover.chunk + torch.arange(stage.recover.chunk)
+    return images[own % len(images)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Aims:
+    """What images are recovered towards, beside the teacher's own knowledge."""
+
+    patches: Tensor | None = None
+    """Real ones in [0, 1], (N, C, H, W): what each image starts as, and is mixed with."""
+    statistics: Statistics | None = None
+    """Of each class of the group."""
+
+
+NO_AIMS = Aims()
+
+
 def recover_images(
     teacher: Classifier,
     spec: ImageSpec,
@@ -67,43 +100,96 @@ def recover_images(
     config: SRe2L,
     draws: torch.Generator,
     checkpoint: Checkpoint = NOWHERE,
+    aims: Aims = NO_AIMS,
 ) -> tuple[Tensor, dict[str, float]]:
-    """Optimise one image per label of `y` (N,) and return them in [0, 1] with the last losses.
+    """Optimise one image per label of `y` (N,), some labels over and over, and return them in
+    [0, 1] with the last losses.
 
     Minimises CE + r_bn·Σ_l w_l(‖μ_l − running μ_l‖ + ‖σ²_l − running σ²_l‖) over the input of every
     BatchNorm layer l; the last iterate is kept. Raises Diverged if the loss is not finite.
     """
     layer = teacher.normalize
-    shape = (len(y), spec.channels, spec.image_size, spec.image_size)
-    u = torch.randn(shape, generator=draws).to(layer.mean.device)
-    u = u.contiguous(memory_format=torch.channels_last).requires_grad_()
-    y = y.to(u.device)
-    optimizer = torch.optim.Adam([u], lr=config.lr, betas=(0.5, 0.9))
-    loss_ce = loss_bn = u.new_zeros(())
-    state: dict[str, Stateful] = {
-        "images": Images(u),
-        "optimizer": optimizer,
-        "draws": Draws(draws),
-    }
-    done = checkpoint.restore(state) or 0
-    with frozen(teacher), BatchNormLoss(teacher, config.first_bn_multiplier) as bn_loss:
+    if aims.patches is None:
+        shape = (len(y), spec.channels, spec.image_size, spec.image_size)
+        start = torch.randn(shape, generator=draws).to(layer.mean.device)
+    else:
+        start = layer.project(layer(aims.patches))
+    if config.sizes:
+        start = layer(resized(layer.inverse(start), config.sizes[0]))
+    iterate, y = Iterate(start, config.lr), y.to(layer.mean.device)
+    loss_ce = loss_bn = start.new_zeros(())
+    state: dict[str, Stateful] = {"iterate": iterate, "draws": Draws(draws)}
+    done, begins = checkpoint.restore(state) or 0, phase_begins(config)
+    with frozen(teacher), bn_losses(teacher, config, aims) as bn_loss:
         for step in range(done, config.iterations):
-            for group in optimizer.param_groups:
+            if step in begins:
+                iterate.begin(between(iterate.u.detach(), layer, config, begins[step], aims))
+            for group in iterate.optimizer.param_groups:
                 group["lr"] = config.lr * (1 + math.cos(math.pi * step / config.iterations)) / 2
-            logits = teacher.of_normalized(augmented(u, config, step, draws))
+            logits = teacher.of_normalized(augmented(iterate.u, config, step, draws))
             loss_ce, loss_bn = F.cross_entropy(logits, y), bn_loss.take()
             loss = loss_ce + config.bn_weight * loss_bn
-            optimizer.zero_grad(set_to_none=True)
+            iterate.optimizer.zero_grad(set_to_none=True)
             loss.backward()
-            optimizer.step()
+            iterate.optimizer.step()
             with torch.no_grad():
-                u.copy_(layer.project(u))
+                iterate.u.copy_(layer.project(iterate.u))
             if step + 1 < config.iterations:
                 checkpoint.offer(state, step + 1)
     last = {"label_loss": float(loss_ce.detach()), "bn_loss": float(loss_bn.detach())}
+    u = iterate.u.detach()
     if not all(map(math.isfinite, last.values())) or not bool(u.isfinite().all()):
         raise Diverged(f"the recovery loss became {last['label_loss']} + {last['bn_loss']}")
-    return layer.inverse(u.detach()).clamp(0, 1), last
+    images = layer.inverse(u).clamp(0, 1)
+    return resized(images, spec.image_size) if config.sizes else images, last
+
+
+class Iterate:
+    """Images that are optimised, u (N, C, H, W), and Adam: both are others in each phase."""
+
+    def __init__(self, u: Tensor, lr: float) -> None:
+        self._lr = lr
+        self.begin(u)
+
+    def begin(self, u: Tensor) -> None:
+        self.u = u.contiguous(memory_format=torch.channels_last).requires_grad_()
+        self.optimizer = torch.optim.Adam([self.u], lr=self._lr, betas=(0.5, 0.9))
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"images": self.u.detach(), "optimizer": self.optimizer.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.begin(state["images"].to(self.u.device))
+        self.optimizer.load_state_dict(state["optimizer"])
+
+
+def phase_begins(config: SRe2L) -> dict[int, int]:
+    """Step -> the phase that begins with it, for all but the first."""
+    phases = range(1, config.phases)
+    return {config.iterations * phase // config.phases: phase for phase in phases}
+
+
+def between(u: Tensor, layer: InputLayer, config: SRe2L, phase: int, aims: Aims) -> Tensor:
+    """What a phase begins with: the images u of the one before (N, C, H, W), in its size, mixed
+    with their patches."""
+    if not config.sizes and not config.residual:
+        return u
+    images, patches = layer.inverse(u), aims.patches
+    if config.sizes:
+        images = resized(images, config.sizes[phase])
+    if patches is not None and config.residual:
+        own = resized(patches, config.sizes[phase]) if config.sizes else patches
+        images = (1 - config.residual) * images + config.residual * own
+    return layer.project(layer(images))
+
+
+def bn_losses(teacher: Classifier, config: SRe2L, aims: Aims) -> BatchNormLoss:
+    """The BatchNorm loss of a configuration."""
+    if aims.statistics is not None:
+        return ClassBatchNormLoss(
+            teacher, config.first_bn_multiplier, aims.statistics, config.bn_scale
+        )
+    return BatchNormLoss(teacher, config.first_bn_multiplier, config.bn_scale)
 
 
 def augmented(u: Tensor, config: SRe2L, step: int, draws: torch.Generator) -> Tensor:

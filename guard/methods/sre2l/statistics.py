@@ -5,39 +5,54 @@ z: (N, C, H, W), what a BatchNorm gets; μ, σ² (C,) its mean and variance.
 
 from __future__ import annotations
 
-from typing import Any
+import math
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from guard.models.batchnorm import BatchNorm, affine, batchnorms
+from guard.models.batchnorm import affine, batchnorms
 
 
 class BatchNormLoss:
     """Σ_l w_l(‖μ_l − running μ_l‖ + ‖σ²_l − running σ²_l‖) over the BatchNorm layers l of a network
-    in evaluation mode.
+    in evaluation mode; or the weighted mean over the layers, each norm divided by the root of the
+    number of its channels.
 
     While the block is open, a forward pass adds its terms, and `take` returns and resets the sum.
     Differentiable in the network's input, once. The first layer in module order counts
     `first_multiplier` times.
     """
 
-    def __init__(self, model: nn.Module, first_multiplier: float) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        first_multiplier: float,
+        scale: Literal["sum", "mean"] = "sum",
+    ) -> None:
         self.layers = batchnorms(model)
         self.weights = [first_multiplier] + [1.0] * (len(self.layers) - 1)
+        if scale == "mean":
+            total = sum(self.weights) or 1.0
+            self.weights = [
+                weight / total / math.sqrt(layer.num_features)
+                for weight, layer in zip(self.weights, self.layers, strict=True)
+            ]
         self.terms: list[Tensor] = []
 
     def __enter__(self) -> BatchNormLoss:
-        for layer, weight in zip(self.layers, self.weights, strict=True):
-            layer.__dict__["forward"] = self._forward(layer, weight)
+        for number, layer in enumerate(self.layers):
+            layer.__dict__["forward"] = self.forward_of(number)
         return self
 
     def __exit__(self, *error: object) -> None:
         for layer in self.layers:
             del layer.__dict__["forward"]
 
-    def _forward(self, layer: BatchNorm, weight: float) -> Any:
+    def forward_of(self, number: int) -> Any:
+        """What a layer does inside the block."""
+        layer, weight = self.layers[number], self.weights[number]
         scale, shift = (in_channels(values.detach()) for values in affine(layer))
 
         def normalised(z: Tensor) -> Tensor:

@@ -49,7 +49,7 @@ def test_many_classes_are_recovered_in_groups(
     calls: list[list[int]] = []
 
     def label_images(
-        model: Classifier, spec: ImageSpec, y: Tensor, config: SRe2L, generator: Any, own: Any
+        model: Classifier, spec: ImageSpec, y: Tensor, config: SRe2L, *others: Any
     ) -> tuple[Tensor, dict[str, float]]:
         calls.append(y.tolist())
         return y.float().view(-1, 1, 1, 1).expand(-1, 1, 8, 8), {"label_loss": float(len(calls))}
