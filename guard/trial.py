@@ -17,9 +17,9 @@ from guard.config.shared import Shared
 from guard.config.training import SqueezeConfig, StudentConfig
 from guard.errors import ConfigError
 from guard.methods.dc import DC, DSA
-from guard.methods.dm import C2R, DM, IDM, ROME
+from guard.methods.dm import C2R, DM, IDM, NCFM, ROME
 from guard.methods.method import Method
-from guard.methods.mtt import MAT, MTT, TESLA
+from guard.methods.mtt import DATM, MAT, MTT, TESLA
 from guard.methods.rded import RDED
 from guard.methods.sre2l import CDA, SRe2L
 from guard.methods.subset import Herding, KCenter, Random, Whole
@@ -52,8 +52,10 @@ class TrialConfig(Config):
     herding: Herding = field(default_factory=Herding)
     whole: Whole = field(default_factory=Whole)
     rded: RDED = field(default=RDED(), metadata=LATER)
+    datm: DATM = field(default=DATM(), metadata=LATER)
     dm: DM = field(default=DM(), metadata=LATER)
     idm: IDM = field(default=IDM(), metadata=LATER)
+    ncfm: NCFM = field(default=NCFM(), metadata=LATER)
     rome: ROME = field(default=ROME(), metadata=LATER)
     c2r: C2R = field(default=C2R(), metadata=LATER)
     kcenter: KCenter = field(default=KCenter(), metadata=LATER)

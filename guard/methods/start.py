@@ -19,14 +19,18 @@ IMAGES_FOR_STATISTICS = 16
 """Real images per class that set a BatchNorm network's statistics before it is matched."""
 
 
-def random_choice(splits: Splits, ipc: int, seed: int, count: int | None = None) -> Tensor:
+def random_choice(
+    splits: Splits, ipc: int, seed: int, count: int | None = None, first: Tensor | None = None
+) -> Tensor:
     """Indices (K, ipc) of training images, drawn without replacement; or (K, count), again from the
-    first where a class has fewer."""
+    first where a class has fewer. first: those (N,) that come before the others."""
     draws = generator(seed, "subset")
     wanted = torch.arange(ipc if count is None else count)
     rows = []
     for members in class_members(splits, ipc):
         order = members[torch.randperm(len(members), generator=draws)]
+        if first is not None:
+            order = order[(~first[order]).int().argsort(stable=True)]
         rows.append(order[wanted % len(order)])
     return torch.stack(rows)
 
@@ -51,17 +55,20 @@ def initial_images(
     seed: int,
     device: torch.device,
     partition: int = 1,
+    first: Tensor | None = None,
 ) -> Tensor:
     """Where optimisation starts, behind the input layer, with images in [0, 1]: (K, ipc, C, H, W).
 
     noise: N(0, 1). real: images of each class, drawn by seed, or with a partition of k tiles of k²
     reduced ones, again from the first where they run out; DataError if a class has fewer than ipc.
+    first: which training images (N,) are to be drawn before the others.
     """
     spec = splits.spec
     shape = (spec.num_classes, ipc, spec.channels, spec.image_size, spec.image_size)
     if init == "real":
         small = spec.image_size // partition
-        chosen = random_choice(splits, ipc, derive(seed, "initial"), ipc * partition**2)
+        own = derive(seed, "initial")
+        chosen = random_choice(splits, ipc, own, ipc * partition**2, first)
         x = load_images(splits.train, chosen.flatten(), device)
         u = layer(x if partition == 1 else tiled(resized(x, small), partition))
     else:

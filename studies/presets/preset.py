@@ -12,6 +12,9 @@ from guard.config import ModelConfig
 from guard.trial import TrialConfig
 from tune.confirmation import Confirmation
 
+TRAJECTORIES = ("mtt", "tesla", "mat", "datm")
+DISTRIBUTIONS = ("dm", "idm", "ncfm", "rome", "c2r")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Preset:
@@ -35,6 +38,7 @@ def penalty_space(ipc: tuple[int, ...], h: tuple[float, float]) -> dict[str, Bas
 
 
 def condensed_on(model: ModelConfig) -> dict[str, Any]:
-    """DC, DSA and MTT on the papers' ConvNet, whatever the trial's model."""
-    sections = ("dc", "dsa", "mtt", "tesla", "mat")
+    """Gradients, trajectories and mean features matched on the papers' ConvNet, whatever the
+    trial's model."""
+    sections = ("dc", "dsa", *TRAJECTORIES, *DISTRIBUTIONS)
     return {f"{name}.model": model.to_dict() for name in sections}

@@ -18,7 +18,9 @@ from guard.config import (
     TrainConfig,
 )
 from guard.methods.dc import DC, DSA
-from guard.methods.mtt import MAT, MTT, TESLA, ExpertConfig, expert_training
+from guard.methods.dm import C2R, DM, IDM, NCFM, ROME, NetworksConfig
+from guard.methods.mtt import DATM, MAT, MTT, TESLA
+from guard.methods.mtt.experts import ExpertConfig, expert_training
 from guard.methods.sre2l import CDA, SRe2L
 from guard.trial import TrialConfig
 from studies.presets.papers import cifar10
@@ -54,6 +56,7 @@ def digits() -> Preset:
         dc=DC.from_dict({"iterations": 20, "inner_epochs": 5, "batch_size": 32, "lr_images": 1.0}),
         dsa=DSA(iterations=10, inner_epochs=10, batch_size=32, augment=UNMIRRORED),
         **_trajectories_of_digits(),
+        **_distributions_of_digits(),
         student=StudentConfig(
             train=TrainConfig(
                 epochs=200,
@@ -99,6 +102,32 @@ def _trajectories_of_digits() -> dict[str, Any]:
         "mtt": MTT.from_dict({**matching, "experts": experts}),
         "tesla": TESLA.from_dict({**matching, "experts": experts, "soft_labels": False}),
         "mat": MAT.from_dict({**matching, "experts": adversarial}),
+        "datm": DATM.from_dict({**matching, **WINDOW, "experts": experts}),
+    }
+
+
+WINDOW: dict[str, Any] = {
+    "first_max_start": 4,
+    "growth_iterations": 30,
+    "lr_labels": 2.0,
+    "image_ema": 0.9,
+}
+"""Of DATM, in as few iterations as the small presets have."""
+FEW_STEPS = RegularizerConfig(kind="adversarial", steps=3, step_size=0.5)
+QUEUE = NetworksConfig(initial=3, every=10, most=20, trained_at_once=1, steps=5, batch_size=64)
+
+
+def _distributions_of_digits() -> dict[str, Any]:
+    """Four pixels a side are no digit, so an image is one."""
+    matching: dict[str, Any] = {"iterations": 100, "batch_size": 32, "augment": UNMIRRORED}
+    trained = {**matching, "networks": QUEUE, "partition": 1}
+    attacked = {**trained, "adversary": FEW_STEPS, "lr_images": 0.01}
+    return {
+        "dm": DM.from_dict(matching),
+        "idm": IDM.from_dict({**trained, "lr_images": 0.1}),
+        "ncfm": NCFM.from_dict({**trained, "lr_images": 0.02, "frequencies": 512}),
+        "rome": ROME.from_dict(attacked),
+        "c2r": C2R.from_dict(attacked),
     }
 
 
@@ -142,6 +171,9 @@ def cifar10_small() -> Preset:
         "experts": experts,
     }
     adversary = RegularizerConfig.named("fgsm-rs").to_dict()
+    means = {"iterations": 100, "batch_size": 64}
+    trained = {**means, "networks": QUEUE.to_dict()}
+    attacked = {**trained, "adversary": FEW_STEPS.to_dict()}
     config = cifar10().config.override(
         {
             "dc": {"iterations": 12, "inner_epochs": 10, "batch_size": 64, "lr_images": 10},
@@ -149,6 +181,12 @@ def cifar10_small() -> Preset:
             "mtt": matching,
             "tesla": {**matching, "soft_labels": False},
             "mat": {**matching, "experts": {**experts, "ema": 0.99, "adversary": adversary}},
+            "datm": {**matching, **WINDOW},
+            "dm": means,
+            "idm": trained,
+            "ncfm": trained,
+            "rome": attacked,
+            "c2r": attacked,
             **condensed_on(ModelConfig(name="convnet", width=32, depth=3)),
             "model": {"name": "bn-convnet", "width": 32, "depth": 5},
             "squeeze": {

@@ -28,10 +28,10 @@ SMALL: dict[str, Any] = {
     "ipc": 3,
     "sre2l.chunk": 2,
     "evaluation.attacks": ["pgd20"],
-    **{f"{name}.experts.count": 2 for name in ("mtt", "tesla", "mat")},
+    **{f"{name}.experts.count": 2 for name in ("mtt", "tesla", "mat", "datm")},
 }
 FIRST_METHODS = ("sre2l", "cda", "dc", "dsa", "mtt", "tesla", "mat", "random", "herding", "whole")
-METHODS = (*FIRST_METHODS, "rded", "kcenter", "dm", "idm", "rome", "c2r")
+METHODS = (*FIRST_METHODS, "rded", "kcenter", "datm", "dm", "idm", "ncfm", "rome", "c2r")
 PENALTIES = ("none", "curvature", "trades")
 EVALUATIONS: dict[str, dict[str, Any]] = {
     "paper": {"evaluation": "paper"},

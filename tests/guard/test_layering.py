@@ -30,6 +30,7 @@ NO_TORCH = (
     "sums",
     "trial",
     "methods/method",
+    "methods/mtt/experts",
     "methods/mtt/published",
     "robustness/__init__",
     "robustness/beard",

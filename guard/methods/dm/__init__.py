@@ -1,5 +1,5 @@
-"""DM, IDM, ROME and C²R: hyper-parameters, facts and stages. Their work is in `matching.py`, the
-networks that they match on in `networks.py`, what is minimised in `losses.py`."""
+"""DM, IDM, NCFM, ROME and C²R: hyper-parameters, facts and stages. Their work is in `matching.py`,
+the networks that they match on in `networks.py`, what is minimised in `losses.py`."""
 
 from __future__ import annotations
 
@@ -18,6 +18,8 @@ from guard.errors import ConfigError
 from guard.methods.method import Method, one_adversary
 from guard.stage import Sizes
 from guard.stages import PLAIN_STEP, Part, Trained, Whitening
+
+Distance = Literal["squared", "absolute", "characteristic"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +79,7 @@ class DM(Method):
     """DM (arXiv 2110.04181): images whose mean features, class by class, are those of real ones, on
     fresh networks that are never trained. Nothing is differentiated twice.
 
-    What IDM, ROME and C²R add is off here. All classes take one step together, on one network.
+    What the others add is off here. All classes take one step together, on one network.
     """
 
     stages: ClassVar = (DistributionMatching,)
@@ -88,14 +90,21 @@ class DM(Method):
     iterations: Annotated[int, at_least(1)] = 20_000
     batch_size: Annotated[int, at_least(1)] = 256
     """Real images a class and step; a smaller class gives all it has."""
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    """Of the images; adamw without weight decay."""
     lr_images: Annotated[float, above(0)] = 1.0
-    """SGD with `momentum`, in units of the network's input layer."""
+    """In units of the network's input layer."""
     momentum: Annotated[float, at_least(0, at_most=1)] = 0.5
+    """SGD only."""
     init: Literal["noise", "real"] = "real"
     augment: tuple[DsaOp, ...] = DSA_OPS
     """Siamese operations: one a step and class, the same for real and synthetic images."""
-    distance: Literal["squared", "absolute"] = "squared"
-    """Of mean features: ‖difference‖² (DM), or (½‖difference‖₁)² (ROME)."""
+    distance: Distance = "squared"
+    """Of mean features: ‖difference‖² (DM), (½‖difference‖₁)² (ROME), or that of the characteristic
+    functions of unit features at random frequencies, which tells whole distributions apart (NCFM).
+    """
+    frequencies: Annotated[int, at_least(1)] = 4096
+    """Drawn for each step from N(0, I); characteristic only."""
     partition: Annotated[int, at_least(1)] = 1
     """k: each image is k by k smaller ones, which are enlarged to its size wherever they are used
     (IDM: 2)."""
@@ -184,6 +193,24 @@ class IDM(DM):
     lr_images: Annotated[float, above(0)] = 0.2
 
 
+def trained_meanwhile() -> NetworksConfig:
+    """Twenty networks, where NCFM has as many that are trained before."""
+    return NetworksConfig(initial=20, every=1000, most=20)
+
+
+@dataclass(frozen=True, kw_only=True)
+class NCFM(IDM):
+    """NCFM (CVPR 2025): characteristic functions instead of mean features, at frequencies that are
+    drawn, as its released settings have it (the paper learns which to look at). Its networks are
+    trained before, to several stages; here they are trained meanwhile."""
+
+    distance: Distance = "characteristic"
+    optimizer: Literal["sgd", "adamw"] = "adamw"
+    lr_images: Annotated[float, above(0)] = 0.01
+    label_weight: Annotated[float, at_least(0)] = 0.0
+    networks: NetworksConfig | None = field(default_factory=trained_meanwhile)
+
+
 @dataclass(frozen=True, kw_only=True)
 class ROME(IDM):
     """ROME (ICML 2025): IDM whose networks are trained on attacked images, and match the features
@@ -195,7 +222,7 @@ class ROME(IDM):
     of (1 − α)·w/α = 2, and its rate of 0.2 one of 0.04.
     """
 
-    distance: Literal["squared", "absolute"] = "absolute"
+    distance: Distance = "absolute"
     label_weight: Annotated[float, at_least(0)] = 2.0
     lr_images: Annotated[float, above(0)] = 0.04
     adversary: RegularizerConfig = field(

@@ -6,11 +6,28 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+TINY = 1e-12
+"""Below it a squared difference has no gradient, where that of its root would be infinite."""
+
+
+def characteristic(e: Tensor, frequencies: Tensor) -> Tensor:
+    """cos and sin of the products of unit features e (N, F) with frequencies t (T, F): (N, 2T).
+    Their mean over a set is its empirical characteristic function at t, real and imaginary part."""
+    products: Tensor = F.normalize(e, dim=1) @ frequencies.T
+    return torch.cat([products.cos(), products.sin()], dim=1)
+
 
 def mean_distance(kind: str, ours: Tensor, target: Tensor) -> Tensor:
     """Distance of the mean features (K, F) of each class, (K,). squared: ‖difference‖² (DM, Eq. 6);
-    absolute: (½‖difference‖₁)² (ROME)."""
+    absolute: (½‖difference‖₁)² (ROME). characteristic: mean over t of |φ(t) − φ'(t)|/√2, of values
+    φ as `characteristic` has them; with equal weights that is NCFM's √(½·(|φ| − |φ'|)² +
+    ½·2(|φ||φ'| − Re φφ'*))."""
     difference = ours - target
+    if kind == "characteristic":
+        pairs: Tensor = difference.unflatten(1, (2, -1))
+        real, imaginary = pairs.unbind(dim=1)
+        squared = (real.square() + imaginary.square()).clamp(min=TINY)
+        return (squared / 2).sqrt().mean(dim=1)
     if kind == "squared":
         return difference.square().sum(dim=1)
     return (difference.abs().sum(dim=1) / 2).square()

@@ -1,4 +1,4 @@
-"""DM's, IDM's, ROME's and C²R's work: images whose mean features match those of real images.
+"""The work of DM, IDM, NCFM, ROME and C²R: images whose mean features match those of real images.
 
 Zhao and Bilen, "Dataset Condensation with Distribution Matching", WACV 2023 (arXiv 2110.04181).
 u: synthetic images behind the network's input layer, (K, ipc, C, H, W); a class's n = ipc·k² are
@@ -30,7 +30,7 @@ from guard.distilled import save_part
 from guard.errors import Diverged
 from guard.methods.dm import DM, DistributionMatching
 from guard.methods.dm.batches import Batches
-from guard.methods.dm.losses import mean_distance, supervised_contrast
+from guard.methods.dm.losses import characteristic, mean_distance, supervised_contrast
 from guard.methods.dm.networks import Fresh, Networks, Queue
 from guard.methods.start import class_members, initial_images, ready_to_match
 from guard.models.input_layer import InputLayer, input_layer, load_whitening
@@ -130,7 +130,7 @@ class Matching:
         """The optimised u (K, ipc, C, H, W), and what the last step says of it. Raises Diverged if
         u or a loss is not finite."""
         config, u = self.config, self.start()
-        optimizer = torch.optim.SGD([u], config.lr_images, momentum=config.momentum)
+        optimizer = self.optimizer(u)
         metrics: dict[str, float] = {}
         state: dict[str, Stateful] = {
             "images": Images(u),
@@ -156,6 +156,12 @@ class Matching:
             raise Diverged("the images are not finite after the last step")
         return u.detach(), metrics
 
+    def optimizer(self, u: Tensor) -> torch.optim.Optimizer:
+        config = self.config
+        if config.optimizer == "adamw":
+            return torch.optim.AdamW([u], config.lr_images, weight_decay=0)
+        return torch.optim.SGD([u], config.lr_images, momentum=config.momentum)
+
     def loss_of(
         self, model: Classifier, accuracy: float, u: Tensor, number: int, draws: torch.Generator
     ) -> tuple[Tensor, dict[str, float]]:
@@ -169,7 +175,7 @@ class Matching:
         x = self.synthetic(u, seed)
         y = torch.arange(num_classes, device=self.device).repeat_interleave(x.shape[1])
         features, logits = features_and_logits(model, x.flatten(0, 1))
-        means = features.flatten(1).unflatten(0, (num_classes, -1)).mean(dim=1)
+        means = self.embedded(features, seed).unflatten(0, (num_classes, -1)).mean(dim=1)
         distance = mean_distance(config.distance, means, target).sum()
         loss, metrics = distance, {"matching_distance": float(distance.detach()) / num_classes}
         if config.label_weight:
@@ -193,7 +199,16 @@ class Matching:
         attacked = self.attack.attacked(model, x, y, draws)
         x = self.augmented(x if attacked is None else attacked, label, seed)
         with torch.no_grad():
-            return features_and_logits(model, x)[0].flatten(1).mean(dim=0)
+            return self.embedded(features_and_logits(model, x)[0], seed).mean(dim=0)
+
+    def embedded(self, features: Tensor, seed: int) -> Tensor:
+        """What is averaged of features (N, …): (N, F)."""
+        flat = features.flatten(1)
+        if self.config.distance != "characteristic":
+            return flat
+        shape = (self.config.frequencies, flat.shape[1])
+        frequencies = torch.randn(shape, generator=generator(seed, "frequencies"))
+        return characteristic(flat, frequencies.to(flat))
 
     def synthetic(self, u: Tensor, seed: int) -> Tensor:
         """What a network gets of u (K, ipc, C, H, W): augmented pixels (K, n, C, H, W)."""

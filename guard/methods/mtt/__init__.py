@@ -1,5 +1,5 @@
-"""MTT, TESLA and MAT: hyper-parameters, facts and stages. Their work is in `matching.py`, the
-gradient of the matching loss in `trajectory.py`."""
+"""MTT, TESLA, MAT and DATM: hyper-parameters, facts and stages. Their work is in `matching.py`, the
+gradient of the matching loss in `trajectory.py`, labels that are learned in `labels.py`."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from guard.config.common import ComputeConfig, ModelConfig
 from guard.config.data import DataConfig
-from guard.config.regularizers import RegularizerConfig
 from guard.config.rules import above, at_least
-from guard.config.schema import LATER, Config
+from guard.config.schema import LATER
 from guard.config.shared import Shared
 from guard.config.training import DSA_OPS, DsaOp, TrainConfig
 from guard.errors import ConfigError
 from guard.methods.method import Method, one_adversary
+from guard.methods.mtt.experts import Expert, ExpertConfig, adversarial_experts
 from guard.methods.mtt.published import (
     COLUMNS,
     MTT_WALKS,
@@ -27,37 +27,10 @@ from guard.methods.mtt.published import (
     settings,
 )
 from guard.stage import Sizes
-from guard.stages import PLAIN_STEP, Part, Trained, Whitening, mended_batches, mended_passes
+from guard.stages import Part, Trained, Whitening
 
 STUDENT_STEP_PASSES = 12
 """Of a synthetic image in a student's step: the walk, and its gradient in image and parameters."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Expert(Trained):
-    """A network trained on the real images, with a snapshot of each epoch."""
-
-    name, version, work = "expert", 1, "guard.methods.mtt.matching:train_expert"
-    whitening: Whitening | None
-    data: DataConfig
-    model: ModelConfig
-    train: TrainConfig
-    ema: float
-    adversary: RegularizerConfig
-    regularizer: RegularizerConfig
-    eps: float
-    number: int
-    seed: int
-    compute: ComputeConfig
-
-    @property
-    def mended(self) -> tuple[str, ...]:
-        passes = mended_passes(self.regularizer, self.adversary)
-        return mended_batches(self.train, self.whitening) + passes
-
-    def passes(self, sizes: Sizes) -> float:
-        step = PLAIN_STEP + self.regularizer.passes + self.adversary.passes
-        return sizes.train * self.train.epochs * step
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,39 +51,6 @@ class TrajectoryMatching(Part):
         batch = walk.batch_size or self.ipc * sizes.num_classes
         steps = self.matching.iterations * walk.student_steps
         return steps * batch * STUDENT_STEP_PASSES
-
-
-def expert_training() -> TrainConfig:
-    """MTT's: 50 epochs of plain SGD with DSA augmentation."""
-    return TrainConfig(
-        epochs=50,
-        batch_size=256,
-        lr=0.01,
-        momentum=0,
-        weight_decay=0,
-        schedule="constant",
-        augment=("dsa",),
-    )
-
-
-@dataclass(frozen=True, kw_only=True)
-class ExpertConfig(Config):
-    """Networks trained on the real images whose trajectories are matched."""
-
-    count: Annotated[int, at_least(1)] = 100
-    train: TrainConfig = field(default_factory=expert_training)
-    ema: Annotated[float, at_least(0, at_most=0.99999)] = 0.0
-    """a of w ← a·w + (1 − a)·θ after each step; w is what is stored. 0: θ itself."""
-    adversary: RegularizerConfig = field(default_factory=lambda: RegularizerConfig.named("none"))
-    """Adversarial training of the experts, under any penalty of the trial (MAT)."""
-
-    def check(self) -> None:
-        """An adversary that attacks nothing. Raises ConfigError."""
-        if self.adversary.kind != "none" and not self.adversary.attacks:
-            raise ConfigError(
-                "adversary.kind",
-                f"must be one of none, adversarial, trades, mart; got {self.adversary.kind!r}",
-            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,6 +88,19 @@ class MTT(Method):
     """tesla as released: half of its gradient (a factor 2 is lost)."""
     soft_labels: bool = False
     """Labels are the target expert's probabilities for the current images (TESLA)."""
+    lr_labels: Annotated[float, at_least(0)] = field(default=0.0, metadata=LATER)
+    """SGD, momentum 0.9, of soft labels that are learned; 0: they are not (DATM)."""
+    min_start: Annotated[int, at_least(0)] = field(default=0, metadata=LATER)
+    """Trajectories start no earlier: the first epochs are the easiest (DATM)."""
+    first_max_start: Annotated[int, at_least(1)] | None = field(default=None, metadata=LATER)
+    """max_start in the first iteration; it grows evenly to its value, so that the window gets
+    harder (DATM). None: it has its value."""
+    growth_iterations: Annotated[int, at_least(1)] = field(default=1, metadata=LATER)
+    """Iterations until max_start has its value."""
+    image_ema: Annotated[float, at_least(0, at_most=0.99999)] = field(default=0.0, metadata=LATER)
+    """a of s ← a·s + (1 − a)·images after each iteration; s is the set. 0: the images are."""
+    start_known: bool = field(default=False, metadata=LATER)
+    """Real images to start from are those that the first expert gets right, while there are any."""
 
     published: DataName = field(default="", metadata=LATER)
     """Data set in WALKS whose settings, at the trial's IPC, the fields that are null have (an IPC
@@ -234,6 +187,25 @@ class MTT(Method):
                 f"{walk.max_start - 1} needs at least {needed}, got {epochs}",
             )
 
+    def _check_alignment(self) -> None:
+        if self.lr_labels and self.soft_labels:
+            raise ConfigError("lr_labels", "needs soft_labels = false, got true")
+        first = self.first_max_start
+        for latest in (first, self.max_start):
+            if latest is not None and latest <= self.min_start:
+                raise ConfigError("min_start", f"must be below {latest}, got {self.min_start}")
+        if first is not None and self.max_start is not None and first > self.max_start:
+            raise ConfigError(
+                "first_max_start", f"must be at most max_start = {self.max_start}, got {first}"
+            )
+
+    def max_start_at(self, iteration: int, walk: Walk) -> int:
+        """max_start of an iteration (from 0)."""
+        if self.first_max_start is None:
+            return walk.max_start
+        share = min(iteration / self.growth_iterations, 1.0)
+        return self.first_max_start + int(share * (walk.max_start - self.first_max_start))
+
     def check(self) -> None:
         """Nothing published for a field that is null, and trajectories that are longer than the
         experts'. Raises ConfigError."""
@@ -246,6 +218,7 @@ class MTT(Method):
                 raise ConfigError(name, "null stands for what `published` says, which is empty")
         for ipc in self.WALKS[self.published] if self.published else (1,):
             self._check_length(self.walk(ipc))
+        self._check_alignment()
         if self.published_half and self.gradient != "tesla":
             raise ConfigError(
                 "published_half", f"is of gradient = tesla only, got gradient = {self.gradient}"
@@ -269,12 +242,6 @@ class TESLA(MTT):
     its learning rates are for."""
 
 
-def adversarial_experts() -> ExpertConfig:
-    """Our choice where arXiv 2503.12069 has no public code: PGD-7 at the threat model's radius and
-    a moving average with a = 0.999 a step."""
-    return ExpertConfig(ema=0.999, adversary=RegularizerConfig.named("pgd-at"))
-
-
 @dataclass(frozen=True, kw_only=True)
 class MAT(MTT):
     """MTT on adversarially trained, smoothed experts (arXiv 2503.12069). The paper's constants are
@@ -283,3 +250,38 @@ class MAT(MTT):
     experts: ExpertConfig = field(default_factory=adversarial_experts)
 
     NAMED: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+
+
+@dataclass(frozen=True, kw_only=True)
+class DATM(MTT):
+    """DATM (arXiv 2310.05773): MTT on a window of the experts' epochs that gets harder, as late as
+    the size of the set can take, with labels that are learned. Defaults are those of CIFAR-10 at
+    IPC 10. Its experts are smoothed by FTD; here they are plain, or as `experts` says."""
+
+    student_steps: Annotated[int, at_least(1)] | None = 80
+    max_start: Annotated[int, at_least(1)] | None = 20
+    first_max_start: Annotated[int, at_least(1)] | None = 10
+    growth_iterations: Annotated[int, at_least(1)] = 1000
+    lr_labels: Annotated[float, at_least(0)] = 2.0
+    image_ema: Annotated[float, at_least(0, at_most=0.99999)] = 0.9995
+    start_known: bool = True
+
+    NAMED: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "cifar10-1": {
+            "max_start": 4,
+            "first_max_start": None,
+            "lr_labels": 5,
+            "image_ema": 0.995,
+            "zca": True,
+        },
+        "cifar10-10": {"zca": True},
+        "cifar10-50": {
+            "max_start": 40,
+            "first_max_start": 20,
+            "growth_iterations": 2000,
+            "lr_images": 1000,
+            "image_ema": 0.995,
+            "zca": True,
+        },
+    }
+    """CIFAR-10's by IPC."""

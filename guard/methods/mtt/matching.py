@@ -1,4 +1,4 @@
-"""The work of MTT, TESLA and MAT: experts on real images, and a set that leads a student along.
+"""The work of MTT, TESLA, MAT and DATM: a set that leads a student along the way of experts.
 
 Cazenavette et al., CVPR 2022 (arXiv 2203.11932); Cui et al., ICML 2023 (arXiv 2211.10586); Lai et
 al., 2025 (arXiv 2503.12069). u: synthetic images behind the network's input layer, (K·ipc, C, H,
@@ -15,9 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from guard.artifacts import ArtifactStore
@@ -28,93 +26,25 @@ from guard.data.spec import ImageSpec
 from guard.device import setup
 from guard.distilled import save_part
 from guard.errors import Diverged
-from guard.methods.mtt import MTT, Expert, TrajectoryMatching
+from guard.methods.mtt import MTT, TrajectoryMatching
+from guard.methods.mtt.labels import (
+    LearnedLabels,
+    first_logits,
+    known_first,
+    packed,
+    unpacked,
+)
 from guard.methods.mtt.published import Walk
-from guard.methods.mtt.trajectory import GRADIENTS, Gradient, call, flat_parameters, tesla
+from guard.methods.mtt.snapshots import Trajectory
+from guard.methods.mtt.trajectory import GRADIENTS, Gradient, call, tesla
 from guard.methods.start import initial_images
 from guard.models.networks import Classifier
 from guard.models.saving import load_model
-from guard.seeding import derive, generator
-from guard.training.pieces import within_memory
-from guard.training.teacher import TeacherTraining, most_pieces
+from guard.seeding import generator
 
 MOMENTUM = 0.5
 LARGEST_RATE_CHANGE = 0.1
 """Of log α in one iteration: our bound, where the published rate could turn negative."""
-
-
-class Snapshots:
-    """What an expert leaves: its parameters, or their moving average, after every epoch."""
-
-    STATE = ("theta", "average", "kept", "distances", "epoch_start")
-
-    def __init__(self, model: nn.Module, ema: float) -> None:
-        self.ema, self.theta = ema, flat_parameters(model)
-        self.average = self.theta.clone()
-        self.kept = [self.average.cpu()]
-        self.distances: list[float] = []
-        self.epoch_start = self.theta
-
-    @torch.no_grad()
-    def after_step(self, model: nn.Module) -> None:
-        """w ← a·w + (1 − a)·θ."""
-        self.theta = flat_parameters(model)
-        self.average = self.theta.lerp(self.average, self.ema)
-
-    def after_epoch(self, model: nn.Module) -> None:
-        self.kept.append(self.average.cpu())
-        self.distances.append(float((self.theta - self.epoch_start).norm()))
-        self.epoch_start = self.theta
-
-    def state_dict(self) -> dict[str, Any]:
-        return {name: getattr(self, name) for name in self.STATE}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        device = self.theta.device
-        for name in self.STATE:
-            value = state[name]
-            setattr(self, name, value.to(device) if isinstance(value, Tensor) else value)
-
-    def metrics(self) -> dict[str, float]:
-        """Mean distance between epochs, of what is kept and of the parameters themselves."""
-        pairs = zip(self.kept[1:], self.kept[:-1], strict=True)
-        kept = [float((later - earlier).norm()) for later, earlier in pairs]
-        return {
-            "epoch_distance": sum(kept) / len(kept),
-            "raw_epoch_distance": sum(self.distances) / len(self.distances),
-        }
-
-
-def train_expert(stage: Expert, store: ArtifactStore, folder: Path) -> Mapping[str, Any]:
-    """One expert. Writes `snapshots.safetensors`, theta (epochs + 1, P), and the last snapshot as a
-    model. Raises Diverged if that is not finite or no better than chance."""
-    seed = derive(stage.seed, "expert", stage.number)
-
-    def run(pieces: int) -> Mapping[str, Any]:
-        training = TeacherTraining.of(stage, store, seed, stage.adversary, pieces)
-        snapshots = Snapshots(training.model, stage.ema)
-        checkpoint, also = Checkpoint(store.scratch(stage)), {"snapshots": snapshots}
-        history = training.run(checkpoint, snapshots.after_step, snapshots.after_epoch, also)
-        nn.utils.vector_to_parameters(snapshots.average, training.model.parameters())
-        training.check()
-        summary = training.save(history, folder)
-        save_file({"theta": torch.stack(snapshots.kept)}, folder / "snapshots.safetensors")
-        return {**summary, "metrics": {**summary["metrics"], **snapshots.metrics()}}
-
-    return within_memory(run, most_pieces(stage))
-
-
-@dataclass(frozen=True)
-class Trajectory:
-    """The snapshots of one expert, read one at a time."""
-
-    folder: Path
-
-    def snapshot(self, epoch: int, device: torch.device) -> Tensor:
-        """Parameters after `epoch` epochs, (P,)."""
-        with safe_open(self.folder / "snapshots.safetensors", framework="pt") as file:
-            theta: Tensor = file.get_slice("theta")[epoch]
-        return theta.to(device)
 
 
 class LearnedRate:
@@ -148,7 +78,13 @@ def match_trajectories(
     experts = [Trajectory(store.read(expert).path) for expert in stage.experts]
     model = load_model(experts[0].folder, device).train()
     config, ipc = stage.matching, stage.ipc
-    start = initial_images(config.init, splits, ipc, model.normalize, stage.seed, device)
+    known = None
+    if config.start_known and config.init == "real":
+        theta = experts[0].snapshot(config.walk(ipc).epochs_needed, device)
+        known = known_first(model, theta, splits.train, device)
+    start = initial_images(
+        config.init, splits, ipc, model.normalize, stage.seed, device, first=known
+    )
     matching = Matching(
         config=config,
         model=model,
@@ -158,13 +94,27 @@ def match_trajectories(
         seed=stage.seed,
         device=device,
     )
-    u, rate, metrics = matching.run(start.flatten(0, 1), Checkpoint(store.scratch(stage)))
-    images = matching.pixels(u).clamp(0, 1)
-    facts: dict[str, Any] = {"learned_lr": rate}
-    if config.soft_labels:
-        facts["soft_labels"] = by_class(matching.mean_labels(u), ipc)
+    found = matching.run(start.flatten(0, 1), Checkpoint(store.scratch(stage)))
+    images = matching.pixels(found.u).clamp(0, 1)
+    facts: dict[str, Any] = {"learned_lr": found.rate}
+    labels = matching.mean_labels(found.u) if config.soft_labels else found.labels
+    if labels is not None:
+        facts["soft_labels"] = by_class(labels, ipc)
     save_part(folder, by_class(images, ipc), splits.spec, **facts)
-    return {"metrics": {**metrics, "learned_lr": rate}}
+    return {"metrics": {**found.metrics, "learned_lr": found.rate}}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Matched:
+    """What a run ends with."""
+
+    u: Tensor
+    """(K·ipc, C, H, W)."""
+    labels: Tensor | None
+    """Probabilities (K·ipc, K) where they were learned."""
+    rate: float
+    """α."""
+    metrics: dict[str, float]
 
 
 def by_class(rows: Tensor, ipc: int) -> Tensor:
@@ -190,40 +140,73 @@ class Matching:
     def walk(self) -> Walk:
         return self.config.walk(self.ipc)
 
-    def run(
-        self, u: Tensor, checkpoint: Checkpoint = NOWHERE
-    ) -> tuple[Tensor, float, dict[str, float]]:
-        """(u (K·ipc, C, H, W), α, metrics) after the last iteration. Raises Diverged if the loss or
-        u is not finite."""
-        walk = self.walk
+    def run(self, u: Tensor, checkpoint: Checkpoint = NOWHERE) -> Matched:
+        """The set after the last iteration. Raises Diverged if the loss or u is not finite."""
+        walk, config = self.walk, self.config
+        labels = self.learned_labels(u) if config.lr_labels else None
         u = u.clone().requires_grad_()
+        average = u.detach().clone()
         optimizer = torch.optim.SGD([u], walk.lr_images, momentum=MOMENTUM)
         rate = LearnedRate(walk.rate, walk.lr_rate)
         loss = math.nan
         state: dict[str, Stateful] = {"images": Images(u), "optimizer": optimizer, "rate": rate}
+        state |= {"average": Images(average)} if config.image_ema else {}
+        state |= {} if labels is None else {"labels": labels}
         for number in range(checkpoint.restore(state) or 0, self.config.iterations):
             draws = generator(self.seed, "trajectory", number)
             expert = self.experts[_below(len(self.experts), draws)]
-            start = _below(walk.max_start, draws)
+            latest = config.max_start_at(number, walk)
+            start = config.min_start + _below(latest - config.min_start, draws)
             theta = expert.snapshot(start, self.device)
             target = expert.snapshot(start + walk.expert_epochs, self.device)
             step_loss = self.step_loss(self.targets(u, target), draws)
             alpha = torch.tensor(rate.value, device=self.device)
-            found = self.gradient(step_loss, theta, target, u, alpha, walk.student_steps)
+            learned = u if labels is None else packed(u, labels.logits)
+            found = self.gradient(step_loss, theta, target, learned, alpha, walk.student_steps)
             loss = float(found.loss)
             finite = math.isfinite(loss) and math.isfinite(float(found.rate))
             if not finite or not bool(found.images.isfinite().all()):
                 raise Diverged(f"the matching loss became {loss} in iteration {number + 1}")
-            u.grad = found.images
+            if labels is None:
+                u.grad = found.images
+            else:
+                u.grad, of_labels = unpacked(found.images, u.shape)
+                labels.step(of_labels)
             optimizer.step()
             rate.step(float(found.rate))
             with torch.no_grad():
                 u.copy_(self.model.normalize.project(u))
+                average.copy_(u.lerp(average, config.image_ema))
             if number + 1 < self.config.iterations:
                 checkpoint.offer(state, number + 1)
         if not bool(u.isfinite().all()):
             raise Diverged("the images are not finite after the last step")
-        return u.detach(), rate.value, {"matching_loss": loss}
+        return Matched(
+            u=average if config.image_ema else u.detach(),
+            labels=None if labels is None else labels.probabilities,
+            rate=rate.value,
+            metrics={"matching_loss": loss},
+        )
+
+    def learned_labels(self, u: Tensor) -> LearnedLabels:
+        """What the labels of u (K·ipc, C, H, W) start as."""
+        last = self.walk.epochs_needed
+        thetas = [expert.snapshot(last, self.device) for expert in self.experts]
+        logits = first_logits(self.model, thetas, u, self.classes)
+        return LearnedLabels(logits, self.config.lr_labels)
+
+    @property
+    def classes(self) -> Tensor:
+        """(K·ipc,)."""
+        every = torch.arange(self.spec.num_classes, device=self.device)
+        return every.repeat_interleave(self.ipc)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the images behind the input layer."""
+        spec = self.spec
+        count = spec.num_classes * self.ipc
+        return (count, spec.channels, spec.image_size, spec.image_size)
 
     @property
     def gradient(self) -> Gradient:
@@ -241,8 +224,7 @@ class Matching:
         if self.config.soft_labels:
             with torch.no_grad():
                 return call(self.model.network, target, u).softmax(dim=1)
-        classes = torch.arange(self.spec.num_classes, device=self.device)
-        return classes.repeat_interleave(self.ipc)
+        return self.classes
 
     def mean_labels(self, u: Tensor) -> Tensor:
         """Probabilities of the images, averaged over the experts at the last epoch that is matched,
@@ -254,8 +236,9 @@ class Matching:
         return total / len(self.experts)
 
     def step_loss(self, targets: Tensor, draws: torch.Generator) -> Any:
-        """The student's loss by step, as a `StepLoss` of theta (P,) and u (K·ipc, C, H, W): its
-        batch and augmentation are drawn here, once."""
+        """The student's loss by step, as a `StepLoss` of theta (P,) and u (K·ipc, C, H, W), or of
+        both u and learned labels as `packed` has them: its batch and augmentation are drawn here,
+        once."""
         count = len(targets)
         walk, size = self.walk, self.walk.batch_size or count
         steps: list[tuple[Tensor, DsaDraw | None]] = []
@@ -267,8 +250,12 @@ class Matching:
 
         def loss(theta: Tensor, u: Tensor, number: int) -> Tensor:
             indices, draw = steps[number]
-            x = u[indices] if draw is None else apply_dsa(u[indices], draw)
-            return F.cross_entropy(call(self.model.network, theta, x), targets[indices])
+            x, target = u[indices], targets[indices]
+            if self.config.lr_labels:
+                x, logits = unpacked(x, self.shape)
+                target = logits.softmax(dim=1)
+            x = x if draw is None else apply_dsa(x, draw)
+            return F.cross_entropy(call(self.model.network, theta, x), target)
 
         return loss
 

@@ -14,6 +14,8 @@ from guard.errors import ConfigError
 from guard.trial import TrialConfig, methods
 
 ADVERSARY = {"kind": "trades", "power": 1, "eps": 0.1}
+TRAJECTORIES = ("mtt", "tesla", "mat", "datm")
+DISTRIBUTIONS = ("dm", "idm", "ncfm", "rome", "c2r")
 FULL = TrialConfig().override(
     {
         "student.model": {},
@@ -24,9 +26,17 @@ FULL = TrialConfig().override(
         "sre2l.crop": "batch",
         "cda.curriculum": "none",
         "rded.budget": 12,
-        **{f"{name}.gradient": "tesla" for name in ("mtt", "tesla", "mat")},
-        **{f"{name}.experts.adversary": ADVERSARY for name in ("mtt", "tesla", "mat")},
-        **{f"{name}.model": {} for name in ("dc", "dsa", "mtt", "tesla", "mat")},
+        "sre2l.patches": {"budget": 12},
+        "cda.patches": {"budget": 12},
+        "dm.networks": {},
+        "c2r.contrast_weight": 0,
+        "datm.lr_labels": 0,
+        "tesla.soft_labels": False,
+        "datm.start_known": False,
+        **{f"{name}.gradient": "tesla" for name in TRAJECTORIES},
+        **{f"{name}.experts.adversary": ADVERSARY for name in TRAJECTORIES},
+        **{f"{name}.adversary": ADVERSARY for name in DISTRIBUTIONS},
+        **{f"{name}.model": {} for name in ("dc", "dsa", *TRAJECTORIES, *DISTRIBUTIONS)},
     }
 )
 """A trial in which every leaf may take another value."""
@@ -67,7 +77,8 @@ def other_name(table: Collection[str], value: str) -> str:
 def another_list(item: Any, value: list[Any]) -> list[Any]:
     if get_origin(item) is Literal:
         return next([option] for option in get_args(item) if [option] != value)
-    return ["mim"] if item is str else [0.3]
+    kind = next(option for option in (*get_args(item), item) if isinstance(option, type))
+    return {str: ["mim"], int: [7]}.get(kind, [0.3])
 
 
 def changed(path: str, base: TrialConfig = FULL) -> TrialConfig:

@@ -24,7 +24,7 @@ from guard.distilled import DistilledSet
 from guard.methods.dc import DC
 from guard.methods.dm import DM, IDM, ROME
 from guard.methods.method import Method
-from guard.methods.mtt import MAT, MTT
+from guard.methods.mtt import DATM, MAT, MTT
 from guard.methods.rded import RDED
 from guard.methods.sre2l import SRe2L
 from guard.pipeline import TrialResult, local_runner, plan, run_trial
@@ -51,6 +51,7 @@ SETTINGS: Mapping[type[Method], Mapping[str, Any]] = {
         "experts.train.lr": 0.3,
         "experts.train.batch_size": 32,
     },
+    DATM: {"first_max_start": 1, "growth_iterations": 2, "image_ema": 0.5},
     MAT: {"experts.adversary.steps": 1, "experts.ema": 0.5},
 }
 """Of a method and of those that are derived from it; of others only `iterations` is set."""

@@ -17,7 +17,12 @@ from guard.data.images import Splits, TensorImages
 from guard.data.tiles import enlarged
 from guard.errors import DataError
 from guard.methods.dm import DM, NetworksConfig
-from guard.methods.dm.losses import hardest_first, mean_distance, supervised_contrast
+from guard.methods.dm.losses import (
+    characteristic,
+    hardest_first,
+    mean_distance,
+    supervised_contrast,
+)
 from guard.methods.dm.matching import Matching
 from guard.models.input_layer import input_layer
 from guard.models.networks import build_model, penultimate
@@ -61,6 +66,50 @@ def test_the_distance_is_that_of_the_mean_features(kind: str) -> None:
         expected.append(squared if kind == "squared" else (absolute / 2) ** 2)
     found = mean_distance(kind, torch.from_numpy(ours), torch.from_numpy(theirs))
     np.testing.assert_allclose(found.numpy(), expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize("far", [0.0, 1.0])
+def test_characteristic_functions_differ_in_amplitude_and_phase(far: float) -> None:
+    """NCFM's formula, with complex numbers."""
+    ours, theirs = torch.randn(2, 6, 5, generator=draws(), dtype=torch.float64)
+    theirs = ours + far * (theirs - ours)
+    t = torch.randn(9, 5, generator=draws(1), dtype=torch.float64)
+    values = []
+    for e in (ours.numpy(), theirs.numpy()):
+        unit = e / np.linalg.norm(e, axis=1, keepdims=True)
+        values.append(np.exp(1j * unit @ t.numpy().T).mean(axis=0))
+    a, b = values
+    amplitude = (np.abs(a) - np.abs(b)) ** 2
+    phase = 2 * (np.abs(a) * np.abs(b) - (a * b.conj()).real)
+    expected = np.sqrt(np.maximum(0.5 * amplitude + 0.5 * phase, 0)).mean()
+    means = [characteristic(e, t).mean(dim=0, keepdim=True) for e in (ours, theirs)]
+    found = mean_distance("characteristic", means[0], means[1])
+    assert float(found) == pytest.approx(expected, abs=1e-6)
+
+
+def test_a_characteristic_function_has_a_gradient_where_it_is_met() -> None:
+    e = torch.randn(4, 3, generator=draws(), requires_grad=True)
+    t = torch.randn(5, 3, generator=draws(1))
+    means = characteristic(e, t).mean(dim=0, keepdim=True)
+    (gradient,) = torch.autograd.grad(mean_distance("characteristic", means, means.detach()), e)
+    assert float(gradient.abs().max()) == 0
+
+
+def test_frequencies_are_drawn_for_each_step_and_the_same_on_both_sides() -> None:
+    made = matching(distance="characteristic", frequencies=7)
+    e = torch.randn(3, 2, 4, generator=draws())
+    assert made.embedded(e, 5).shape == (3, 14)
+    assert torch.equal(made.embedded(e, 5), made.embedded(e, 5))
+    assert not torch.equal(made.embedded(e, 5), made.embedded(e, 6))
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_images_move_by_the_optimizer_that_is_named(optimizer: str) -> None:
+    made = matching(iterations=1, lr_images=0.01, optimizer=optimizer)
+    moved = (made.run()[0] - made.start().detach()).abs()
+    inner = moved[(moved > 0) & (moved < 0.02)]
+    adam = float(inner.quantile(0.5))
+    assert (adam == pytest.approx(0.01, rel=0.01)) is (optimizer == "adamw")
 
 
 def contrast_by_hand(e: np.ndarray, y: list[int], temperature: float) -> float:

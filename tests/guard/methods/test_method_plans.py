@@ -188,6 +188,9 @@ ATTACKS = {
         ({"mtt.max_start": 50}, "mtt.experts.train.epochs", "starts at epoch 49 .* 51, got 50"),
         ({"tesla.expert_epochs": 32}, "tesla.experts.train.epochs", "of 32 epochs .* 51, got 50"),
         ({"mat.experts.train.epochs": 20}, "mat.experts.train.epochs", "least 21, got 20"),
+        ({"datm.soft_labels": True}, "datm.lr_labels", "needs soft_labels = false, got true"),
+        ({"datm.min_start": 10}, "datm.min_start", "must be below 10, got 10"),
+        ({"datm.max_start": 9}, "datm.first_max_start", "at most max_start = 9, got 10"),
         ({"mtt.published_half": True}, "mtt.published_half", "got gradient = adjoint"),
         (
             {"tesla.published_half": True, "tesla.gradient": "unroll"},

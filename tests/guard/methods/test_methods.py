@@ -36,6 +36,7 @@ from guard.data.datasets import load_data
 from guard.data.images import load_images
 from guard.distilled import DistilledSet
 from guard.errors import DataError
+from guard.methods.mtt import MTT
 from guard.methods.rded import RDED
 from guard.methods.sre2l import SRe2L
 from guard.methods.subset import Herding, Random
@@ -128,7 +129,8 @@ def test_image_i_of_class_c_has_number_i_times_k_plus_c(name: str, lab: Lab) -> 
 def test_soft_labels_are_distributions_where_there_are_any(name: str, lab: Lab) -> None:
     config = lab.config(name)
     soft = lab.made(config).soft_labels
-    learns_labels = getattr(config.own, "soft_labels", False)
+    own = config.own
+    learns_labels = isinstance(own, MTT) and bool(own.soft_labels or own.lr_labels)
     assert (soft is not None) is (name in LABELLED or learns_labels)
     if soft is not None:
         assert soft.shape == (CLASSES * IPC, CLASSES) and soft.dtype == torch.float32
@@ -262,6 +264,7 @@ def test_images_stay_pixels_at_any_learning_rate(name: str, whitened: bool, lab:
     """Also after the last step; or the stage that makes them says that it diverged."""
     once = {f"{name}.lr_images": 3e38, f"{name}.iterations": 1}
     once |= {f"{name}.outer_loops": 1} if name in with_field("outer_loops") else {}
+    once |= {f"{name}.optimizer": "sgd"} if name in with_field("optimizer") else {}
     result = lab.run(lab.config(name, **once, **({"model.input": "zca"} if whitened else {})))
     if result.status == "complete":
         images = DistilledSet.load(result.paths["distilled"]).images

@@ -21,7 +21,8 @@ from guard.config import DSA_OPS
 from guard.data.dsa import DsaDraw, apply_dsa
 from guard.errors import Diverged
 from guard.methods.mtt import MTT
-from guard.methods.mtt.matching import LearnedRate, Matching, Trajectory, by_class
+from guard.methods.mtt.matching import LearnedRate, Matching, by_class
+from guard.methods.mtt.snapshots import Trajectory
 from guard.methods.mtt.trajectory import (
     TrajectoryGradient,
     adjoint,
@@ -295,7 +296,9 @@ def test_a_run_moves_images_and_rate_by_sgd_with_momentum(
     options = {"iterations": 3, "lr_images": 0.01, "lr_rate": 1e-6, "rate": 0.1}
     run = matching(experts=trajectory(tmp_path), max_start=2, **options)
     begin = synthetic() * 0.5
-    u, rate, metrics = run.run(begin)
+    made = run.run(begin)
+    u, rate, metrics = made.u, made.rate, made.metrics
+    assert made.labels is None
     expected, velocity = [begin], torch.zeros_like(begin)
     for by_images in images:
         velocity = 0.5 * velocity + by_images
@@ -314,7 +317,7 @@ def test_images_stay_pixels_whatever_the_step(tmp_path: Path) -> None:
     experts = trajectory(tmp_path)
     run = matching(experts=experts, iterations=3, lr_images=1e4, max_start=2, student_steps=2)
     begin = synthetic()
-    u, _, _ = run.run(begin)
+    u = run.run(begin).u
     x = run.pixels(u)
     assert float(x.min()) >= -1e-6 and float(x.max()) <= 1 + 1e-6
     assert float(((x < 1e-6) | (x > 1 - 1e-6)).float().mean()) > 0.2
@@ -327,9 +330,10 @@ def test_a_run_repeats_and_leaves_the_model_alone(tmp_path: Path) -> None:
     options = {"iterations": 3, "max_start": 2, "lr_images": 1.0, "lr_rate": 1e-3}
     run = matching(experts=experts, **options)
     state = copy.deepcopy(run.model.state_dict())
-    (first, *facts), (again, *same) = run.run(synthetic()), run.run(synthetic())
-    assert torch.equal(first, again) and facts == same
-    assert not torch.allclose(first, replace(run, seed=1).run(synthetic())[0])
+    first, again = run.run(synthetic()), run.run(synthetic())
+    assert torch.equal(first.u, again.u)
+    assert (first.rate, first.metrics) == (again.rate, again.metrics)
+    assert not torch.allclose(first.u, replace(run, seed=1).run(synthetic()).u)
     assert torch.equal(torch.get_rng_state(), before)
     assert all(torch.equal(value, state[name]) for name, value in run.model.state_dict().items())
     assert all(parameter.grad is None for parameter in run.model.parameters())

@@ -18,7 +18,8 @@ from guard.artifacts import ArtifactStore
 from guard.config import RegularizerConfig
 from guard.data.datasets import load_data
 from guard.distilled import DistilledSet
-from guard.methods.mtt.matching import Matching, Snapshots, Trajectory
+from guard.methods.mtt.matching import Matching
+from guard.methods.mtt.snapshots import Snapshots, Trajectory
 from guard.methods.mtt.trajectory import flat_parameters
 from guard.methods.start import initial_images
 from guard.models.networks import build_model
@@ -215,7 +216,8 @@ def test_matching_brings_students_closer_to_the_experts(
     spec = digits.splits.spec
     run = matching_of(section, digits.model, digits.experts, spec, IPC)
     begin = initial_images("noise", digits.splits, IPC, digits.model.normalize, 0, CPU)
-    u, rate, metrics = run.run(begin.flatten(0, 1))
+    made = run.run(begin.flatten(0, 1))
+    u, rate, metrics = made.u, made.rate, made.metrics
     before = matching_loss(run, begin.flatten(0, 1), section.rate)
     by_images, by_both = matching_loss(run, u, section.rate), matching_loss(run, u, rate)
     assert by_both < by_images < share * before

@@ -5,7 +5,8 @@ from __future__ import annotations
 from guard.config import ModelConfig
 from guard.data.spec import ImageSpec
 from guard.methods.mtt import MTT
-from guard.methods.mtt.matching import Matching, Trajectory
+from guard.methods.mtt.matching import Matching
+from guard.methods.mtt.snapshots import Trajectory
 from guard.models.networks import Classifier, build_model
 from helpers import CPU
 
