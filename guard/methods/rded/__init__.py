@@ -4,7 +4,7 @@ of while it was trained, in `dynamics.py`."""
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
 
 from guard.config.common import ComputeConfig, ModelConfig
@@ -44,8 +44,18 @@ class Dynamics(Stage):
 
     @classmethod
     def of(cls, teacher: Squeeze, last: int, epochs: int) -> Dynamics:
-        same = {field.name: getattr(teacher, field.name) for field in fields(teacher)}
-        return cls(**same, last=last, epochs=epochs)
+        return cls(
+            whitening=teacher.whitening,
+            data=teacher.data,
+            model=teacher.model,
+            train=teacher.train,
+            regularizer=teacher.regularizer,
+            eps=teacher.eps,
+            seed=teacher.seed,
+            last=last,
+            epochs=epochs,
+            compute=teacher.compute,
+        )
 
     @property
     def mended(self) -> tuple[str, ...]:

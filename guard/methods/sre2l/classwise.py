@@ -96,7 +96,7 @@ def class_statistics(
 
 class ClassBatchNormLoss(BatchNormLoss):
     """The same loss of the images of each class from the statistics of that class, mean over the
-    classes. Images come as k classes over and over (He et al., NeurIPS 2024)."""
+    classes. Images come as k classes over and over (Xiao and He, NeurIPS 2024)."""
 
     def __init__(
         self,
