@@ -1,4 +1,5 @@
-"""What a step costs: training with each regularizer, matching gradients, matching trajectories.
+"""What a step costs: training with each regularizer, matching gradients, mean features or
+trajectories, recovering images.
 
 Every step of a group takes its turn in every round; a table gives the median time, the median
 ratio to the group's first step, the work in forward passes of the batch (from counted FLOPs), and

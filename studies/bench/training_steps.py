@@ -14,8 +14,12 @@ from torch.nn import functional as F
 from guard.config import ModelConfig, RegularizerConfig
 from guard.data.spec import ImageSpec
 from guard.methods.dc.gradients import ClassGradients, distance
+from guard.methods.dm.losses import mean_distance
 from guard.methods.mtt.trajectory import GRADIENTS, call, flat_parameters
-from guard.models.networks import Classifier, build_model
+from guard.methods.sre2l.classwise import ClassBatchNormLoss
+from guard.methods.sre2l.statistics import BatchNormLoss
+from guard.models.modes import statistics_of
+from guard.models.networks import Classifier, build_model, features_and_logits, frozen
 from guard.models.precision import as_fast_as
 from guard.training.losses import TrainingLoss
 from guard.trial import TrialConfig
@@ -66,8 +70,11 @@ class Bench:
         groups = {
             "training step": (self.config.model, self.training()),
             "DC's matching step": (self.config.dc.model, self.gradient_matching()),
+            "DM's matching step": (self.config.dm.model, self.mean_matching()),
             "MTT's gradient": (self.config.mtt.model, self.trajectories(student_steps)),
         }
+        if self.config.model.has_batchnorm:
+            groups["SRe2L's recovery step"] = (self.config.model, self.recovery())
         found = []
         for group, (model_config, computations) in groups.items():
             forward = account(partial(self.model(model_config), self.x)).flops
@@ -151,6 +158,57 @@ class Bench:
             return compute
 
         return {"class by class": step(1), "vectorised": step(10)}
+
+    def mean_matching(self) -> Mapping[str, Computation]:
+        """One matching step of DM with ten classes: real batches of this size, ten images each; and
+        one of ROME, whose real images are attacked."""
+        model = self.model(self.config.dm.model).eval()
+        synthetic = torch.rand(100, *self.x.shape[1:], device=self.device).requires_grad_()
+
+        def step(adversary: RegularizerConfig) -> Computation:
+            none = RegularizerConfig.named("none")
+            attack = TrainingLoss(none, self.config.evaluation.eps, adversary)
+
+            def target(draws: torch.Generator) -> Tensor:
+                moved = attack.attacked(model, self.x, self.y, draws)
+                with torch.no_grad():
+                    x = self.x if moved is None else moved
+                    return features_and_logits(model, x)[0].flatten(1).mean(dim=0)
+
+            def compute() -> None:
+                draws = torch.Generator().manual_seed(0)
+                targets = torch.stack([target(draws) for _ in range(10)])
+                features, _ = features_and_logits(model, synthetic)
+                means = features.flatten(1).unflatten(0, (10, 10)).mean(dim=1)
+                torch.autograd.grad(mean_distance("squared", means, targets).sum(), synthetic)
+
+            return compute
+
+        attacked = self.config.rome.adversary
+        return {
+            "real images": step(RegularizerConfig.named("none")),
+            f"attacked, {attacked.steps} steps": step(attacked),
+        }
+
+    def recovery(self) -> Mapping[str, Computation]:
+        """One step of recovering this many images of one class, towards the running statistics or
+        those of the class."""
+        model = as_fast_as(self.model(self.config.model).eval(), self.config.compute)
+        u = self.x.clone().requires_grad_()
+        own = [(mean[None], variance[None]) for mean, variance in statistics_of(model, self.x)]
+
+        def step(bn_losses: BatchNormLoss) -> Computation:
+            def compute() -> None:
+                with frozen(model), bn_losses as bn_loss:
+                    loss = F.cross_entropy(model.of_normalized(u), self.y) + bn_loss.take()
+                    torch.autograd.grad(loss, u)
+
+            return compute
+
+        return {
+            "running statistics": step(BatchNormLoss(model, 10.0)),
+            "of each class": step(ClassBatchNormLoss(model, 10.0, own)),
+        }
 
     def trajectories(self, steps: int) -> Mapping[str, Computation]:
         """The gradient of trajectory matching by each of its ways, and of a longer walk."""

@@ -12,7 +12,7 @@ SMALL = ["--image-size", "8", "--batch-size", "4", "--student-steps", "4", "--ro
 
 
 def test_every_step_has_a_row(tmp_path: Path) -> None:
-    models = [f"{name}model.width=4" for name in ("", "dc.", "mtt.")]
+    models = [f"{name}model.width=4" for name in ("", "dc.", "dm.", "mtt.")]
     sets = [part for text in ("model.depth=2", *models) for part in ("--set", text)]
     assert overhead.main([*SMALL, "--output", str(tmp_path), *sets]) == 0
     with (tmp_path / "overhead" / "overhead.csv").open(newline="") as file:
@@ -31,6 +31,12 @@ def test_every_step_has_a_row(tmp_path: Path) -> None:
     assert passes["curvature, train"] < passes["curvature"] - 2
     assert passes["pgd-at"] == pytest.approx(passes["plain"] + 2 * 7, abs=1)
     assert passes["pgd-at, 10 steps"] == pytest.approx(passes["plain"] + 2 * 10, abs=1)
+    images = (10 * 4 + 2 * 100) / 4
+    assert passes["real images"] == pytest.approx(images, rel=0.2)
+    more = 10 * 2 * 3  # of ten batches, forward and back to the image in each of three steps
+    assert passes["attacked, 3 steps"] - passes["real images"] == pytest.approx(more, rel=0.2)
+    assert passes["running statistics"] == pytest.approx(2, abs=0.5)
+    assert passes["of each class"] == pytest.approx(2, abs=0.5)
     memory = {name: float(row["peak_mebibytes"]) for name, row in rows.items()}
     assert memory["adjoint, 4 steps"] < 0.6 * memory["unroll, 4 steps"]
     assert memory["adjoint, 20 steps"] < 2 * memory["adjoint, 4 steps"]
