@@ -26,7 +26,7 @@ ATTACK_STEP_PASSES = 2
 @dataclass(frozen=True, kw_only=True)
 class Dynamics(Stage):
     """What a teacher thinks of every training image after each of some epochs: the same training
-    again, as far as the last of them, so that nobody else pays for it."""
+    again, as far as the last of them, in one process, so that nobody else pays for it."""
 
     name, version, work = "dynamics", 1, "guard.methods.rded.dynamics:record"
     whitening: Whitening | None
