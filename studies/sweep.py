@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, get_args
 
 from studies.design.study import Story
 from studies.driver import flags
-from studies.driver.checks import checked_space, placed
+from studies.driver.checks import checked_space
 from studies.driver.options import SECTIONS
+from studies.driver.place import placed
 from studies.driver.request import Request, settled
 from studies.driver.run import run
 from studies.driver.settings import search_space

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,7 +22,7 @@ from tune.results.folder import RESERVED, STUDY_NAME, StudyFolder
 from tune.space import SearchSpace
 
 if TYPE_CHECKING:
-    from studies.driver.request import Request
+    pass
 
 FLOAT_BYTES = 4
 PROCESSES = "squeeze.processes"
@@ -100,18 +100,6 @@ def on_device(config: TrialConfig, device: str, address: str | None = None) -> T
     except ValueError as error:
         raise ConfigError("squeeze.processes", str(error)) from None
     return found
-
-
-def placed(config: TrialConfig, request: Request, varied: Collection[str]) -> TrialConfig:
-    """The config for the device that is asked for, and for the GPUs that `--resources` gives its
-    squeeze. varied: what differs between the trials. Raises StudyError or ConfigError."""
-    if PROCESSES in varied:
-        raise ConfigError(PROCESSES, "is the same in all trials of a study")
-    found = on_device(config, request.device, request.address)
-    gpus = parse_resources(request.resources, found).of("squeeze").gpus
-    if found.compute.device != "cuda" or gpus <= 1:
-        return found
-    return found.override({PROCESSES: int(gpus)})
 
 
 def checked_space(space: SearchSpace) -> SearchSpace:

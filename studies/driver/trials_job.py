@@ -13,9 +13,10 @@ from guard.trial import TrialConfig
 from studies.design.design import Design
 from studies.design.study import Study, conclusion
 from studies.driver import flags
-from studies.driver.checks import checked, placed
+from studies.driver.checks import checked
 from studies.driver.dryrun import print_fields, print_sharing, print_work
 from studies.driver.options import TRIALS_ONLY
+from studies.driver.place import placed
 from studies.driver.request import Request, settled
 from studies.driver.run import run
 from studies.driver.settings import base_config
