@@ -18,15 +18,19 @@ from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
 from guard.artifacts import ArtifactStore
+from guard.config import StudentConfig
 from guard.data.names import shown
 from guard.data.spec import ImageSpec
 from guard.data.tiles import enlarged, parts_of_set
 from guard.device import setup
 from guard.errors import DataError, Diverged
-from guard.models.saving import load_model, spec_from_dict
+from guard.models.input_layer import first_layer
+from guard.models.saving import load_model, load_spec, spec_from_dict
 from guard.pictures import contact_sheet, to_picture
+from guard.portable import CARD, PortableLabels
 from guard.stages import Distilled
 from guard.tensors import all_finite, pieces, write_rows
+from guard.training.labelling import labelling
 
 ROUNDING = 1e-3
 """By which pixels may leave [0, 1]."""
@@ -50,6 +54,8 @@ class DistilledSet:
     spec: ImageSpec
     card: dict[str, Any]
     """Method, IPC, the stages that it was made by."""
+    portable: PortableLabels | None = None
+    """A teacher's logits for training as if it were there (student.labels = fixed, budget)."""
 
     @property
     def ipc(self) -> int:
@@ -78,8 +84,9 @@ class DistilledSet:
 
     @classmethod
     def load(cls, folder: Path | str) -> DistilledSet:
-        """Read `images.safetensors` and `card.json` of a folder. Raises DataError, which names the
-        file and the rule, for what is no distilled set."""
+        """Read `images.safetensors`, `card.json` and, if the card names labels,
+        `labels.safetensors` of a folder. Raises DataError, which names the file and the rule, for
+        what is no distilled set."""
         place = Path(folder) / "images.safetensors"
         card, spec = _read_card(Path(folder) / "card.json")
         tensors = _read_tensors(place)
@@ -87,12 +94,14 @@ class DistilledSet:
             _check_tensors(tensors, spec)
         except ValueError as error:
             raise DataError(f"{shown(place)}: {error}") from None
+        count = len(tensors["labels"]) * card.get("partition", 1) ** 2
         return cls(
             images=tensors["images"],
             labels=tensors["labels"],
             soft_labels=tensors.get("soft_labels"),
             spec=spec,
             card=card,
+            portable=PortableLabels.load(folder, card, spec, count),
         )
 
     def save(self, folder: Path | str) -> None:
@@ -100,6 +109,8 @@ class DistilledSet:
         if self.soft_labels is not None:
             tensors["soft_labels"] = [self.soft_labels]
         write_rows(Path(folder) / "images.safetensors", tensors)
+        if self.portable is not None:
+            self.portable.save(folder)
         save_card(self.card, self.spec, folder)
 
     def one_hot(self) -> Tensor:
@@ -118,11 +129,14 @@ class DistilledSet:
 
     def export(self, folder: Path | str) -> None:
         """Write an ImageFolder tree, <folder>/<class number>_<class name>/<number>.png, 8 bits
-        (`guard.pictures.to_picture`), and the card."""
+        (`guard.pictures.to_picture`), and the card. A set with portable labels is saved whole
+        beside them, since those are of the images before they are rounded."""
         for number, (image, label) in enumerate(zip(self.images, self.labels, strict=True)):
             place = Path(folder) / class_folder(self.spec, int(label))
             place.mkdir(parents=True, exist_ok=True)
             to_picture(image).save(place / f"{number // self.spec.num_classes:04d}.png")
+        if self.portable is not None:
+            self.save(folder)
         save_card(self.card, self.spec, folder)
 
     def contact_sheet(self, max_columns: int = 10, max_rows: int = 20) -> Image.Image:
@@ -255,9 +269,31 @@ def assemble(stage: Distilled, store: ArtifactStore, folder: Path) -> Mapping[st
         "made_by": made_by,
     }
     write_rows(folder / "images.safetensors", rows)
+    if stage.portable is not None:
+        written = load_file(folder / "images.safetensors")["images"]
+        seen = parts_of_set(written, spec.num_classes, facts.get("partition", 1))
+        made = portable_labels(stage, stage.portable, store, seen, device)
+        card[CARD] = {**made.save(folder), "bn": stage.bn}
     save_card(card, spec, folder)
     DistilledSet.load(folder).contact_sheet().save(folder / "images.png")
     return {"metrics": metrics}
+
+
+def portable_labels(
+    stage: Distilled,
+    student: StudentConfig,
+    store: ArtifactStore,
+    images: Tensor,
+    device: torch.device,
+) -> PortableLabels:
+    """The teacher's logits of images (N, C, H, W), as `student` has them."""
+    assert stage.teacher is not None
+    path = store.read(stage.teacher).path
+    with labelling(path, stage.bn, device, stage.compute) as teacher:
+        if student.labels == "fixed":
+            return PortableLabels.fixed(student, teacher, images)
+        layer = first_layer(stage.whitening, load_spec(path), store).to(device)
+        return PortableLabels.pooled(student, teacher, images, layer)
 
 
 @torch.no_grad()

@@ -18,8 +18,12 @@ from guard.robustness.measures import CLEAN, ROBUST
 from guard.robustness.stages import JUDGING, Diagnose, Evaluate, Landscape, chain
 from guard.stage import Stage, waves
 from guard.stages import (
+    Committee,
     Distilled,
+    Early,
     EarlySqueeze,
+    Given,
+    Loaded,
     Part,
     Relabel,
     Squeeze,
@@ -27,6 +31,7 @@ from guard.stages import (
     Trained,
     Whitening,
 )
+from guard.teachers import distilled_set, labeller, student_of, trained_on_all
 from guard.trial import TrialConfig, methods
 
 RunStage = Callable[..., Sequence[Artifact]]
@@ -34,7 +39,18 @@ RunStage = Callable[..., Sequence[Artifact]]
 Report = Callable[[str, Mapping[str, float]], None]
 """report(heading that is done, the metrics under it)."""
 
-SHARED = (Whitening, EarlySqueeze, Squeeze, Distilled, Relabel, Student)
+SHARED = (
+    Whitening,
+    EarlySqueeze,
+    Squeeze,
+    Early,
+    Committee,
+    Distilled,
+    Given,
+    Loaded,
+    Relabel,
+    Student,
+)
 STAGES: Mapping[str, type[Stage]] = {
     **{kind.name: kind for kind in SHARED},
     **{kind.name: kind for method in methods().values() for kind in method.stages},
@@ -49,7 +65,8 @@ class TrialStages:
 
     teachers: Sequence[Trained]
     teacher_check: Sequence[Evaluate]
-    """The first teacher, or else the one that labels, under the cheap suite, on validation."""
+    """The first teacher, or else the one that labels, which is also the one where `labels` names
+    it, under the cheap suite, on validation."""
     rungs: Sequence[Sequence[Evaluate]]
     """The same of that teacher early in its training, where it is a squeeze, and at its end: where
     a search may end the trial."""
@@ -69,33 +86,20 @@ class TrialStages:
         distilled, student = None, None
         teacher = labeller(config, teachers) if parts else None
         if parts:
-            distilled = Distilled(
-                teacher=teacher,
-                parts=parts,
-                method=config.method,
-                ipc=config.ipc,
-                compute=config.compute,
-            )
-            whitening = Whitening.of(shared, config.student_model)
-            labels = Relabel.of(teacher, distilled, config.student, whitening) if teacher else None
-            student = Student(
-                distilled=distilled,
-                whitening=whitening,
-                labels=labels,
-                model=config.student_model,
-                student=config.student,
-                compute=config.compute,
-            )
-        judged = student or Squeeze.of(shared, config.student_model)
+            distilled = distilled_set(config, teacher, parts)
+            student = student_of(config, teacher, distilled)
+        judged = student or trained_on_all(config)
         surrogate = teachers[0] if teachers else None
         evaluation, data = config.evaluation, config.data
         diagnosis = (
             [Diagnose.of(judged, surrogate, data, evaluation)] if evaluation.diagnose else []
         )
+        plain = config.labels.is_plain
+        checked = (surrogate or teacher) if plain else (teacher or surrogate)
         return cls(
             teachers=teachers,
-            teacher_check=teacher_check(config, surrogate or teacher),
-            rungs=rungs(config, surrogate or teacher),
+            teacher_check=teacher_check(config, checked),
+            rungs=rungs(config, checked),
             parts=parts,
             distilled=distilled,
             student=judged,
@@ -120,14 +124,6 @@ class TrialStages:
         """Every stage of a trial that does not diverge, those together that can run together."""
         last = (self.student, *(links[-1] for links in self.verdicts.values()), *self.diagnosis)
         return waves(*self.teachers, *self.teacher_check, *last)
-
-
-def labeller(config: TrialConfig, teachers: Sequence[Trained]) -> Trained | None:
-    """The network whose logits label the student's batches; None: the set's own labels."""
-    own, labels = config.own, config.student.labels
-    if labels == "hard" or (labels == "auto" and not own.teacher_labels):
-        return None
-    return teachers[0] if own.teacher_labels else Squeeze.of(config.shared)
 
 
 def teacher_check(config: TrialConfig, teacher: Trained | None) -> list[Evaluate]:

@@ -13,7 +13,7 @@ from typing import Any, ClassVar, get_args
 
 from guard.config.common import ComputeConfig
 from guard.config.data import DataConfig
-from guard.config.schema import Config, digest, field_names, type_hints
+from guard.config.schema import Config, digest, field_names, later, type_hints
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,11 +52,12 @@ class Stage:
 
     @property
     def config(self) -> dict[str, Any]:
-        """The other fields as plain values. Data with a known content is named by it, wherever it
-        lies."""
-        inputs = input_fields(type(self))
+        """The other fields as plain values, without those of LATER at their default. Data with a
+        known content is named by it, wherever it lies."""
+        inputs, silent = input_fields(type(self)), later(type(self)).items()
         names = [name for name in field_names(type(self)) if name not in inputs]
-        return {name: _plain(getattr(self, name)) for name in names}
+        values = {name: getattr(self, name) for name in names}
+        return {name: _plain(v) for name, v in values.items() if (name, v) not in silent}
 
     @property
     def mended(self) -> tuple[str, ...]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 from guard.config.common import ComputeConfig, ModelConfig
 from guard.config.data import DataConfig
 from guard.config.regularizers import RegularizerConfig
-from guard.config.schema import field_names
+from guard.config.schema import LATER, field_names
 from guard.config.shared import Shared
 from guard.config.training import SqueezeConfig, StudentConfig, TrainConfig
 from guard.stage import Sizes, Stage
@@ -73,6 +74,8 @@ class Squeeze(Trained):
     regularizer: RegularizerConfig
     eps: float
     seed: int
+    keeps: bool = field(default=False, metadata=LATER)
+    """Whether it keeps the network as it is after some of its epochs (`kept_epochs`)."""
     compute: ComputeConfig
 
     @classmethod
@@ -87,6 +90,7 @@ class Squeeze(Trained):
             regularizer=shared.acting_regularizer,
             eps=shared.radius(shared.regularizer),
             seed=shared.seed,
+            keeps=shared.keeps,
             compute=shared.compute,
         )
 
@@ -98,7 +102,7 @@ class Squeeze(Trained):
     def looks(self) -> list[EarlySqueeze]:
         """Where it may be looked at before its end, in order."""
         every = sorted({max(1, round(share * self.train.epochs)) for share in LOOKS})
-        own = {name: getattr(self, name) for name in field_names(Squeeze)}
+        own = {name: getattr(self, name) for name in field_names(Squeeze)} | {"keeps": False}
         return [EarlySqueeze(**own, until=until) for until in every if until < self.epochs]
 
     @property
@@ -124,6 +128,25 @@ class EarlySqueeze(Squeeze):
         return self.until
 
 
+@dataclass(frozen=True, kw_only=True)
+class Early(Trained):
+    """A network as it is after some epochs of its training."""
+
+    name, version, work = "early", 1, "guard.training.committee:stopped_early"
+    teacher: Squeeze
+    epoch: int
+    compute: ComputeConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class Committee(Trained):
+    """Several networks as one: the mean of their logits."""
+
+    name, version, work = "committee", 1, "guard.training.committee:together"
+    teachers: tuple[Trained, ...]
+    compute: ComputeConfig
+
+
 class Part(Stage):
     """A stage that makes images, or some of each class (`guard.distilled.save_part`), and says of
     it: `metrics`."""
@@ -144,20 +167,64 @@ class Distilled(Stage):
     parts: tuple[Part, ...]
     method: str
     ipc: int
+    portable: StudentConfig | None = field(default=None, metadata=LATER)
+    """The teacher's logits that lie beside the images, as far as they depend on the student
+    (`StudentConfig.portable_only`); None: there are none."""
+    bn: str = field(default="eval", metadata=LATER)
+    """The teacher's BatchNorm for these labels."""
+    whitening: Whitening | None = None
+    """The student's, where the labelled batches depend on it."""
     compute: ComputeConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class Given(Distilled):
+    """A set that somebody made, in whatever form (`guard.data.given`)."""
+
+    name, version, work = "given", 1, "guard.given:read_set"
+    path: str
+    """Where it lies; not what it is."""
+    sha256: str
+    """Its content."""
+    data: DataConfig
+    """What its images are of."""
+
+    @property
+    def config(self) -> dict[str, Any]:
+        return {**super().config, "path": ""}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Loaded(Trained):
+    """A network that somebody trained."""
+
+    name, version, work = "loaded", 1, "guard.given:load_weights"
+    path: str
+    """Of its weights; not what they are."""
+    sha256: str
+    """Their content."""
+    model: ModelConfig
+    data: DataConfig
+    compute: ComputeConfig
+
+    @property
+    def config(self) -> dict[str, Any]:
+        return {**super().config, "path": ""}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Relabel(Stage):
     """A teacher's logits for every epoch of the student's augmented batches."""
 
-    name, version, work = "relabel", 4, "guard.training.student:relabel"
+    name, version, work = "relabel", 4, "guard.training.labels:relabel"
     teacher: Trained
     distilled: Distilled
     student: StudentConfig
     """As far as the batches depend on it (`StudentConfig.batches_only`)."""
     whitening: Whitening | None
     """The student's, where the batches depend on it."""
+    bn: str = field(default="eval", metadata=LATER)
+    """The teacher's BatchNorm."""
     compute: ComputeConfig
 
     @classmethod
@@ -167,13 +234,15 @@ class Relabel(Stage):
         distilled: Distilled,
         student: StudentConfig,
         whitening: Whitening | None,
+        bn: str = "eval",
     ) -> Relabel:
-        """whitening: of the student's first layer."""
+        """whitening: of the student's first layer; bn: the teacher's BatchNorm."""
         return cls(
             teacher=teacher,
             distilled=distilled,
             student=student.batches_only(),
             whitening=dsa_space(student.train, whitening),
+            bn=bn,
             compute=distilled.compute,
         )
 
@@ -192,6 +261,8 @@ class Student(Trained):
     """None: the set's own labels."""
     model: ModelConfig
     student: StudentConfig
+    eps: float = field(default=0.0, metadata=LATER)
+    """Radius of the threat model, where the student is trained against it."""
     compute: ComputeConfig
 
     @property
@@ -199,7 +270,8 @@ class Student(Trained):
         return mended_batches(self.student.train, self.whitening)
 
     def passes(self, sizes: Sizes) -> float:
-        return PLAIN_STEP * images_seen(self.distilled, self.student, sizes)
+        per_image = PLAIN_STEP + self.student.regularizer.passes
+        return per_image * images_seen(self.distilled, self.student, sizes)
 
 
 def images_seen(distilled: Distilled, student: StudentConfig, sizes: Sizes) -> int:

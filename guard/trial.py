@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated
 
 from guard.config.common import ComputeConfig, ModelConfig, Seed
 from guard.config.data import DataConfig
 from guard.config.evaluation import EvaluationConfig
+from guard.config.labels import OWN, LabelConfig, kept_epochs
 from guard.config.regularizers import RegularizerConfig
 from guard.config.rules import OneOf, at_least
 from guard.config.schema import LATER, Config, digest, later, type_hints
 from guard.config.shared import Shared
-from guard.config.training import SqueezeConfig, StudentConfig
+from guard.config.training import PORTABLE, TAUGHT, SqueezeConfig, StudentConfig
 from guard.errors import ConfigError
 from guard.methods.dc import DC, DSA
 from guard.methods.dm import C2R, DM, IDM, NCFM, ROME
@@ -60,6 +61,7 @@ class TrialConfig(Config):
     c2r: C2R = field(default=C2R(), metadata=LATER)
     kcenter: KCenter = field(default=KCenter(), metadata=LATER)
     student: StudentConfig = field(default_factory=StudentConfig)
+    labels: LabelConfig = field(default_factory=LabelConfig, metadata=LATER)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     compute: ComputeConfig = field(default_factory=ComputeConfig)
 
@@ -82,25 +84,64 @@ class TrialConfig(Config):
         if self.regularizer.active:
             self._check_regularizer()
         self.own.check_trial(self.shared)
+        self._check_labels()
         if self.student.learned_lr and not self.own.learns_rate:
             able = ", ".join(name for name, method in methods().items() if method.learns_rate)
             raise ConfigError(
                 "student.learned_lr", f"{self.method} learns no learning rate; {able} do"
             )
 
+    def _check_labels(self) -> None:
+        """Whether the method, the student's labels and their teacher go together. Raises
+        ConfigError."""
+        student = self.student
+        if self.distils and student.labels == "own" and not self.own.learns_labels:
+            raise ConfigError(
+                "student.labels",
+                f"own: {self.method} learns no labels here; auto is what it has",
+            )
+        if self.distils and student.regularizer.facts.needs_teacher and not self.is_taught:
+            raise ConfigError(
+                "student.regularizer.kind",
+                f"{student.regularizer.kind} stays near a teacher's logits, so {self.method} needs "
+                f"student.labels = {', '.join(TAUGHT)}; got {student.labels}",
+            )
+        if student.regularizer.active and student.regularizer.units == "normalized":
+            self._check_units("student.regularizer.units", {self.student_model.input})
+        kept = kept_epochs(self.squeeze.epochs)
+        if self.labels.epoch is not None and self.labels.epoch not in kept:
+            raise ConfigError(
+                "labels.epoch",
+                f"of {self.squeeze.epochs} epochs {', '.join(map(str, kept))} are kept; got "
+                f"{self.labels.epoch}",
+            )
+
     def _check_regularizer(self) -> None:
         kind = self.regularizer.kind
+        if self.regularizer.facts.needs_teacher:
+            raise ConfigError(
+                "regularizer.kind",
+                f"{kind} stays near a teacher's logits, so it is of students alone: "
+                f"student.regularizer={kind}",
+            )
+        if not self.distils and self.student.regularizer.active:
+            raise ConfigError(
+                "regularizer",
+                f"{self.method} trains one network, on which student.regularizer acts already",
+            )
         if not self.can_be_regularized:
             raise ConfigError(
                 "regularizer",
                 f"{self.method} trains no network on real images that {kind} could act on; "
                 "set regularizer=none, or student.labels=soft",
             )
-        inputs = {model.input for model in self.regularized_models}
-        if self.regularizer.units == "normalized" and inputs != {"normalize"}:
-            raise ConfigError(
-                "regularizer.units", "normalized needs model.input = normalize, got zca"
-            )
+        if self.regularizer.units == "normalized":
+            inputs = {model.input for model in self.regularized_models}
+            self._check_units("regularizer.units", inputs)
+
+    def _check_units(self, path: str, inputs: Collection[str]) -> None:
+        if set(inputs) != {"normalize"}:
+            raise ConfigError(path, "normalized needs model.input = normalize, got zca")
 
     @property
     def own(self) -> Method:
@@ -121,12 +162,30 @@ class TrialConfig(Config):
             ipc=self.ipc,
             seed=self.seed,
             compute=self.compute,
+            keeps=self.is_taught and self.labels.epoch is not None,
         )
+
+    @property
+    def is_taught(self) -> bool:
+        """Whether a teacher labels the student's images."""
+        labels = self.student.labels
+        by_method = labels == "auto" and self.own.teacher_labels
+        return self.distils and (labels in TAUGHT or by_method)
+
+    @property
+    def has_portable_labels(self) -> bool:
+        """Whether the teacher's labels lie in the distilled set."""
+        return self.distils and self.student.labels in PORTABLE
 
     @property
     def can_be_regularized(self) -> bool:
         """Whether a regularizer has a place in the method, or in the teacher of its soft labels."""
-        return self.own.takes_regularizer or self.student.labels == "soft"
+        return self.own.takes_regularizer or self._labels_regularized
+
+    @property
+    def _labels_regularized(self) -> bool:
+        """Whether a teacher that is trained as `squeeze` says, with the regularizer, labels."""
+        return self.student.labels in TAUGHT and OWN in self.labels.teachers
 
     @property
     def distils(self) -> bool:
@@ -137,7 +196,7 @@ class TrialConfig(Config):
     def regularized_models(self) -> list[ModelConfig]:
         """The networks that the regularizer acts on."""
         models = [self.distilled_model if self.distils else self.student_model]
-        return [*models, self.model] if self.student.labels == "soft" else models
+        return [*models, self.model] if self._labels_regularized else models
 
     @property
     def distilled_model(self) -> ModelConfig:

@@ -1,6 +1,7 @@
 """Methods and attacks, with GUARD and without, beside the controls.
 
-At the preset's images per class; `--set 'ipc=choice(1, 10, 50)'` makes them an axis.
+At the preset's images per class; `--set 'ipc=choice(1, 10, 50)'` makes them an axis, and `--set
+'student.model.name=choice(bn-convnet, resnet18, torchvision:mobilenet_v2)'` the student's network.
 """
 
 from __future__ import annotations
@@ -9,13 +10,16 @@ from collections.abc import Mapping
 
 from matplotlib.figure import Figure
 
+from guard.config import ModelConfig
+from guard.config.common import TORCHVISION
 from studies.design.design import Design
-from studies.design.study import Study, confirmed
+from studies.design.study import Study, Table, confirmed
 from studies.driver.trials_job import run_command
 from studies.presets import Preset
 from studies.reporting.figures import arms_figure, attacks_figure, ipc_figure
 from tune.results.findings import Results, gains_in_words
-from tune.results.tables import shared_attacks
+from tune.results.tables import percent, shared_attacks
+from tune.results.wording import title
 
 GUARDED = ("sre2l", "cda")
 UNGUARDED = ("mtt", "tesla", "mat", "random")
@@ -45,6 +49,38 @@ def figures(results: Results) -> Mapping[str, Figure]:
     return found
 
 
+def tables(results: Results) -> list[Table]:
+    """Methods by the student's network, where there are several."""
+    cells: dict[str, dict[str, str]] = {}
+    for comparison in results.comparisons:
+        config = comparison.arm.config
+        if not config.distils:
+            continue
+        others = config.override({"student.model": None})
+        row = cells.setdefault(others.fingerprint(), {"": title(others)})
+        found = f"{percent(comparison.clean)}, {percent(comparison.robust)}"
+        row[network(config.student_model)] = found
+    networks = list(dict.fromkeys(name for row in cells.values() for name in row if name))
+    if len(networks) < 2:
+        return []
+    return [
+        Table(
+            anchor="networks",
+            title="Across networks",
+            caption="Clean and robust accuracy in percent, by the student's network; the set is "
+            "the same along a row.",
+            columns=["configuration", *networks],
+            rows=[[row[""], *(row.get(name, "") for name in networks)] for row in cells.values()],
+        )
+    ]
+
+
+def network(model: ModelConfig) -> str:
+    """In words."""
+    size = f" ({model.depth} x {model.width})" if model.reads_width else ""
+    return model.name.removeprefix(TORCHVISION) + size
+
+
 STUDY = Study(
     name="compare",
     question="How clean and how robust are students of each method, with GUARD's penalty and not?",
@@ -53,6 +89,7 @@ STUDY = Study(
     design=design,
     figures=figures,
     answer=gains_in_words,
+    tables=tables,
 )
 
 

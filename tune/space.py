@@ -24,7 +24,7 @@ CONTROL = "control"
 """Optuna user attribute of the trials without a penalty that every study starts with."""
 CONTROL_POINTS = 3
 """Values of each numeric path, other than the regularizer's, that controls are run at."""
-FIRST = ("method", "regularizer", "regularizer.kind")
+FIRST = ("method", "student.labels", "regularizer", "regularizer.kind")
 """What other paths depend on, so it is drawn first."""
 NUMERIC: dict[str, Callable[[Any, Any], BaseDistribution]] = {
     "uniform": lambda low, high: FloatDistribution(low, high),
@@ -116,8 +116,10 @@ class SearchSpace:
         if section == "regularizer":
             used = not name or name in config.regularizer.fields_used()
             return used and config.can_be_regularized
-        if section == "squeeze" and config.student.labels == "soft":
+        if section == "squeeze" and config.is_taught:
             return True
+        if section == "labels":
+            return config.is_taught
         others = {name for method in methods().values() for name in sections(method)}
         return section not in others or section in sections(type(config.own))
 

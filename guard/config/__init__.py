@@ -8,6 +8,7 @@ plans stages stays small. The methods' own sections are in `guard.methods`, the 
 from guard.config.common import ComputeConfig, ModelConfig, Seed
 from guard.config.data import DATASETS, DataConfig
 from guard.config.evaluation import EvaluationConfig, expanded, passes_of, radius_text, reported
+from guard.config.labels import LabelConfig
 from guard.config.regularizers import RegularizerConfig
 from guard.config.shared import Shared
 from guard.config.training import (
@@ -27,6 +28,7 @@ __all__ = [
     "DataConfig",
     "DsaOp",
     "EvaluationConfig",
+    "LabelConfig",
     "ModelConfig",
     "RegularizerConfig",
     "Seed",

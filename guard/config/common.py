@@ -2,11 +2,33 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
-from guard.config.rules import at_least
+from guard.config.rules import OneOf, at_least
 from guard.config.schema import LATER, Config
+from guard.errors import ConfigError
+
+NETWORKS = ("convnet", "bn-convnet", "resnet18")
+TORCHVISION = "torchvision:"
+TORCHVISION_NAME = re.compile(rf"{TORCHVISION}[a-z][a-z0-9_]*")
+NO_BATCHNORM = ("alexnet", "convnext", "squeezenet", "swin", "vgg", "vit")
+"""How names of torchvision's networks begin that have none, unless they end in _bn."""
+
+
+@dataclass(frozen=True)
+class NetworkName(OneOf):
+    """A name of the table, or torchvision:NAME; whether torchvision has it is known when the
+    network is built."""
+
+    def check(self, value: object) -> None:
+        """Raises ConfigError, which lists the table."""
+        if not (isinstance(value, str) and TORCHVISION_NAME.fullmatch(value)):
+            OneOf((*self.table, f"{TORCHVISION}NAME")).check(value)
+            if value not in self.table:
+                raise ConfigError("", f"NAME is that of a classifier of torchvision, got {value}")
+
 
 Seed = Annotated[int, at_least(0)]
 
@@ -15,7 +37,9 @@ Seed = Annotated[int, at_least(0)]
 class ModelConfig(Config):
     """A network. Its first layer is always the normalisation of the data set."""
 
-    name: Literal["convnet", "bn-convnet", "resnet18"] = "bn-convnet"
+    name: Annotated[str, NetworkName(NETWORKS)] = "bn-convnet"
+    """convnet, bn-convnet, resnet18, or a classifier of torchvision: torchvision:mobilenet_v2, …;
+    of those dropout and stochastic depth are off."""
     width: Annotated[int, at_least(1)] = 32
     """Channels of the first block (convnet, bn-convnet)."""
     depth: Annotated[int, at_least(1, at_most=1000)] = 4
@@ -23,17 +47,32 @@ class ModelConfig(Config):
     norm: Literal["instance", "batch", "group", "layer", "none"] = "instance"
     """Normalisation layers of convnet (DC and MTT use instance)."""
     stem: Literal["auto", "32", "64", "224", "tiny-224"] = "auto"
-    """ResNet-18's first layers by image side; tiny-224 is GUARD's Tiny ImageNet stem at 224 px."""
+    """First layers of ResNet-18 and torchvision's networks by image side: 224 as published, 32 and
+    64 at full resolution (`guard.models.stems`), auto by the images; tiny-224 is GUARD's Tiny
+    ImageNet stem of ResNet-18 at 224 px."""
     input: Literal["normalize", "zca"] = "normalize"
     """The fixed first layer: mean and deviation of each channel, or ZCA whitening of the training
     images (as MTT on CIFAR; up to 4096 values an image)."""
 
+    def check(self) -> None:
+        """Another network's stem. Raises ConfigError."""
+        if self.torchvision_name is not None and self.stem == "tiny-224":
+            raise ConfigError("stem", f"tiny-224 is of resnet18, got {self.name}")
+
+    @property
+    def torchvision_name(self) -> str | None:
+        """Of a classifier of torchvision; None for our own networks."""
+        return self.name.removeprefix(TORCHVISION) if self.name.startswith(TORCHVISION) else None
+
     @property
     def reads_width(self) -> bool:
-        return self.name != "resnet18"
+        return self.name in ("convnet", "bn-convnet")
 
     @property
     def has_batchnorm(self) -> bool:
+        theirs = self.torchvision_name
+        if theirs is not None:
+            return theirs.endswith("_bn") or not theirs.startswith(NO_BATCHNORM)
         return self.name != "convnet" or self.norm == "batch"
 
 

@@ -52,8 +52,12 @@ SUITES: Mapping[str, tuple[str, ...]] = {
     "search": ("pgd20",),
     "paper": ("pgd100", "square", "autoattack", "cw", "mim"),
     "standard": ("autoattack",),
+    "dd-robustbench": ("fgsm", "pgd10", "margin10", "vmi", "jitter", "autoattack"),
+    "beard": ("fgsm", "pgd10", "cw", "deepfool", "autoattack"),
 }
-"""Names that stand for several attacks: search is cheap, for trials; paper is GUARD's Table 2."""
+"""Names that stand for several attacks: search is cheap, for trials; paper is GUARD's Table 2;
+dd-robustbench is that benchmark's (arXiv 2403.13322; its CW in L_inf is PGD on the logit margin),
+beard the other's, without SPSA, which there is not here (its Square is AutoAttack's)."""
 
 
 def steps_of(name: str) -> int | None:
@@ -107,7 +111,7 @@ class EvaluationConfig(Config):
     attacks: tuple[str, ...] = ("pgd20",)
     """fgsm, mim, pgd<k>, margin<k> (PGD on the logit margin), jitter, vmi, apgd-ce, apgd-t, fab-t,
     square, square<k>, cw and deepfool (at any distance), or a suite: search, paper, standard,
-    autoattack."""
+    dd-robustbench, beard, autoattack."""
     cascade: bool = True
     """Each attack sees only the samples that the earlier, cheaper ones left right: the worst case
     is the same and costs less. False: each attack sees every sample that is right, so that each has
@@ -129,6 +133,8 @@ class EvaluationConfig(Config):
             "more_eps": (1 / 255, 2 / 255, 4 / 255),
             "attacks": ("standard",),
         },
+        "dd-robustbench": {"eps": 2 / 255, "attacks": ("dd-robustbench",), "cascade": False},
+        "beard": {"eps": 8 / 255, "attacks": ("beard",), "cascade": False},
         "digits": {"eps": 0.1, "more_eps": (0.05, 0.2), "attacks": ("standard",)},
     }
 

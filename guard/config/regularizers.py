@@ -27,6 +27,8 @@ class Kind:
     attacks: bool = False
     """Whether the loss is of attacked images (`losses.ADVERSARIAL_LOSSES`); a penalty otherwise
     (`penalties.PENALTIES`)."""
+    needs_teacher: bool = False
+    """Whether it is a loss of a student near a teacher's logits (`student.regularizer`)."""
 
     @property
     def is_penalty(self) -> bool:
@@ -48,6 +50,9 @@ KINDS: Mapping[str, Kind] = {
     "adversarial": Kind(reads=ATTACK, passes=lambda own: 2 * own.steps, attacks=True),
     "trades": Kind(reads=WEIGHTED, passes=lambda own: 2 * own.steps + 3, attacks=True),
     "mart": Kind(reads=WEIGHTED, passes=lambda own: 2 * own.steps + 3, attacks=True),
+    "rslad": Kind(
+        reads=WEIGHTED, passes=lambda own: 2 * own.steps + 3, attacks=True, needs_teacher=True
+    ),
 }
 
 
@@ -61,6 +66,8 @@ class RegularizerConfig(Config):
     adversarial: the loss of attacked images only (arXiv 1706.06083); λ is not used.
     trades: λ·KL(f(x) ‖ f(x')) at attacked images x' (arXiv 1901.08573).
     mart: misclassification-aware adversarial training (ICLR 2020, Wang et al.).
+    rslad: (1−λ)·D(x) + λ·D(x'), D the student's distance from its teacher's answer to x (arXiv
+    2108.07969); of students alone.
     """
 
     kind: Annotated[str, OneOf(KINDS)] = "curvature"
@@ -91,7 +98,8 @@ class RegularizerConfig(Config):
     h_ramp: tuple[Annotated[float, above(0)], ...] = field(default=(), metadata=LATER)
     """h of the first epochs, one after another; then it is `h`."""
     steps: Annotated[int, at_least(1)] = 7
-    """Of the attack (adversarial, trades, mart): signed gradient ascent from a random start."""
+    """Of the attack (adversarial, trades, mart, rslad): signed gradient ascent from a random
+    start."""
     step_size: Annotated[float, above(0)] = 0.25
     """Of the attack, as a share of its radius."""
     eps: Annotated[float, above(0, at_most=1)] | None = None
@@ -104,6 +112,7 @@ class RegularizerConfig(Config):
         "fgsm-rs": {"kind": "adversarial", "steps": 1, "step_size": 1.25},
         "trades": {"kind": "trades", "weight": 6, "steps": 10},
         "mart": {"kind": "mart", "weight": 5, "steps": 10},
+        "rslad": {"kind": "rslad", "weight": 5 / 6, "steps": 10},
         "guard-dc": {
             "kind": "loss-difference",
             "weight": 0.5,

@@ -121,9 +121,17 @@ def _read_field_names(cls: type) -> tuple[str, ...]:
 field_names: Callable[[type], tuple[str, ...]] = functools.cache(_read_field_names)
 
 
-def later(cls: type) -> dict[str, Any]:
+def _read_later(cls: type) -> dict[str, Any]:
     """The fields of LATER, with their defaults."""
-    return {f.name: f.default for f in dataclasses.fields(cls) if f.metadata == LATER}
+    return {f.name: _default(f) for f in dataclasses.fields(cls) if f.metadata == LATER}
+
+
+def _default(field: dataclasses.Field[Any]) -> Any:
+    made = field.default_factory
+    return field.default if made is dataclasses.MISSING else made()
+
+
+later: Callable[[type], dict[str, Any]] = functools.cache(_read_later)
 
 
 def paths(cls: type[Config], prefix: str = "") -> Iterator[str]:
@@ -175,7 +183,7 @@ def _set(cls: type[Config], tree: dict[str, Any], path: list[str], value: Any) -
         if section is None:
             raise ConfigError("", f"has no fields, so {'.'.join(path)!r} does not exist")
         if name not in tree:
-            tree[name] = cls().to_dict().get(name, {})
+            tree[name] = _plain(getattr(cls(), name))
         if tree[name] is None:
             tree[name] = section().to_dict()
         if not isinstance(tree[name], Mapping):

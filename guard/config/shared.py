@@ -25,6 +25,8 @@ class Shared:
     ipc: int
     seed: int
     compute: ComputeConfig
+    keeps: bool = False
+    """Whether a network that is trained as `squeeze` says is kept as it is on the way, too."""
 
     @property
     def acting_regularizer(self) -> RegularizerConfig:

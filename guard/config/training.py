@@ -7,12 +7,14 @@ from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, ClassVar, Literal
 
 from guard.config.common import ModelConfig, Seed
+from guard.config.regularizers import RegularizerConfig
 from guard.config.rules import above, at_least
 from guard.config.schema import LATER, Config
 from guard.errors import ConfigError
 
 Augmentation = Literal["crop", "flip", "resized-crop", "dsa"]
 DsaOp = Literal["color", "crop", "cutout", "flip", "scale", "rotate"]
+Labels = Literal["auto", "soft", "hard", "own", "fixed", "budget"]
 DSA_OPS: tuple[DsaOp, ...] = ("color", "crop", "cutout", "flip", "scale", "rotate")
 
 
@@ -31,8 +33,9 @@ class TrainConfig(Config):
     `decay_all`."""
     decay_all: bool = field(default=False, metadata=LATER)
     """AdamW: decay biases and the parameters of normalisation layers too."""
-    schedule: Literal["cosine", "constant", "step"] = "cosine"
-    """Learning rate by epoch; cosine falls to 0 after the last one, step to a tenth half way."""
+    schedule: Literal["cosine", "constant", "step", "half-cosine"] = "cosine"
+    """Learning rate by epoch; cosine falls to 0 after the last one, step to a tenth half way,
+    half-cosine to a half after the last (a cosine stretched twofold, as RDED and EDC have it)."""
     warmup_epochs: Annotated[int, at_least(0)] = 0
     """Epochs of linear rise, from lr/100."""
     augment: tuple[Augmentation, ...] = ()
@@ -80,19 +83,39 @@ class SqueezeConfig(TrainConfig):
             )
 
 
+TAUGHT = ("soft", "fixed", "budget")
+"""Kinds of labels that a teacher gives."""
+PORTABLE = ("fixed", "budget")
+"""Those that lie in the distilled set."""
 CONDENSATION_STUDENT: Mapping[str, Any] = {"batch_size": 256, "lr": 0.01, "schedule": "step"}
+
+
+RDED_STUDENT: Mapping[str, Any] = {
+    "epochs": 300,
+    "batch_size": 50,
+    "optimizer": "adamw",
+    "lr": 1e-3,
+    "weight_decay": 0.01,
+    "decay_all": True,
+    "schedule": "half-cosine",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
 class StudentConfig(Config):
-    """Natural training on the distilled set."""
+    """Training on the distilled set, natural unless its own regularizer says otherwise."""
 
     model: ModelConfig | None = None
     """None: the model that the set was distilled with."""
     seed: Seed = 0
-    labels: Literal["auto", "soft", "hard"] = "auto"
-    """soft: a teacher's logits for every augmented batch; for a method without a teacher one is
-    trained as `squeeze` says. auto: soft where the method has a teacher or learns labels."""
+    labels: Labels = "auto"
+    """soft: a teacher's logits for every augmented batch of every epoch (arXiv 2112.01528); for a
+    method without a teacher one is trained as `squeeze` says. fixed: its logits for each image as
+    it is. budget: those of `budget` augmented batches, used again and again. hard: the classes.
+    own: the labels that were learned with the images. auto: soft where the method has a teacher,
+    else own where it learns labels, else hard."""
+    budget: Annotated[int, at_least(1)] = field(default=100, metadata=LATER)
+    """Batches of labels = budget, drawn once."""
     learned_lr: bool = False
     """Train at the learning rate that was distilled with the images (mtt, tesla, mat)."""
     train: TrainConfig = field(
@@ -104,9 +127,42 @@ class StudentConfig(Config):
     """T of KL(softmax(teacher/T) ‖ softmax(student/T)), with a teacher's logits."""
     scale_by_t2: bool = False
     """Multiply the loss by T², as in Hinton et al. (arXiv 1503.02531); FKD does not."""
+    loss: Literal["kl", "mse", "cosine"] = field(default="kl", metadata=LATER)
+    """Of a teacher's logits. kl: see `temperature`. mse: squared difference of logits, and γ times
+    the cross-entropy of the classes (EDC, arXiv 2404.13733). cosine: 1 less the cosine of the
+    student's logits and a mean of class and teacher's probabilities (GIFT, arXiv 2405.14736)."""
+    hard_weight: Annotated[float, at_least(0)] | None = field(default=None, metadata=LATER)
+    """Of the classes: γ of their cross-entropy beside kl and mse, the share w of cosine; null: as
+    published, 0, 0.025 and 0.1."""
+    ema: Annotated[float, at_least(0, at_most=0.99999)] = field(default=0.0, metadata=LATER)
+    """The student is a moving average of its weights: a·average + (1−a)·weights after each step,
+    with this a; 0: none."""
+    regularizer: RegularizerConfig = field(
+        default_factory=lambda: RegularizerConfig(kind="none", weight=0), metadata=LATER
+    )
+    """Makes the student itself robust: on its own batches and labels, at the threat model's
+    radius."""
     mix: Literal["none", "mixup", "cutmix"] = "none"
     mix_alpha: Annotated[float, above(0)] = 1.0
     """Both parameters of the Beta distribution that mixing draws from."""
+
+    def check(self) -> None:
+        """A share above 1, and robust soft label distillation without a teacher's logits to be
+        near to. Raises ConfigError."""
+        if self.loss == "cosine" and self.hard_share > 1:
+            raise ConfigError("hard_weight", f"is a share of cosine, got {self.hard_share}")
+        if self.regularizer.facts.needs_teacher and self.labels in ("hard", "own"):
+            raise ConfigError(
+                "regularizer.kind",
+                f"{self.regularizer.kind} stays near a teacher's logits, so it needs labels = "
+                f"{', '.join(TAUGHT)}; got {self.labels}",
+            )
+
+    @property
+    def hard_share(self) -> float:
+        """The weight of the classes."""
+        published = {"kl": 0.0, "mse": 0.025, "cosine": 0.1}
+        return published[self.loss] if self.hard_weight is None else self.hard_weight
 
     def batches_only(self) -> StudentConfig:
         """Without what the student's batches do not depend on: students that differ in that share
@@ -116,9 +172,14 @@ class StudentConfig(Config):
             self,
             model=plain.model,
             labels=plain.labels,
+            budget=plain.budget,
             learned_lr=plain.learned_lr,
             temperature=plain.temperature,
             scale_by_t2=plain.scale_by_t2,
+            loss=plain.loss,
+            hard_weight=plain.hard_weight,
+            ema=plain.ema,
+            regularizer=plain.regularizer,
             train=replace(
                 self.train,
                 optimizer=loop.optimizer,
@@ -130,6 +191,16 @@ class StudentConfig(Config):
                 warmup_epochs=loop.warmup_epochs,
             ),
         )
+
+    def portable_only(self) -> StudentConfig:
+        """What labels that lie in the distilled set depend on: of a pool its batches, whatever the
+        number of epochs; of fixed ones the size of a batch that the teacher may see together."""
+        kept, plain = self.batches_only(), StudentConfig()
+        if self.labels == "fixed":
+            loop = replace(plain.train, batch_size=self.train.batch_size)
+            return replace(plain, labels=self.labels, train=loop)
+        loop = replace(kept.train, epochs=plain.train.epochs)
+        return replace(kept, labels=self.labels, budget=self.budget, train=loop)
 
     NAMED: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "sre2l-imagenet": {
@@ -168,6 +239,28 @@ class StudentConfig(Config):
             "mix": "mixup",
             "mix_alpha": 0.8,
         },
+        "rd3": {
+            "train": {
+                "epochs": 400,
+                "batch_size": 50,
+                "optimizer": "adamw",
+                "lr": 1e-3,
+                "weight_decay": 0.0,
+                "augment": ("resized-crop", "flip"),
+            },
+            "mix": "cutmix",
+        },
+        "rded": {"train": {**RDED_STUDENT, "augment": ("flip",)}, "mix": "cutmix"},
+        "rded-imagenet": {
+            "train": {**RDED_STUDENT, "augment": ("resized-crop", "flip"), "crop_scale": 0.5},
+            "mix": "cutmix",
+        },
+        "edc": {
+            "train": {**RDED_STUDENT, "epochs": 1000, "augment": ("resized-crop", "flip")},
+            "loss": "mse",
+            "ema": 0.99,
+            "mix": "cutmix",
+        },
         "dc": {"train": {**CONDENSATION_STUDENT, "epochs": 300}},
         "dsa": {"train": {**CONDENSATION_STUDENT, "epochs": 1000, "augment": ("dsa",)}},
         "mtt": {
@@ -175,4 +268,8 @@ class StudentConfig(Config):
             "learned_lr": True,
         },
     }
-    """The papers' recipes: SRe2L (arXiv 2306.13092) by data set, DC, DSA and MTT."""
+    """The papers' recipes: SRe2L (arXiv 2306.13092) by data set, DC, DSA and MTT; RD3, one for all
+    methods that label by a teacher (its Adam is AdamW without decay); RDED (arXiv 2312.03526) at
+    IPC 10, on CIFAR as on Tiny ImageNet, and at 224 px, where it shuffles patches too, which there
+    is not here; EDC (arXiv 2404.13733), of which epochs, loss and average are published and the
+    rest is RDED's."""

@@ -43,6 +43,11 @@ class Method(Config):
         return None
 
     @property
+    def learns_labels(self) -> bool:
+        """Whether labels are distilled with the images."""
+        return False
+
+    @property
     def needs_real_images(self) -> bool:
         """Whether synthetic images start as real ones, so that IPC is bounded by the class size."""
         return False

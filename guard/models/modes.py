@@ -43,6 +43,18 @@ def own_statistics(model: nn.Module) -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def batch_statistics(model: nn.Module) -> Iterator[None]:
+    """Run the model in evaluation mode, but each BatchNorm by the statistics of the pass, and leave
+    its state untouched."""
+    with _restored(model):
+        model.eval()
+        for bn in batchnorms(model):
+            bn.track_running_stats = False
+            bn.training = True
+        yield
+
+
+@contextlib.contextmanager
 def recorded_statistics(model: nn.Module) -> Iterator[Statistics]:
     """What a forward pass in training mode normalises with, once it is done inside the block."""
     found: Statistics = []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 import torch
@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from guard.config import ModelConfig
 from guard.data.spec import ImageSpec
 from guard.models.folding import convolved, folded_parameters
-from guard.models.input_layer import InputLayer, input_layer
+from guard.models.input_layer import InputLayer, Normalize, input_layer
+from guard.models.stems import torchvision_classifier
 from guard.seeding import fenced
 
 SMALL_PX = 256
@@ -44,6 +45,24 @@ class Classifier(nn.Module):
         with torch.autocast(self.normalize.mean.device.type, torch.bfloat16):
             logits = self.network(u)
         return logits.float()
+
+
+class Average(nn.Module):
+    """The mean of several classifiers' logits."""
+
+    def __init__(self, members: Sequence[Classifier]) -> None:
+        super().__init__()
+        self.members = nn.ModuleList(members)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, K) of pixels x (B, C, H, W)."""
+        total: Tensor = sum(member(x) for member in self.members)
+        return total / len(self.members)
+
+
+def committee(members: Sequence[Classifier]) -> Classifier:
+    """Several classifiers of the same images as one; its own first layer changes nothing."""
+    return Classifier(Normalize((0.0,), (1.0,)), Average(members))
 
 
 def _norm(kind: str, channels: int) -> nn.Module:
@@ -116,10 +135,12 @@ MODELS: dict[str, Callable[[ModelConfig, ImageSpec], nn.Module]] = {
 
 
 def build_model(config: ModelConfig, spec: ImageSpec, seed: int = 0) -> Classifier:
-    """A freshly initialised model, on the CPU; the same seed gives the same weights."""
+    """A freshly initialised model, on the CPU; the same seed gives the same weights. Raises
+    ValueError for images that it cannot see, and for a name that torchvision does not have."""
     layer = input_layer(config, spec)
+    build = MODELS.get(config.name, torchvision_classifier)
     with fenced(seed, "model"):
-        network = MODELS[config.name](config, spec)
+        network = build(config, spec)
     return Classifier(layer, network)
 
 

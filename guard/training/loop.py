@@ -43,7 +43,8 @@ def learning_rate(config: TrainConfig, epoch: int) -> float:
     if config.schedule == "step":
         return config.lr * (0.1 if epoch > config.epochs // 2 else 1.0)
     progress = (epoch - config.warmup_epochs) / (config.epochs - config.warmup_epochs)
-    return config.lr * (1 + math.cos(math.pi * progress)) / 2
+    stretch = 2 if config.schedule == "half-cosine" else 1
+    return config.lr * (1 + math.cos(math.pi * progress / stretch)) / 2
 
 
 def build_optimizer(config: TrainConfig, model: nn.Module) -> torch.optim.Optimizer:
@@ -77,11 +78,11 @@ def train(
 ) -> list[Epoch]:
     """Train in place on `batches(epoch)` for every epoch and return the history.
 
-    Targets are labels (B,) or distributions (B, K). Training goes on from the checkpoint if there
-    is one; also: what else changes from epoch to epoch. until: epochs after which it is broken off,
-    its state saved. group: who sees the same batches, and whose objectives are summands of the
-    loss, with the logits of their shares; all have the same model and the same history then. Raises
-    Diverged when the loss is not finite.
+    Targets are those of `named`. Training goes on from the checkpoint if there is one; also: what
+    else changes from epoch to epoch. until: epochs after which it is broken off, its state saved.
+    group: who sees the same batches, and whose objectives are summands of the loss, with the logits
+    of their shares; all have the same model and the same history then. Raises Diverged when the
+    loss is not finite.
     """
     optimizer = build_optimizer(config, model)
     parameters = [p for p in model.parameters() if p.requires_grad]
@@ -100,7 +101,7 @@ def train(
             optimizer.zero_grad(set_to_none=True)
             loss.backward(inputs=parameters)
             loss, share = loss.detach(), group.share(len(x))
-            labels = (target if target.ndim == 1 else target.argmax(dim=1))[share.rows]
+            labels = named(target)[share.rows]
             hits = share.once * (logits.detach().argmax(dim=1) == labels).sum().to(loss)
             summed_up(group, model, parameters, loss, hits)
             optimizer.step()
@@ -117,6 +118,14 @@ def train(
     if until is not None:
         checkpoint.save(parts, [vars(row) for row in history])
     return history
+
+
+def named(target: Tensor) -> Tensor:
+    """The class (B,) of each target: labels (B,), distributions or logits (B, K), or several of
+    them (B, n, K), the first of which counts."""
+    if target.ndim == 1:
+        return target
+    return (target if target.ndim == 2 else target[:, 0]).argmax(dim=1)
 
 
 def summed_up(

@@ -1,13 +1,15 @@
 """The loss of a network that a set is distilled from: plain, with a penalty, or adversarial.
 
-x: (B, C, H, W) in pixels; y: (B,). Attacks stay in the L_inf ball and in [0, 1], and run in
-evaluation mode with frozen parameters, so they leave no trace in the model.
+x: (B, C, H, W) in pixels; y: (B,), or distributions (B, K) of a student's labels. Attacks stay in
+the L_inf ball and in [0, 1], and run in evaluation mode with frozen parameters, so they leave no
+trace in the model.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +23,8 @@ from guard.models.networks import frozen
 from guard.models.synchronized import normalised_as
 from guard.training.penalties import Regularizer
 
+PlainLoss = Callable[[Tensor], Tensor]
+"""Of a batch's logits (B, K), a scalar."""
 EVERY_ROW = slice(None)
 
 
@@ -52,12 +56,21 @@ class TrainingLoss:
         return Regularizer(self.regularizer, self.eps, self.transformed, self.pieces, self.group)
 
     def __call__(
-        self, model: nn.Module, x: Tensor, y: Tensor, epoch: int, generator: torch.Generator
+        self,
+        model: nn.Module,
+        x: Tensor,
+        y: Tensor,
+        epoch: int,
+        generator: torch.Generator,
+        plain_loss: PlainLoss | None = None,
     ) -> tuple[Tensor, Tensor]:
         """(loss of the batch, logits that its training accuracy is judged by (B, K)); in a group
-        the share's summand of the one, and its rows of the other."""
+        the share's summand of the one, and its rows of the other.
+
+        plain_loss: what is minimised of logits; None: the cross-entropy of y.
+        """
         attacked = self.attacked(model, x, y, generator)
-        return self.of(model, x, attacked, y, epoch, generator)
+        return self.of(model, x, attacked, y, epoch, generator, plain_loss)
 
     def attacked(
         self, model: nn.Module, x: Tensor, y: Tensor, generator: torch.Generator
@@ -78,19 +91,23 @@ class TrainingLoss:
         y: Tensor,
         epoch: int,
         generator: torch.Generator,
+        plain_loss: PlainLoss | None = None,
     ) -> tuple[Tensor, Tensor]:
         """(loss, a scalar; logits (B, K)) when the attack is done already: `attacked` (B, C, H, W)
         is the share of x moved by it, or None."""
         config, plain = self.attack, None
         penalty, share = self.penalty, self.group.share(len(x))
+        own = y[share.rows]
+        of_logits = plain_loss or partial(F.cross_entropy, target=own)
         with normalised_as(model, share):
             if config is None or attacked is None:
                 plain = penalty.plain_pass(model, x[share.rows])
-                loss, logits = F.cross_entropy(plain.logits, y[share.rows]), plain.logits
+                loss, logits = of_logits(plain.logits), plain.logits
             else:
                 weight = config.weight * risen(epoch, config.weight_warmup_epochs)
                 adversarial = ADVERSARIAL_LOSSES[config.kind]
-                loss, logits = adversarial(model, x[share.rows], attacked, y[share.rows], weight)
+                rows = x[share.rows]
+                loss, logits = adversarial(model, rows, attacked, own, weight, of_logits)
         loss = share.weight * loss
         if penalty.active:
             loss = loss + penalty(model, x, y, epoch, generator, plain)
@@ -142,40 +159,54 @@ def divergences(clean: Tensor, attacked: Tensor) -> Tensor:
 
 
 def adversarial(
-    model: nn.Module, x: Tensor, attacked: Tensor, y: Tensor, weight: float
+    model: nn.Module, x: Tensor, attacked: Tensor, y: Tensor, weight: float, of_logits: PlainLoss
 ) -> tuple[Tensor, Tensor]:
-    """The cross-entropy of attacked images (arXiv 1706.06083; one step: arXiv 2001.03994)."""
+    """The plain loss of attacked images (arXiv 1706.06083; one step: arXiv 2001.03994)."""
     logits = model(attacked)
-    return F.cross_entropy(logits, y), logits
+    return of_logits(logits), logits
 
 
 def trades(
-    model: nn.Module, x: Tensor, attacked: Tensor, y: Tensor, weight: float
+    model: nn.Module, x: Tensor, attacked: Tensor, y: Tensor, weight: float, of_logits: PlainLoss
 ) -> tuple[Tensor, Tensor]:
-    """CE(f(x), y) + λ·KL(f(x) ‖ f(x')) (arXiv 1901.08573)."""
+    """The plain loss of f(x) + λ·KL(f(x) ‖ f(x')) (arXiv 1901.08573)."""
     logits = model(x)
     penalty = divergences(logits, model(attacked)).mean()
-    return F.cross_entropy(logits, y) + weight * penalty, logits
+    return of_logits(logits) + weight * penalty, logits
 
 
 def mart(
-    model: nn.Module, x: Tensor, attacked: Tensor, y: Tensor, weight: float
+    model: nn.Module, x: Tensor, attacked: Tensor, y: Tensor, weight: float, of_logits: PlainLoss
 ) -> tuple[Tensor, Tensor]:
-    """Boosted cross-entropy of attacked images + λ·KL(f(x) ‖ f(x'))·(1 − p_y(x)), from Wang et al.,
-    "Improving Adversarial Robustness Requires Revisiting Misclassified Examples", ICLR 2020."""
+    """Boosted loss of attacked images + λ·KL(f(x) ‖ f(x'))·(1 − p_y(x)), from Wang et al.,
+    "Improving Adversarial Robustness Requires Revisiting Misclassified Examples", ICLR 2020. The
+    class of a distribution is its largest one."""
     logits, moved = model(x), model(attacked)
+    y = y if y.ndim == 1 else y.argmax(dim=1)
     own = torch.arange(logits.shape[1], device=y.device) == y[:, None]
     runner_up = moved.softmax(dim=1).masked_fill(own, 0).amax(dim=1)
-    boosted = F.cross_entropy(moved, y) - torch.log1p(-runner_up.clamp(max=1 - 1e-6)).mean()
+    boosted = of_logits(moved) - torch.log1p(-runner_up.clamp(max=1 - 1e-6)).mean()
     doubt = 1 - logits.softmax(dim=1).gather(1, y[:, None]).squeeze(1)
     return boosted + weight * (divergences(logits, moved) * doubt).mean(), logits
 
 
-AdversarialLoss = Callable[[nn.Module, Tensor, Tensor, Tensor, float], tuple[Tensor, Tensor]]
-"""(model, x, attacked x, y, λ) -> (loss, logits)."""
+def rslad(
+    model: nn.Module, x: Tensor, attacked: Tensor, y: Tensor, weight: float, of_logits: PlainLoss
+) -> tuple[Tensor, Tensor]:
+    """(1−λ)·D(f(x)) + λ·D(f(x')), D the distance from a teacher's answer to x (arXiv
+    2108.07969)."""
+    logits = model(x)
+    return (1 - weight) * of_logits(logits) + weight * of_logits(model(attacked)), logits
+
+
+AdversarialLoss = Callable[
+    [nn.Module, Tensor, Tensor, Tensor, float, PlainLoss], tuple[Tensor, Tensor]
+]
+"""(model, x, attacked x, y, λ, plain loss) -> (loss, logits)."""
 
 ADVERSARIAL_LOSSES: dict[str, AdversarialLoss] = {
     "adversarial": adversarial,
     "trades": trades,
     "mart": mart,
+    "rslad": rslad,
 }

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from guard.robustness.measures import CLEAN, ROBUST
 from studies.design.study import Table
 from tune.results.comparison import Comparison, versus
-from tune.results.tables import by_chance, level, signed_percent
+from tune.results.tables import all_together, by_chance, holding, level, marked, signed_percent
 
 Pair = tuple[Sequence[str], Comparison, Comparison]
 """What stands before the figures of a row; an arm, and the one that it is held against."""
@@ -25,13 +25,18 @@ def differences(
     if not found:
         return []
     every = [gain for _, gains in found for gain in gains if gain is not None]
-    caption = f"Paired differences in points, {level(every)}{meaning}. {by_chance(len(every))}"
+    family = holding(every)
+    reading = f"Paired differences in points, {level(every)}{meaning}. "
+    caption = reading + by_chance(len(every)) + all_together(every)
     return [
         Table(
             anchor=anchor,
             title=title,
             caption=caption,
             columns=[*columns, "Δ clean", "Δ robust"],
-            rows=[[*names, *map(signed_percent, gains)] for names, gains in found],
+            rows=[
+                [*names, *(signed_percent(gain) + marked(gain, family) for gain in gains)]
+                for names, gains in found
+            ],
         )
     ]

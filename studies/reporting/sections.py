@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import io
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,7 +24,16 @@ from tune.results.comparison import Comparison, short_titles
 from tune.results.findings import Results
 from tune.results.records import Record
 from tune.results.statistics import Estimate
-from tune.results.tables import attack_grid, headings, penalty_grid, percent, signed_percent
+from tune.results.tables import (
+    attack_grid,
+    gains_of,
+    headings,
+    holding,
+    marked,
+    penalty_grid,
+    percent,
+    signed_percent,
+)
 from tune.results.undecided import in_words, undecided_grid
 from tune.timeline import read as read_timeline
 
@@ -77,20 +86,21 @@ def result_table(comparisons: Sequence[Comparison]) -> tuple[list[str], list[Row
     theirs = [beside(comparison.arm.config) for comparison in comparisons]
     columns = ["configuration", "seeds", *headings(measured)]
     columns += ["published (clean / AutoAttack)"] if any(theirs) else []
-    rows = []
+    rows, family = [], holding(gains_of(comparisons))
     titles = short_titles(comparisons)
     for title, comparison, published in zip(titles, comparisons, theirs, strict=True):
         seeds = str(comparison.clean.num_distillations)
         found = [percent(comparison.found[measure]) for measure in measured]
         cells = [Cell(text=text) for text in (title, seeds, *found)]
-        cells += [gain_cell(comparison.gains.get(measure)) for measure in measured]
+        cells += [gain_cell(comparison.gains.get(measure), family) for measure in measured]
         cells += [Cell(text=published)] if any(theirs) else []
         rows.append(Row(cells=cells, control=comparison.is_control))
     return columns, rows
 
 
-def gain_cell(gain: Estimate | None) -> Cell:
-    return Cell(text=signed_percent(gain), bold=gain is not None and gain.is_clear)
+def gain_cell(gain: Estimate | None, family: Collection[Estimate]) -> Cell:
+    text = signed_percent(gain) + marked(gain, family)
+    return Cell(text=text, bold=gain is not None and gain.is_clear)
 
 
 def grids(comparisons: Sequence[Comparison]) -> list[Table]:

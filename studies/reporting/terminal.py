@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 from rich.table import Table
 from rich.text import Text
@@ -18,7 +18,7 @@ from tune.results.folder import StudyFolder
 from tune.results.front import choose, control_of, pareto_front
 from tune.results.records import Record
 from tune.results.statistics import Estimate
-from tune.results.tables import legend, percent, signed_percent, verdict
+from tune.results.tables import gains_of, holding, legend, marked, percent, signed_percent, verdict
 from tune.tracking.identity import page_of
 from tune.uris import is_database, redacted, scheme
 
@@ -94,19 +94,22 @@ def comparison_table(comparisons: Sequence[Comparison]) -> Table:
         is_text = title == "configuration"
         narrow = not is_text and "Δ" not in title
         table.add_column(title, justify="left" if is_text else "right", no_wrap=narrow)
+    family = holding(gains_of(comparisons))
     for name, comparison in zip(short_titles(comparisons), comparisons, strict=True):
         table.add_row(
             name,
             str(comparison.clean.num_distillations),
             percent(comparison.clean),
             percent(comparison.robust),
-            *map(gain_text, (comparison.clean_gain, comparison.robust_gain)),
+            gain_text(comparison.clean_gain, family),
+            gain_text(comparison.robust_gain, family),
         )
     return table
 
 
-def gain_text(gain: Estimate | None) -> Text:
-    return Text(signed_percent(gain), style="bold" if gain is not None and gain.is_clear else "")
+def gain_text(gain: Estimate | None, family: Collection[Estimate]) -> Text:
+    style = "bold" if gain is not None and gain.is_clear else ""
+    return Text(signed_percent(gain) + marked(gain, family), style=style)
 
 
 def print_verdicts(console: Terminal, comparisons: list[Comparison]) -> None:

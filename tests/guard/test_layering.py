@@ -28,6 +28,7 @@ NO_TORCH = (
     "stage",
     "stages",
     "sums",
+    "teachers",
     "trial",
     "methods/method",
     "methods/mtt/experts",

@@ -10,6 +10,7 @@ sums are compared. With a version raised, or to write down another machine:
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import platform
@@ -19,14 +20,19 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from guard.artifacts import ArtifactStore
+from guard.data.datasets import load_data
+from guard.data.given import content_of
+from guard.models.networks import build_model
 from guard.pipeline import STAGES, landscapes, plan
 from guard.seeding import generator
 from guard.stage import Stage
+from guard.stages import Given, Loaded
 from guard.trial import TrialConfig
 
 GOLDEN = Path(__file__).with_name("stage_results.json")
@@ -98,7 +104,47 @@ TRIALS: dict[str, dict[str, Any]] = {
         "student.labels": "hard",
         "evaluation.diagnose": False,
     },
+    "random, committee": {
+        "method": "random",
+        "student.labels": "budget",
+        "student.budget": 3,
+        "labels": {"teachers": ["own", "pgd-at"], "epoch": 2, "bn": "batch"},
+        "evaluation.diagnose": False,
+        "evaluation.attacks": ["pgd2"],
+    },
 }
+
+
+@functools.cache
+def from_others() -> list[Stage]:
+    """Of a set and of weights that nobody trained."""
+    folder, config = Path(tempfile.mkdtemp()), TrialConfig().override(TINY)
+    x = np.arange(20 * 64, dtype=np.int64).reshape(20, 8, 8) % 251
+    np.savez(folder / "set.npz", images=x.astype(np.uint8), labels=np.arange(20) % 10)
+    model = build_model(config.model, load_data(config.data).spec)
+    weights = {
+        name: (torch.arange(value.numel()) % 33 / 64).view(value.shape).to(value.dtype)
+        for name, value in model.network.state_dict().items()
+    }
+    save_file(weights, folder / "net.safetensors")
+    given = Given(
+        teacher=None,
+        parts=(),
+        method="given",
+        ipc=2,
+        path=str(folder / "set.npz"),
+        sha256=content_of(folder / "set.npz"),
+        data=config.data,
+        compute=config.compute,
+    )
+    loaded = Loaded(
+        path=str(folder / "net.safetensors"),
+        sha256=content_of(folder / "net.safetensors"),
+        model=config.model,
+        data=config.data,
+        compute=config.compute,
+    )
+    return [given, loaded]
 
 
 def stages() -> Iterator[tuple[str, Stage]]:
@@ -112,6 +158,7 @@ def stages() -> Iterator[tuple[str, Stage]]:
             if stage.address not in seen:
                 seen.add(stage.address)
                 yield name, stage
+    yield from (("from others", stage) for stage in from_others())
 
 
 def sums(tensor: torch.Tensor) -> list[float]:

@@ -16,7 +16,7 @@ from guard.trial import TrialConfig
 from tune.results import wording
 from tune.results.folder import StudyFolder
 from tune.results.records import Record
-from tune.results.statistics import Estimate, SeedPair, difference, estimate
+from tune.results.statistics import CONFIDENCE, Estimate, SeedPair, difference, estimate
 
 Values = Mapping[SeedPair, NDArray[np.float64]]
 ATTACK_SEED = "evaluation.seed"
@@ -76,6 +76,8 @@ class Comparison:
     found: Mapping[Measure, Estimate]
     gains: Mapping[Measure, Estimate]
     """Paired differences to the control; empty for a control, and without one."""
+    together: Mapping[Measure, tuple[float, float]] = field(default_factory=dict)
+    """Of each of them, the ends of an interval that holds for all of a table at once."""
 
     @property
     def clean(self) -> Estimate:
@@ -133,6 +135,9 @@ class Comparison:
             facts |= columns(measure.name, found)
             gained = columns(f"{measure.name}_gain", self.gains.get(measure))
             facts |= {name: value for name, value in gained.items() if "std" not in name}
+            low, high = self.together.get(measure, (None, None))
+            name = f"{measure.name}_gain_together"
+            facts |= {f"{name}_low": low, f"{name}_high": high}
         return facts
 
 
@@ -190,20 +195,42 @@ def compare(records: Iterable[Record], split: str = "test") -> list[Comparison]:
     """Every arm of the records, and its gain over its control on the seeds that both have."""
     every = arms(records)
     values = {arm.config.fingerprint(): arm.values(split) for arm in every}
-    comparisons = []
+    pairs = {arm.config.fingerprint(): pairs_of(arm, values) for arm in every}
+    count = sum(measure.attack is None for own in pairs.values() for measure in own)
+    sure, comparisons = family_confidence(count), []
     for arm in every:
-        own = values[arm.config.fingerprint()]
-        control = arm.config.unregularized().fingerprint()
-        other = values.get(control, {}) if arm.config.regularizer.active else {}
-        gains = {measure: gain(own[measure], other[measure]) for measure in own if measure in other}
+        own = pairs[arm.config.fingerprint()]
+        measured = values[arm.config.fingerprint()]
+        wide = {m: difference(*pair, confidence=sure) for m, pair in own.items()}
         comparisons.append(
             Comparison(
                 arm=arm,
-                found={measure: estimate(runs) for measure, runs in own.items()},
-                gains={measure: found for measure, found in gains.items() if found is not None},
+                found={measure: estimate(runs) for measure, runs in measured.items()},
+                gains={measure: difference(*pair) for measure, pair in own.items()},
+                together={m: (found.low, found.high) for m, found in wide.items()},
             )
         )
     return comparisons
+
+
+def pairs_of(
+    arm: Arm, values: Mapping[str, Mapping[Measure, Values]]
+) -> dict[Measure, tuple[Values, Values]]:
+    """By measure, an arm's and its control's values on the runs that both have; nothing without
+    them. values: of every arm, by its fingerprint."""
+    if not arm.config.regularizer.active:
+        return {}
+    own, other = (
+        values.get(config.fingerprint(), {}) for config in (arm.config, arm.config.unregularized())
+    )
+    found = {m: shared_runs(own[m], other[m]) for m in own if m in other}
+    return {measure: pair for measure, pair in found.items() if pair[0]}
+
+
+def family_confidence(count: int) -> float:
+    """Of each of so many intervals, for all of them to hold at once in 95 of 100 tables
+    (Bonferroni)."""
+    return 1 - (1 - CONFIDENCE) / max(count, 1)
 
 
 def compared(folder: StudyFolder) -> list[Comparison]:
@@ -221,10 +248,14 @@ def compared(folder: StudyFolder) -> list[Comparison]:
 
 def gain(ours: Values, theirs: Values) -> Estimate | None:
     """The paired difference on the runs that both have; None if there is none."""
+    own, other = shared_runs(ours, theirs)
+    return difference(own, other) if own else None
+
+
+def shared_runs(ours: Values, theirs: Values) -> tuple[Values, Values]:
+    """Those that both have."""
     shared = sorted(ours.keys() & theirs.keys())
-    if not shared:
-        return None
-    return difference({run: ours[run] for run in shared}, {run: theirs[run] for run in shared})
+    return {run: ours[run] for run in shared}, {run: theirs[run] for run in shared}
 
 
 def versus(ours: Comparison, theirs: Comparison, measure: Measure = ROBUST) -> Estimate | None:

@@ -40,6 +40,9 @@ class Estimate:
     num_students: int
     """All students, of all distilled sets."""
     num_samples: int
+    p: float = math.nan
+    """Of a difference: the largest 1 − confidence at which its interval leaves zero out, that is
+    how often chance alone would find as much; nan for an accuracy."""
 
     @property
     def is_clear(self) -> bool:
@@ -51,8 +54,14 @@ class Estimate:
         return f"{self.mean:.3f} {spread} [{self.low:.3f}, {self.high:.3f}]"
 
 
-def estimate(runs: Mapping[SeedPair, Sequence[bool] | Floats], *, signed: bool = False) -> Estimate:
-    """The mean over runs and samples and its 95 % interval (`interval`).
+def estimate(
+    runs: Mapping[SeedPair, Sequence[bool] | Floats],
+    *,
+    signed: bool = False,
+    confidence: float = CONFIDENCE,
+) -> Estimate:
+    """The mean over runs and samples and its interval, of 95 % unless said otherwise: `interval`,
+    and where no value differs from another, `exact_reach`.
 
     runs: values of each run on the same samples, (N,). signed: they are differences.
 
@@ -65,7 +74,10 @@ def estimate(runs: Mapping[SeedPair, Sequence[bool] | Floats], *, signed: bool =
     if len(lengths) != 1 or lengths == {0}:
         raise ValueError(f"runs must be on the same samples, got {sorted(lengths)} of them")
     matrix = np.stack([np.mean(students, axis=0) for students in by_seed.values()])
-    low, high = interval(matrix, shares=not signed)
+    low, high = interval(matrix, shares=not signed, confidence=confidence)
+    if matrix.min() == matrix.max():
+        reach = exact_reach(matrix.shape[1], confidence)
+        low, high = matrix[0, 0] - reach, matrix[0, 0] + reach
     floor = -1.0 if signed else 0.0
     means = [[float(values.mean()) for values in students] for students in by_seed.values()]
     return Estimate(
@@ -77,26 +89,67 @@ def estimate(runs: Mapping[SeedPair, Sequence[bool] | Floats], *, signed: bool =
         num_distillations=len(matrix),
         num_students=len(runs),
         num_samples=matrix.shape[1],
+        p=chance(matrix) if signed else math.nan,
     )
 
 
 def difference(
     ours: Mapping[SeedPair, Sequence[bool] | Floats],
     theirs: Mapping[SeedPair, Sequence[bool] | Floats],
+    confidence: float = CONFIDENCE,
 ) -> Estimate:
-    """The mean of ours − theirs, paired over runs and samples. Raises ValueError if the runs are
-    not the same seeds."""
+    """The mean of ours − theirs, paired over runs and samples, and its interval. Raises ValueError
+    if the runs are not the same seeds."""
     if ours.keys() != theirs.keys():
         raise ValueError(f"different seeds: {sorted(ours)} and {sorted(theirs)}")
     pairs = {
         run: np.asarray(ours[run], dtype=np.float64) - np.asarray(theirs[run], dtype=np.float64)
         for run in ours
     }
-    return estimate(pairs, signed=True)
+    return estimate(pairs, signed=True, confidence=confidence)
 
 
-def interval(values: Floats, *, shares: bool = False) -> tuple[Floats, Floats]:
-    """The ends of the 95 % interval for the mean of values (..., seeds, samples); each is (...).
+def exact_reach(samples: int, confidence: float = CONFIDENCE) -> float:
+    """How far from 0 or 1 a share of so many samples may be of which every one was alike: Clopper
+    and Pearson's interval (1934). No variance says so: there is none."""
+    return float(1 - ((1 - confidence) / 2) ** (1 / samples))
+
+
+def chance(differences: Floats) -> float:
+    """The largest 1 − confidence at which the interval of differences (seeds, samples) leaves zero
+    out, to three digits; 1 where none does."""
+    sure, unsure = 0.0, math.log(1e-12)
+
+    def outside(log_p: float) -> bool:
+        low, high = interval(differences, confidence=1 - math.exp(log_p))
+        return bool(low > 0 or high < 0)
+
+    if not outside(math.log(0.999)):
+        return 1.0
+    if outside(unsure):
+        return math.exp(unsure)
+    while sure - unsure > 1e-3:
+        middle = (sure + unsure) / 2
+        sure, unsure = (middle, unsure) if outside(middle) else (sure, middle)
+    return math.exp(sure)
+
+
+def holm(chances: Sequence[float]) -> list[bool]:
+    """Which of a family of differences are clear together: with their `p`, so that chance alone
+    calls any of them clear in at most one family of twenty (Holm 1979, "A simple sequentially
+    rejective multiple test procedure", Scandinavian Journal of Statistics 6)."""
+    order = sorted(range(len(chances)), key=lambda number: chances[number])
+    found, clear = [False] * len(chances), True
+    for rank, number in enumerate(order):
+        clear = clear and chances[number] <= (1 - CONFIDENCE) / (len(chances) - rank)
+        found[number] = clear
+    return found
+
+
+def interval(
+    values: Floats, *, shares: bool = False, confidence: float = CONFIDENCE
+) -> tuple[Floats, Floats]:
+    """The ends of the interval for the mean of values (..., seeds, samples); each is (...).
 
     Seeds and samples are both drawn from something larger, each apart from the other. The seeds'
     part is Student's t for their means, with the seeds' degrees of freedom: three seeds are too few
@@ -119,7 +172,7 @@ def interval(values: Floats, *, shares: bool = False) -> tuple[Floats, Floats]:
     rows = values.mean(axis=-1, keepdims=True) - mean
     columns = values.mean(axis=-2, keepdims=True) - mean
     noise = values - mean - rows - columns
-    t_seeds, t_samples = (t_quantile(count - 1) for count in (seeds, samples))
+    t_seeds, t_samples = (t_quantile(count - 1, (1 + confidence) / 2) for count in (seeds, samples))
     of_seeds = t_seeds**2 * variance(rows, seeds - 1) / seeds
     of_samples = t_samples**2 * variance(columns, samples - 1) / samples
     of_noise = t_samples**2 * variance(noise, (seeds - 1) * (samples - 1)) / (seeds * samples)

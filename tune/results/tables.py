@@ -8,8 +8,10 @@ from guard.robustness.measures import Measure
 from tune.results import wording
 from tune.results.comparison import Comparison, elsewhere, short_titles
 from tune.results.folder import StudyFolder, to_csv, write_atomically
-from tune.results.statistics import CONFIDENCE, Estimate
+from tune.results.statistics import CONFIDENCE, Estimate, holm
 
+MARK = "†"
+"""Of a difference that is clear for all of a table at once."""
 Grid = tuple[Sequence[str], Sequence[Sequence[str]]]
 """Titles of columns, and rows of as many cells."""
 
@@ -26,6 +28,7 @@ def markdown(comparisons: Sequence[Comparison]) -> str:
     zero out. How it is read stands below it (`legend`)."""
     with_settings = any(comparison.arm.settings for comparison in comparisons)
     measured = comparisons[0].worst_cases if comparisons else []
+    family = holding(gains_of(comparisons))
     columns = ["method", "IPC", "regularizer", *(["settings"] if with_settings else []), "seeds"]
     columns += headings(measured)
     rows = [
@@ -36,7 +39,7 @@ def markdown(comparisons: Sequence[Comparison]) -> str:
             *([comparison.arm.settings] if with_settings else []),
             str(comparison.clean.num_distillations),
             *(percent(comparison.found[measure]) for measure in measured),
-            *(emphasized(comparison.gains.get(measure)) for measure in measured),
+            *(emphasized(comparison.gains.get(measure), family) for measure in measured),
         ]
         for comparison in comparisons
     ]
@@ -47,17 +50,39 @@ def markdown(comparisons: Sequence[Comparison]) -> str:
 def legend(comparisons: Sequence[Comparison]) -> str:
     """How a table of comparisons is read: its intervals, what bold means and how often chance alone
     makes it so, and what holds where settings are not named; "" for nothing."""
-    gains = [
+    gains = gains_of(comparisons)
+    reading = (
+        f"Δ: paired difference to the unregularized control, {level(gains)}; bold where it is "
+        f"clear: zero is outside. {by_chance(len(gains))}{all_together(gains)}"
+    )
+    return " ".join(filter(None, [reading if gains else "", elsewhere(comparisons)]))
+
+
+def gains_of(comparisons: Sequence[Comparison]) -> list[Estimate]:
+    """The differences that stand in a table: clean, and the worst case at each radius."""
+    return [
         gain
         for comparison in comparisons
         for measure, gain in comparison.gains.items()
         if measure.attack is None
     ]
-    reading = (
-        f"Δ: paired difference to the unregularized control, {level(gains)}; bold where it is "
-        f"clear: zero is outside. {by_chance(len(gains))}"
+
+
+def holding(gains: Sequence[Estimate]) -> Collection[Estimate]:
+    """Those of a table's differences that are clear when all are taken together (`holm`)."""
+    clear = holm([gain.p for gain in gains])
+    return {gain for gain, holds in zip(gains, clear, strict=True) if holds}
+
+
+def all_together(gains: Sequence[Estimate]) -> str:
+    """How many of a table's differences are clear for all of them at once, as a sentence after a
+    space; "" for one alone."""
+    if len(gains) < 2:
+        return ""
+    return (
+        f" Taken together (Holm, 5 % for all {len(gains)} at once), {len(holding(gains))} of them "
+        f"stay clear, marked {MARK}."
     )
-    return " ".join(filter(None, [reading if gains else "", elsewhere(comparisons)]))
 
 
 def level(found: Collection[Estimate]) -> str:
@@ -159,10 +184,16 @@ def verdict(gain: Estimate) -> str:
     return "more robust" if gain.mean > 0 else "less robust"
 
 
-def emphasized(found: Estimate | None) -> str:
-    """`signed_percent`, its mean bold where the interval leaves zero out."""
+def emphasized(found: Estimate | None, family: Collection[Estimate] = ()) -> str:
+    """`signed_percent`, its mean bold where the interval leaves zero out, and marked where it is
+    one of the `family` that does so for a whole table (`holding`)."""
     text = signed_percent(found)
     if found is None or not found.is_clear:
         return text
     mean, ends = text.split(" ", 1)
-    return f"**{mean}** {ends}"
+    return f"**{mean}**{marked(found, family)} {ends}"
+
+
+def marked(found: Estimate | None, family: Collection[Estimate]) -> str:
+    """A mark for one of the `family`, else nothing."""
+    return MARK if found is not None and found in family else ""

@@ -24,6 +24,8 @@ IN_TITLE = (
 )
 """Fields that a title says in words of their own."""
 
+STUDENTS = "student.regularizer."
+"""Fields that are said in the words of a penalty."""
 Field = tuple[str, str]
 """The kind of regularizer that a field is of, "" for any other field, and its path."""
 
@@ -116,7 +118,11 @@ def read_fields(config: TrialConfig) -> dict[Field, Any]:
     used = regularizer.fields_used() if is_plain else frozenset()
     found: dict[Field, Any] = {}
     for path, value in config.flat().items():
-        if not path.startswith(prefix):
+        if path.startswith(STUDENTS):
+            found["", STUDENTS.rstrip(".")] = penalty(config.student.regularizer)
+        elif path.startswith("labels.") and not config.is_taught:
+            continue
+        elif not path.startswith(prefix):
             found["", path] = value
         elif path.removeprefix(prefix) in used:
             found[regularizer.kind, path] = value

@@ -173,9 +173,14 @@ def params_of(config: TrialConfig, own: Iterable[str] = ()) -> dict[str, str]:
     """
     every = {name for method in methods().values() for name in sections(method)}
     unread = every - set(sections(type(config.own)))
-    if config.student.labels == "soft":
+    if config.is_taught:
         unread.discard("squeeze")
-    penalties = {"regularizer.": config.regularizer}
+    else:
+        unread.add("labels")
+    penalties = {
+        "regularizer.": config.regularizer,
+        wording.STUDENTS: config.student.regularizer,
+    }
     experts = getattr(config.own, "experts", None)
     if experts is not None:
         penalties[f"{config.method}.experts.adversary."] = experts.adversary
@@ -190,7 +195,7 @@ def params_of(config: TrialConfig, own: Iterable[str] = ()) -> dict[str, str]:
     first = {path: flat[path] for path in own if path in flat}
     return {
         path: str(value)[:MAX_LENGTH]
-        for path, value in {**first, **flat}.items()
+        for path, value in {**first, **config.stated()}.items()
         if value is not None and is_read(path)
     }
 

@@ -137,6 +137,10 @@ class MTT(Method):
         return self.model
 
     @property
+    def learns_labels(self) -> bool:
+        return self.soft_labels
+
+    @property
     def needs_real_images(self) -> bool:
         return self.init == "real"
 

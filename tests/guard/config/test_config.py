@@ -23,6 +23,7 @@ FULL = TrialConfig().override(
         "method": "mtt",
         "regularizer.power": 1,
         "regularizer.eps": 0.1,
+        "student.regularizer": ADVERSARY,
         "sre2l.crop": "batch",
         "cda.curriculum": "none",
         "rded.budget": 12,
@@ -70,13 +71,16 @@ def another(hint: Any, value: Any) -> Any:
     return changes[hint]() if hint in changes else value + "x"
 
 
-def other_name(table: Collection[str], value: str) -> str:
-    return next(name for name in table if name != value)
+def other_name(table: Collection[str], *values: str) -> str:
+    return next(name for name in table if name not in values)
 
 
 def another_list(item: Any, value: list[Any]) -> list[Any]:
     if get_origin(item) is Literal:
         return next([option] for option in get_args(item) if [option] != value)
+    tables = [rule.table for rule in get_args(item)[1:] if isinstance(rule, OneOf)]
+    if tables:
+        return [other_name(tables[0], *value)]
     kind = next(option for option in (*get_args(item), item) if isinstance(option, type))
     return {str: ["mim"], int: [7]}.get(kind, [0.3])
 
@@ -294,7 +298,7 @@ def test_longer_warmup_and_longer_training_may_come_in_either_order() -> None:
         ("data.validation_fraction", 0, "greater than 0 and at most 0.9"),
         ("data.validation_fraction", 0.95, "greater than 0 and at most 0.9"),
         ("data.image_size", -1, "at least 0"),
-        ("model.name", "vgg11", "must be one of convnet, bn-convnet, resnet18"),
+        ("model.name", "vgg11", "must be one of convnet, bn-convnet, resnet18, torchvision:NAME"),
         ("student.model.stem", "16", "must be one of auto, 32, 64, 224, tiny-224"),
         ("regularizer.weight", -0.1, "at least 0"),
         ("regularizer.h", 0, "greater than 0"),

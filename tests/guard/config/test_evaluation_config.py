@@ -207,3 +207,19 @@ def test_the_standard_evaluation_is_a_cascade_of_autoattack_at_eight_pixels() ->
 def test_the_student_is_evaluated_on_chosen_splits(splits: list[str]) -> None:
     config = TrialConfig().override({"evaluation.splits": splits})
     assert config.evaluation.splits == tuple(splits)
+
+
+@pytest.mark.parametrize(
+    ("name", "eps", "figures"),
+    [
+        ("dd-robustbench", 2 / 255, ("fgsm", "pgd10", "margin10", "vmi", "jitter", "autoattack")),
+        ("beard", 8 / 255, ("fgsm", "pgd10", "cw", "deepfool", "autoattack")),
+    ],
+)
+def test_the_benchmarks_give_each_attack_a_figure(
+    name: str, eps: float, figures: tuple[str, ...]
+) -> None:
+    config = EvaluationConfig.named(name)
+    assert (config.eps, config.cascade) == (eps, False)
+    assert reported(config.attacks) == figures
+    assert set(AUTOATTACK) < set(expanded(config.attacks))

@@ -8,7 +8,7 @@ from specs import spec
 from torch import nn
 
 from guard.config import ModelConfig
-from guard.config.schema import type_hints
+from guard.config.common import NETWORKS
 from guard.data.spec import ImageSpec
 from guard.errors import ConfigError
 from guard.models.batchnorm import batchnorms
@@ -39,7 +39,7 @@ IDS = [f"{config.name}-{config.norm}-{spec.image_size}" for config, spec in CASE
 
 def test_the_cases_cover_every_model() -> None:
     assert {config.name for config, _ in CASES} == set(MODELS)
-    assert set(MODELS) == set(type_hints(ModelConfig)["name"].__args__)
+    assert set(MODELS) == set(NETWORKS)
 
 
 @pytest.mark.parametrize(("config", "spec"), CASES, ids=IDS)

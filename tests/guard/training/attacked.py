@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from guard.config import RegularizerConfig
 from guard.config.regularizers import KINDS
-from guard.training.losses import attack_batch
+from guard.training.losses import ADVERSARIAL_LOSSES, attack_batch
 from helpers import draws, randomised
 
 SHAPE, CLASSES = (2, 3, 3), 4
@@ -17,6 +19,14 @@ EPS = 0.1
 ATTACKS = tuple(kind for kind, row in KINDS.items() if row.attacks)
 DEFINED = ("adversarial", "trades", "mart")
 """Attacks that `loss_by_hand` and `pixel_by_pixel` have the definitions of."""
+
+
+def adversarial_loss(
+    kind: str, model: nn.Module, x: Tensor, attacked: Tensor, y: Tensor, weight: float
+) -> tuple[Tensor, Tensor]:
+    """Over the cross-entropy of y."""
+    plain = partial(F.cross_entropy, target=y)
+    return ADVERSARIAL_LOSSES[kind](model, x, attacked, y, weight, plain)
 
 
 def smooth_net(seed: int = 0) -> Any:

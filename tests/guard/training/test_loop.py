@@ -64,6 +64,14 @@ def test_the_cosine_schedule(epochs: int, warmup: int) -> None:
     assert learning_rate(config, epochs) == pytest.approx(0, abs=1e-12)
 
 
+def test_the_half_cosine_schedule_ends_at_a_half() -> None:
+    config = TrainConfig(epochs=10, lr=0.4, schedule="half-cosine", warmup_epochs=2)
+    rates = [learning_rate(config, epoch) for epoch in range(2, 11)]
+    assert rates == pytest.approx([0.2 + 0.2 * math.cos(math.pi * n / 16) for n in range(9)])
+    assert rates[-1] == pytest.approx(0.2)
+    assert StudentConfig.named("rded").train.schedule == "half-cosine"
+
+
 def test_the_constant_schedule() -> None:
     config = TrainConfig(epochs=5, lr=0.4, schedule="constant", warmup_epochs=2)
     rates = [learning_rate(config, epoch) for epoch in range(5)]

@@ -9,7 +9,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from attacked import ATTACKS, DEFINED, EPS, attack, bn_net, config, samples, smooth_net
+from attacked import (
+    ATTACKS,
+    DEFINED,
+    EPS,
+    adversarial_loss,
+    attack,
+    bn_net,
+    config,
+    samples,
+    smooth_net,
+)
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -17,7 +27,7 @@ from torch.nn import functional as F
 from guard.config import RegularizerConfig
 from guard.config.regularizers import KINDS
 from guard.models.batchnorm import batchnorms
-from guard.training.losses import ADVERSARIAL_LOSSES, TrainingLoss, attack_batch, divergences
+from guard.training.losses import TrainingLoss, attack_batch, divergences
 from guard.training.penalties import Regularizer
 from helpers import draws, number
 
@@ -85,7 +95,7 @@ def test_a_penalty_is_added_to_the_cross_entropy(kind: str, epoch: int) -> None:
 def test_a_loss_is_what_its_definition_says(kind: str, weight: float) -> None:
     model, (x, y) = smooth_net(), samples()
     attacked = moved(x)
-    loss, logits = ADVERSARIAL_LOSSES[kind](model, x, attacked, y, weight)
+    loss, logits = adversarial_loss(kind, model, x, attacked, y, weight)
     expected = loss_by_hand(kind, model, x, attacked, y, weight)
     assert number(loss) == pytest.approx(expected, rel=1e-12)
     assert torch.equal(logits, model(attacked if kind == "adversarial" else x))
@@ -96,7 +106,7 @@ def test_a_loss_is_what_its_definition_says(kind: str, weight: float) -> None:
 def test_the_gradient_in_the_parameters_is_the_finite_difference(kind: str, weight: float) -> None:
     model, (x, y), step = smooth_net(), samples(), 1e-5
     attacked, parameters = moved(x), list(model.parameters())
-    loss, _ = ADVERSARIAL_LOSSES[kind](model, x, attacked, y, weight)
+    loss, _ = adversarial_loss(kind, model, x, attacked, y, weight)
     gradients = torch.autograd.grad(loss, parameters)
     assert all(gradient.abs().max() > 1e-4 for gradient in gradients)
     analytic = torch.cat([gradient.flatten() for gradient in gradients])
@@ -113,7 +123,7 @@ def test_the_gradient_in_the_parameters_is_the_finite_difference(kind: str, weig
 
 def test_trades_without_weight_is_the_cross_entropy() -> None:
     model, (x, y) = smooth_net(), samples()
-    loss, _ = ADVERSARIAL_LOSSES["trades"](model, x, moved(x), y, 0)
+    loss, _ = adversarial_loss("trades", model, x, moved(x), y, 0)
     assert number(loss) == number(F.cross_entropy(model(x), y))
 
 
@@ -122,7 +132,7 @@ def test_mart_is_finite_for_a_network_that_is_sure_and_wrong() -> None:
     model[3].bias.data = torch.tensor([200.0, 0, 0, 0])
     x, y = x.float(), torch.ones(len(x), dtype=torch.long)
     assert model(x).softmax(dim=1)[:, 0].min() == 1
-    loss, _ = ADVERSARIAL_LOSSES["mart"](model, x, moved(x), y, 5)
+    loss, _ = adversarial_loss("mart", model, x, moved(x), y, 5)
     gradients = torch.autograd.grad(loss, list(model.parameters()))
     assert loss.isfinite() and all(gradient.isfinite().all() for gradient in gradients)
 
@@ -167,7 +177,7 @@ def test_a_named_attack_is_the_loss_of_its_attacked_images(role: str, name: str)
     loss, _ = TrainingLoss(eps=EPS, **settings)(model, x, y, 0, draws())
     twin = bn_net().train()
     attacked = attack_batch(twin, x, y, named, EPS, draws())
-    expected, _ = ADVERSARIAL_LOSSES[named.kind](twin, x, attacked, y, named.weight)
+    expected, _ = adversarial_loss(named.kind, twin, x, attacked, y, named.weight)
     assert number(loss) == number(expected)
     for key, value in model.state_dict().items():
         assert torch.equal(value, twin.state_dict()[key]), key

@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+import guard.training.labels
 import guard.training.student
 from guard.artifacts import ArtifactStore
 from guard.checkpoint import Checkpoint
@@ -26,8 +27,10 @@ from guard.pipeline import plan
 from guard.seeding import derive
 from guard.stage import Stage
 from guard.stages import Relabel, Student
+from guard.training.distillation import distillation_loss
+from guard.training.labels import SoftLabels
 from guard.training.loop import Epoch
-from guard.training.student import Recipe, SoftLabels, distillation_loss
+from guard.training.recipe import Recipe
 from guard.trial import TrialConfig
 from helpers import draws
 
@@ -171,7 +174,7 @@ def test_soft_labels_are_written_in_pieces_and_read_alike(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """An epoch of 20 images and 10 classes takes 400 bytes."""
-    monkeypatch.setattr(guard.training.student, "FILE_BYTES", file_bytes)
+    monkeypatch.setattr(guard.training.labels, "FILE_BYTES", file_bytes)
     stage, store = stage_named(trial.config, "relabel"), ArtifactStore(tmp_path)
     for needed in stage.inputs.values():
         shutil.copytree(trial.store.path(needed), store.path(needed))
@@ -193,7 +196,13 @@ def replay(
     given = SimpleNamespace()
 
     def take(
-        model: Any, run: Any, batches: Any, objective: Any, checkpoint: Checkpoint
+        model: Any,
+        run: Any,
+        batches: Any,
+        objective: Any,
+        after_step: Any,
+        checkpoint: Checkpoint,
+        also: Any,
     ) -> list[Epoch]:
         given.model, given.run, given.objective = model, run, objective
         given.initial = {name: value.clone() for name, value in model.state_dict().items()}

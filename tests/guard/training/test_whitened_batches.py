@@ -26,8 +26,8 @@ from guard.pipeline import plan
 from guard.seeding import generator
 from guard.stage import Stage, closure
 from guard.stages import WHITENED, Relabel, Student
+from guard.training.labels import SoftLabels
 from guard.training.loop import image_batches
-from guard.training.student import SoftLabels
 from guard.trial import TrialConfig
 from helpers import CPU, draws
 

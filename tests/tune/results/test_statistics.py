@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.special import stdtrit
 
-from tune.results.statistics import SeedPair, difference, estimate, interval
+from tune.results.statistics import SeedPair, difference, estimate, holm, interval
 
 Runs = dict[SeedPair, np.ndarray]
 
@@ -61,8 +61,8 @@ def test_an_accuracy_has_wilsons_interval() -> None:
 def test_nothing_wrong_is_not_never_wrong() -> None:
     for runs in ({(0, 0): [True] * 50}, {(s, 0): [True] * 50 for s in range(3)}):
         found = estimate(runs)
-        assert found.low == pytest.approx(0.925, abs=1e-3) and found.high == 1
-    assert estimate({(0, 0): [False] * 50}).high == pytest.approx(0.075, abs=1e-3)
+        assert found.low == pytest.approx(0.025 ** (1 / 50)) and found.high == 1
+    assert estimate({(0, 0): [False] * 50}).high == pytest.approx(1 - 0.025 ** (1 / 50))
 
 
 def test_pairs_on_the_same_samples_tell_small_differences_apart() -> None:
@@ -131,3 +131,48 @@ def test_runs_that_do_not_fit_are_refused(runs: Runs, message: str) -> None:
 def test_pairs_need_the_same_seeds() -> None:
     with pytest.raises(ValueError, match="different seeds"):
         difference({(0, 0): [True]}, {(1, 0): [True]})
+
+
+def test_arms_that_agree_on_every_image_may_still_differ_on_others() -> None:
+    found = difference({(0, 0): [True] * 50}, {(0, 0): [True] * 50})
+    reach = 1 - 0.025 ** (1 / 50)
+    assert (found.low, found.high) == (pytest.approx(-reach), pytest.approx(reach))
+    assert found.p == 1.0 and not found.is_clear
+
+
+def test_p_is_where_the_interval_touches_zero() -> None:
+    draws = np.random.default_rng(2)
+    base = simulated(draws, 3, 300, 0.5)
+    better = {run: row | (draws.random(300) < 0.2) for run, row in base.items()}
+    found = difference(better, base)
+    assert 1e-6 < found.p < 0.05
+    at, beyond = (difference(better, base, confidence=1 - found.p * k) for k in (1.01, 0.99))
+    assert at.is_clear and not beyond.is_clear
+    assert difference(base, better).p == pytest.approx(found.p, rel=1e-2)
+    assert math.isnan(estimate(base).p)
+
+
+@pytest.mark.parametrize(
+    ("chances", "clear"),
+    [
+        ([], []),
+        ([0.04], [True]),
+        ([0.04, 0.04], [False, False]),
+        ([0.04, 0.02], [True, True]),
+        ([0.001, 0.03, 0.02, 0.2], [True, False, False, False]),
+        ([0.001, 0.03, 0.012, 0.01], [True, True, True, True]),
+    ],
+)
+def test_holms_procedure_goes_down_from_the_smallest(
+    chances: list[float], clear: list[bool]
+) -> None:
+    assert holm(chances) == clear
+
+
+def test_a_family_of_nothing_is_rarely_called_clear() -> None:
+    draws, called = np.random.default_rng(0), 0
+    for _ in range(60):
+        base = simulated(draws, 3, 100, 0.5)
+        family = [difference(simulated(draws, 3, 100, 0.5), base).p for _ in range(8)]
+        called += any(holm(family))
+    assert called <= 7

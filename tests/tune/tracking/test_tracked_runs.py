@@ -90,7 +90,7 @@ def test_metrics_are_the_records_numbers(runs: dict[str, Run]) -> None:
 
 
 def test_parameters_are_what_the_trial_reads(folder: StudyFolder, runs: dict[str, Run]) -> None:
-    params, flat = runs["0"].data.params, configured().flat()
+    params, flat = runs["0"].data.params, configured().stated()
     assert params.items() <= {path: str(value) for path, value in flat.items()}.items()
     assert {"regularizer.h", "sre2l.lr", "squeeze.epochs", "student.train.lr"} <= params.keys()
     assert not [path for path in params if path.startswith(("cda.", "mtt.", "dc."))]

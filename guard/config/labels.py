@@ -1,0 +1,59 @@
+"""The teacher of a student's labels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from guard.config.common import NETWORKS, NetworkName
+from guard.config.regularizers import RegularizerConfig
+from guard.config.rules import OneOf, at_least
+from guard.config.schema import Config
+from guard.errors import ConfigError
+
+OWN = "own"
+TEACHERS = (OWN, *RegularizerConfig.NAMED)
+MOST_KEPT = 20
+
+
+def kept_epochs(epochs: int) -> tuple[int, ...]:
+    """After which epochs of a training a network is kept: every one of at most 20, or 20 of them,
+    evenly spaced, the last among them."""
+    return tuple(sorted({-(-epochs * part // MOST_KEPT) for part in range(1, MOST_KEPT + 1)}))
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelConfig(Config):
+    """The teacher that labels a student's batches, where one does (student.labels = soft, fixed,
+    budget). Several are a committee: the mean of their logits."""
+
+    teachers: tuple[Annotated[str, OneOf(TEACHERS)], ...] = (OWN,)
+    """What each is trained with: own is the trial's regularizer, others are its settings by name
+    (none, pgd-at, …)."""
+    networks: tuple[Annotated[str, NetworkName((OWN, *NETWORKS))], ...] = (OWN,)
+    """Of each of them: own is the trial's model, others its names, its other fields as they are."""
+    seeds: Annotated[int, at_least(1)] = 1
+    """How often each of them is trained, from seeds of their own."""
+    epoch: Annotated[int, at_least(1)] | None = None
+    """The teacher as it is after so many epochs of its training, whose learning rate goes on as if
+    it were not stopped (an early teacher's labels are softer); null: at its end. All trials that
+    name an epoch share one training, which keeps 20 of them (`kept_epochs`)."""
+    bn: Literal["eval", "batch"] = "eval"
+    """The teacher's BatchNorm: running statistics, or those of the batch that it labels."""
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether the method's own teacher labels, as it is in the end."""
+        return self == LabelConfig(bn=self.bn)
+
+    def check(self) -> None:
+        """No names, and doubled ones. Raises ConfigError."""
+        _check_distinct("teachers", self.teachers)
+        _check_distinct("networks", self.networks)
+
+
+def _check_distinct(field: str, names: tuple[str, ...]) -> None:
+    if not names:
+        raise ConfigError(field, "must name at least one")
+    if len(set(names)) < len(names):
+        raise ConfigError(field, f"must be distinct, got {', '.join(names)}")
