@@ -211,7 +211,8 @@ class TrialConfig(Config):
         """As of any config, but data with a known content is named by it, wherever it lies, and a
         method's section that was added later says something only where the method is used."""
         values = self.to_dict()
-        for name in later(type(self)).keys() - set(sections(type(self.own))):
+        unused = later(type(self)).keys() & methods().keys() - set(sections(type(self.own)))
+        for name in unused:
             values.pop(name, None)
         if self.data.sha256:
             values["data"]["path"] = ""

@@ -57,18 +57,24 @@ def configs() -> list[TrialConfig]:
         {"student.labels": "soft", "labels.bn": "batch", "student.regularizer": "pgd-at"},
         {"student.labels": "budget", "student.train.augment": ["dsa"], **committee},
     ]
-    return [
+    every = [
         base.override({"method": name, **few, **variant})
         for name in methods()
         for variant in variants
     ]
+    return [
+        *every,
+        base.override({"sre2l.bn_statistics": "class", "sre2l.patches": {"budget": 12}}),
+    ]
 
 
-PLANNED = {
-    stage.address: stage
-    for config in configs()
-    for stage in (*plan(config), *landscapes(config).values())
-}
+def stages_of(config: TrialConfig) -> list[Stage]:
+    """All that a trial may be asked for."""
+    looks = [look[-1] for look in TrialStages.of(config).rungs]
+    return [*plan(config), *closure(*looks), *landscapes(config).values()]
+
+
+PLANNED = {stage.address: stage for config in configs() for stage in stages_of(config)}
 FROM_OTHERS = {"path": "somewhere", "sha256": "ab" * 32, "data": DataConfig()}
 for stage in (
     Given(teacher=None, parts=(), method="given", ipc=2, compute=ComputeConfig(), **FROM_OTHERS),

@@ -29,7 +29,7 @@ from guard.artifacts import ArtifactStore
 from guard.data.datasets import load_data
 from guard.data.given import content_of
 from guard.models.networks import build_model
-from guard.pipeline import STAGES, landscapes, plan
+from guard.pipeline import STAGES, TrialStages, landscapes, plan
 from guard.seeding import generator
 from guard.stage import Stage
 from guard.stages import Given, Loaded
@@ -153,7 +153,10 @@ def stages() -> Iterator[tuple[str, Stage]]:
     seen: set[str] = set()
     for name, settings in TRIALS.items():
         config = TrialConfig().override(TINY).override(settings)
-        measured = [landscapes(config)["student"]] if name == "sre2l" else []
+        measured: list[Stage] = []
+        if name == "sre2l":
+            early = TrialStages.of(config).rungs[0][-1].model
+            measured = [early, landscapes(config)["student"]]
         for stage in (*plan(config), *measured):
             if stage.address not in seen:
                 seen.add(stage.address)

@@ -106,12 +106,15 @@ def test_a_fingerprint_changes_with_any_leaf(path: str) -> None:
 def using(path: str) -> TrialConfig:
     """A trial to which the path says something: a method that was added later is the trial's."""
     section = path.partition(".")[0]
-    if section not in later(TrialConfig):
+    if section not in LATER_METHODS:
         return FULL
     return FULL.override({"method": section, "regularizer": "none", "student.learned_lr": False})
 
 
-@pytest.mark.parametrize("name", later(TrialConfig))
+LATER_METHODS = sorted(later(TrialConfig).keys() & methods().keys())
+
+
+@pytest.mark.parametrize("name", LATER_METHODS)
 def test_a_method_that_was_added_later_says_nothing_where_it_is_not_used(name: str) -> None:
     for path in (path for path in FULL.flat() if path.startswith(f"{name}.")):
         assert changed(path).fingerprint() == FULL.fingerprint()
