@@ -7,7 +7,6 @@ import math
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from guard.config import ModelConfig
 from guard.errors import ConfigError, StudyError
@@ -20,9 +19,6 @@ from tune.places import typed, usable_folder
 from tune.resources import EVERY_STAGE, Resources, StageResources
 from tune.results.folder import RESERVED, STUDY_NAME, StudyFolder
 from tune.space import SearchSpace
-
-if TYPE_CHECKING:
-    pass
 
 FLOAT_BYTES = 4
 PROCESSES = "squeeze.processes"

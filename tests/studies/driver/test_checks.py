@@ -8,7 +8,8 @@ import pytest
 
 from guard.errors import ConfigError, StudyError, UserError
 from guard.trial import TrialConfig
-from studies.driver.checks import checked_space, parse_resources, placed
+from studies.driver.checks import checked_space, parse_resources
+from studies.driver.place import placed
 from studies.driver.settings import parse_settings, search_space
 from studies.presets import PRESETS
 from tune.resources import Resources
