@@ -16,10 +16,19 @@ from tune.space import Params, SearchSpace
 from tune.storage import opened, understood
 from tune.warmstart import take_over
 
+STARTUP_TRIALS = 5
+"""That `auto` draws at random first, where Optuna's default is ten."""
+
+
+def grouped(seed: int, startup_trials: int = 10) -> TPESampler:
+    """TPE of the joint distribution of the fields that trials have together."""
+    return TPESampler(seed=seed, multivariate=True, group=True, n_startup_trials=startup_trials)
+
+
 SAMPLERS: dict[SamplerName, Callable[[int], BaseSampler]] = {
-    "auto": lambda seed: TPESampler(seed=seed),
+    "auto": lambda seed: grouped(seed, STARTUP_TRIALS),
     "tpe": lambda seed: TPESampler(seed=seed),
-    "tpe-group": lambda seed: TPESampler(seed=seed, multivariate=True, group=True),
+    "tpe-group": lambda seed: grouped(seed),
     "gp": lambda seed: GPSampler(seed=seed, deterministic_objective=True),
     "nsga2": lambda seed: NSGAIISampler(seed=seed, population_size=16),
     "random": lambda seed: RandomSampler(seed=seed),

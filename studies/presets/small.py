@@ -78,7 +78,7 @@ def digits() -> Preset:
     return Preset(
         config=config,
         space=space,
-        num_trials=12,
+        num_trials=24,
         about="scikit-learn's 8x8 digits; about 7 minutes on 2 cores",
         confirm=confirm,
     )

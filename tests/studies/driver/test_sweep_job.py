@@ -37,7 +37,7 @@ def fill(job: SweepJob, count: int) -> None:
 @pytest.mark.parametrize(
     ("argv", "trials"),
     [
-        ([], 12),
+        ([], 24),
         (["--num-trials", "3"], 3),
         (["--set", "ipc=choice(1, 2, 3, 4, 5, 6, 7)"], 28),
         (["--sampler", "grid"], 40),
