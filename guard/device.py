@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
+import sysconfig
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -34,6 +37,21 @@ def has_bfloat16(device: str) -> bool:
     if device == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     return device == "cpu" and bool(torch.cpu._is_avx512_bf16_supported())
+
+
+def has_compiler(device: str) -> bool:
+    """Whether torch can compile for this machine's device of that name: with a C++ compiler and
+    Python's headers for a CPU, with Triton and a C compiler for CUDA."""
+    if device == "cuda":
+        return find_spec("triton") is not None and _finds("CC", "gcc", "clang")
+    headers = Path(sysconfig.get_path("include")) / "Python.h"
+    return device == "cpu" and headers.is_file() and _finds("CXX", "g++", "clang++")
+
+
+def _finds(variable: str, *commands: str) -> bool:
+    """Whether the program that a variable of the environment names is there, or one of these."""
+    named = os.environ.get(variable)
+    return any(shutil.which(command) for command in ([named] if named else commands))
 
 
 def memory_bytes() -> int:

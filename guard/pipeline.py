@@ -7,7 +7,7 @@ differs between a notebook (`local_runner`) and a Ray cluster.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -176,6 +176,18 @@ WHOLE = Leg()
 MOST_RUNGS = 10
 
 
+def first_stages(legs: Iterable[tuple[TrialConfig, Leg]]) -> Iterator[Stage]:
+    """What legs of trials begin with, each stage once, in the order of the trials."""
+    seen: set[str] = set()
+    for config, leg in legs:
+        stages = TrialStages.of(config)
+        looks = stages.rungs[: leg.looks]
+        for stage in waves(looks[0][-1])[0] if looks else stages.waves[0]:
+            if stage.address not in seen:
+                seen.add(stage.address)
+                yield stage
+
+
 @dataclass(frozen=True, kw_only=True)
 class StageRecord:
     """What a trial says of a stage that it used."""
@@ -252,7 +264,7 @@ class _Ledger:
             reason=reason,
             metrics=self.metrics,
             seconds=seconds,
-            waiting_seconds=seconds - self._computing,
+            waiting_seconds=max(seconds - self._computing, 0.0),
             stages=tuple(self.records),
             paths=paths,
         )

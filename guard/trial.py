@@ -135,6 +135,8 @@ class TrialConfig(Config):
                 f"{self.method} trains no network on real images that {kind} could act on; "
                 "set regularizer=none, or student.labels=soft",
             )
+        if "squeeze" in self.own.reads or self.student.labels == "soft":
+            self.regularizer.check_augment("squeeze.augment", self.squeeze.augment)
         if self.regularizer.units == "normalized":
             inputs = {model.input for model in self.regularized_models}
             self._check_units("regularizer.units", inputs)

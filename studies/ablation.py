@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-
-from matplotlib.figure import Figure
+from typing import TYPE_CHECKING
 
 from studies.design.design import Design, Settings
 from studies.design.differences import differences
 from studies.design.study import Study, Table, confirmed
 from studies.driver.trials_job import run_command
 from studies.presets import Preset
-from studies.reporting.figures import arms_figure
 from tune.results.comparison import Comparison, short_titles
 from tune.results.findings import Results, duel, gains_in_words
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 GRADIENT_WEIGHTS = (1e-4, 1e-3, 1e-2, 0.1, 1.0)
 """λ_g of GUARD's Table 3."""
@@ -43,6 +44,8 @@ def design(preset: Preset) -> Design:
 
 
 def figures(results: Results) -> Mapping[str, Figure]:
+    from studies.reporting.figures import arms_figure
+
     return {"accuracy": arms_figure(results.comparisons, results.caption)}
 
 

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-
-from matplotlib.figure import Figure
+from typing import TYPE_CHECKING
 
 from studies.design.design import Design
 from studies.design.study import Study, confirmed
 from studies.driver.trials_job import run_command
 from studies.presets import Preset
-from studies.reporting.figures import arms_figure
 from tune.results.findings import Results, duel, gains_in_words
 from tune.results.tables import by_chance
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 def design(preset: Preset) -> Design:
@@ -23,6 +24,8 @@ def design(preset: Preset) -> Design:
 
 
 def figures(results: Results) -> Mapping[str, Figure]:
+    from studies.reporting.figures import arms_figure
+
     return {"accuracy": arms_figure(results.comparisons, results.caption)}
 
 

@@ -7,8 +7,7 @@ At the preset's images per class; `--set 'ipc=choice(1, 10, 50)'` makes them an 
 from __future__ import annotations
 
 from collections.abc import Mapping
-
-from matplotlib.figure import Figure
+from typing import TYPE_CHECKING
 
 from guard.config import ModelConfig
 from guard.config.common import TORCHVISION
@@ -16,10 +15,12 @@ from studies.design.design import Design
 from studies.design.study import Study, Table, confirmed
 from studies.driver.trials_job import run_command
 from studies.presets import Preset
-from studies.reporting.figures import arms_figure, attacks_figure, ipc_figure
 from tune.results.findings import Results, gains_in_words
 from tune.results.tables import percent, shared_attacks
 from tune.results.wording import title
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 GUARDED = ("sre2l", "cda")
 UNGUARDED = ("mtt", "tesla", "mat", "random")
@@ -40,6 +41,8 @@ def design(preset: Preset) -> Design:
 
 
 def figures(results: Results) -> Mapping[str, Figure]:
+    from studies.reporting.figures import arms_figure, attacks_figure, ipc_figure
+
     arms, caption = results.comparisons, results.caption
     found = {"accuracy": arms_figure(arms, caption)}
     if len({comparison.arm.config.ipc for comparison in arms}) > 1:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
@@ -17,13 +17,15 @@ from studies.design.design import Design
 from studies.design.study import Machine, Row, Study, Table, confirmed
 from studies.driver.trials_job import run_command
 from studies.presets import Preset
-from studies.reporting.figures import MARKERS
 from tune.results.comparison import Arm, shared_place, short_titles
 from tune.results.findings import Results
 from tune.results.folder import read_csv
 from tune.results.statistics import interval
 from tune.results.tables import by_chance, level
 from tune.results.wording import joined
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 Spectra = Mapping[int, NDArray[np.float64]]
 """Eigenvalues (N, k) of the input Hessian at N samples, descending, by seed."""
@@ -74,6 +76,10 @@ def spectra(arm: Arm, model: str, store: ArtifactStore) -> Spectra:
 
 def figures(results: Results) -> Mapping[str, Figure]:
     """Left: the mean of the i-th largest eigenvalue. Right: the largest one, samples sorted."""
+    from matplotlib.figure import Figure
+
+    from studies.reporting.figures import MARKERS
+
     store = results.folder.store
     titles = short_titles(results.comparisons)
     samples = num_seeds = 0

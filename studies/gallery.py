@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+from typing import TYPE_CHECKING
 
 from guard.distilled import DistilledSet
 from guard.pictures import to_picture
@@ -14,10 +12,13 @@ from studies.design.design import Design
 from studies.design.study import Study, confirmed
 from studies.driver.trials_job import run_command
 from studies.presets import Preset
-from studies.reporting.fonts import families
 from tune.results.comparison import Arm
 from tune.results.findings import Results, gains_in_words
 from tune.results.wording import joined
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 MAX_CLASSES, MAX_IMAGES = 10, 3
 CELL_INCHES = 0.62
@@ -49,6 +50,8 @@ def first_record(arm: Arm) -> Mapping[str, str]:
 
 
 def side_by_side(arms: list[Arm]) -> Figure:
+    from matplotlib.figure import Figure
+
     sets = [DistilledSet.load(Path(first_record(arm)["distilled"])) for arm in arms]
     spec, rows = sets[0].spec, min(sets[0].ipc, MAX_IMAGES)
     columns = min(spec.num_classes, MAX_CLASSES)
@@ -71,6 +74,8 @@ def side_by_side(arms: list[Arm]) -> Figure:
 
 def head(axes: Axes, name: str, number: int) -> None:
     """The class's name over its column, or its number where no font has the name."""
+    from studies.reporting.fonts import families
+
     usable = families(name)
     axes.set_title(
         name if usable else f"class {number}",

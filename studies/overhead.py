@@ -145,7 +145,7 @@ def size(row: Mapping[str, Any]) -> str:
 
 
 def answer(results: Results) -> str:
-    told = (PRESETS_OWN, "curvature", "pgd-at", "pgd-at, 10 steps")
+    told = (PRESETS_OWN, "curvature", "pgd-at", "pgd-at, 10 steps", "pgd-at, ls-pgd")
     steps = [row for row in measured(results) if row["step"] in told]
     ratios = [
         f"{row['step']} takes {float(row['ratio']):.1f} times as long as a plain step "

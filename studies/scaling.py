@@ -7,9 +7,7 @@ import shutil
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-
-from matplotlib.figure import Figure
-from matplotlib.ticker import NullLocator
+from typing import TYPE_CHECKING
 
 from guard.robustness.measures import CLEAN, ROBUST, Measure
 from guard.trial import TrialConfig
@@ -17,7 +15,6 @@ from studies.design.design import Design
 from studies.design.study import Machine, Row, Study, confirmed
 from studies.driver.trials_job import run_command
 from studies.presets import Preset
-from studies.reporting.figures import draw_line
 from studies.reporting.powerlaw import PowerLaw, fit
 from tune.results.comparison import SEEDS, Comparison
 from tune.results.findings import Results
@@ -25,6 +22,9 @@ from tune.results.folder import StudyFolder, read_csv
 from tune.results.statistics import Estimate
 from tune.results.wording import joined, penalty, told_apart
 from tune.runs import Run, run_all
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 IPCS = (1, 2, 5, 10, 20)
 WIDTHS = (0.25, 0.5, 1.0)
@@ -135,6 +135,11 @@ def figures(results: Results) -> Mapping[str, Figure]:
 
 def growth_figure(results: Results) -> Figure:
     """Errors against size with their laws: rows clean and robust, columns IPC and width."""
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import NullLocator
+
+    from studies.reporting.figures import draw_line
+
     figure = Figure(figsize=(9, 7), dpi=150, layout="constrained")
     grid = figure.subplots(2, 2, squeeze=False)
     found, fitted = curves(results), laws(results)
@@ -171,6 +176,8 @@ def one_minus(found: Estimate) -> Estimate:
 
 def throughput_figure(results: Results) -> Mapping[str, Figure]:
     """Measured trials a minute beside a straight line through the first; none before it is."""
+    from matplotlib.figure import Figure
+
     rows = read_csv(results.measured)
     if not rows:
         return {}

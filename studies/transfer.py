@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-
-from matplotlib.figure import Figure
+from typing import TYPE_CHECKING
 
 from guard.trial import TrialConfig
 from studies.design.design import Design
@@ -12,9 +11,11 @@ from studies.design.differences import differences
 from studies.design.study import Study, Table, confirmed
 from studies.driver.trials_job import run_command
 from studies.presets import Preset
-from studies.reporting.figures import arms_figure, eps_figure
 from tune.results.comparison import Comparison, short_titles
 from tune.results.findings import Results, gains_in_words
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 METHODS = ("sre2l", "cda", "dc", "dsa", "mtt")
 
@@ -24,6 +25,8 @@ def design(preset: Preset) -> Design:
 
 
 def figures(results: Results) -> Mapping[str, Figure]:
+    from studies.reporting.figures import arms_figure, eps_figure
+
     accuracy = arms_figure(results.comparisons, results.caption)
     over_eps = eps_figure(results.comparisons, results.caption)
     return {"accuracy": accuracy, **({"eps": over_eps} if over_eps else {})}

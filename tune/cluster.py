@@ -18,6 +18,7 @@ from ray._private import worker
 from guard.errors import StudyError
 from tune.desk import NAMESPACE
 from tune.local import short_folder, start_local
+from tune.resources import COORDINATOR_CPUS, StageResources
 
 ANSWER_TIMEOUT_S = 5.0
 PACKAGES = ("guard", "tune", "studies")
@@ -97,6 +98,16 @@ def has_gpus(address: str) -> bool:
     """Whether a machine of the cluster has one now. Raises StudyError, see `started`."""
     with started(address):
         return bool(ray.cluster_resources().get("GPU", 0.0) > 0)
+
+
+def num_slots(resources: StageResources) -> int:
+    """Stages of the default size that the running cluster holds at once."""
+    total = ray.cluster_resources()
+    wanted = resources.default
+    slots = total.get("CPU", 0) // max(wanted.cpus, COORDINATOR_CPUS)
+    if wanted.gpus:
+        slots = min(slots, total.get("GPU", 0) // wanted.gpus)
+    return max(int(slots), 1)
 
 
 @contextlib.contextmanager

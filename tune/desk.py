@@ -9,21 +9,24 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import math
 import threading
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import ray
 
-from guard.artifacts import Artifact, MissingInput, attempts
+from guard.artifacts import Artifact, ArtifactStore, MissingInput, attempts
 from guard.errors import StudyError
+from guard.pipeline import Leg, first_stages
 from guard.remote import store_at
 from guard.stage import Stage
+from guard.trial import TrialConfig
 from tune.causes import unwrapped
 from tune.resources import StageResources
 from tune.timeline import FILE, Span, append
@@ -39,6 +42,8 @@ LIMIT_CHECK_S = 1.0
 ANSWER_S = 2.0
 MAX_RETRIES = 2
 """Of a stage whose process dies, by Ray itself."""
+LOOK_AHEAD = 32
+"""Trials whose first stages are looked at before any of them runs."""
 
 
 class StageLost(Exception):
@@ -98,6 +103,8 @@ class Desk:
         self._started: dict[str, tuple[str, float]] = {}
         self._used: dict[str, Usage] = {}
         self._spans: list[Span] = []
+        self._ahead: set[str] = set()
+        """Addresses of what nobody has asked for yet."""
         self._damaged: list[str] = []
         self._computed = self._shared = 0
         self._saved_seconds = 0.0
@@ -110,9 +117,22 @@ class Desk:
             if task is None:
                 return await self._compute(stage)
             found = await asyncio.shield(task)
+        if stage.address in self._ahead:
+            self._ahead.remove(stage.address)
+            return replace(found, built=True)
         self._shared += 1
         self._saved_seconds += found.seconds
         return replace(found, built=False)
+
+    async def ahead(self, stage: Stage) -> None:
+        """Compute a stage before it is asked for: whoever asks first has had it computed. What goes
+        wrong is raised to those who ask, who have it tried again."""
+        if self._store.get(stage) is None and stage.address not in self._tasks:
+            self._ahead.add(stage.address)
+            try:
+                await self._compute(stage)
+            except Exception:
+                self._ahead.discard(stage.address)
 
     async def _compute(self, stage: Stage) -> Artifact:
         task = asyncio.ensure_future(self._submit(stage))
@@ -265,6 +285,21 @@ class Timeline:
         """Raises StudyError if the file cannot be written for half a minute."""
         with contextlib.suppress(ray.exceptions.RayError):  # busy: the next time will do
             append(self._path, ray.get(self._desk.take_spans.remote(), timeout=ANSWER_S))
+
+
+def ask_ahead(
+    desk: Any, queued: Iterable[tuple[TrialConfig, Leg]], store: ArtifactStore, count: int
+) -> None:
+    """Have the first stages computed that legs of trials begin with and that are not there, `count`
+    of them at most, and do not wait: whoever asks for one first gets it.
+
+    Else a search's first trials, which all need the same teacher, would leave every worker but one
+    idle until it is trained.
+    """
+    begun = first_stages(itertools.islice(queued, LOOK_AHEAD))
+    missing = (stage for stage in begun if store.get(stage) is None)
+    for stage in itertools.islice(missing, count):
+        desk.ahead.remote(stage)
 
 
 def wait_for_desk(desk: Any, timeout: float) -> None:

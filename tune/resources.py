@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from guard.errors import StudyError
 
 EVERY_STAGE = "all"
+COORDINATOR_CPUS = 0.001
+"""What a trial holds that only waits for its stages; zero is refused."""
 
 
 @dataclass(frozen=True)

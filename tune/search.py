@@ -11,7 +11,6 @@ import shutil
 import tempfile
 from typing import Any
 
-import ray
 from ray import tune as ray_tune
 from ray.tune.search import Searcher
 
@@ -19,12 +18,11 @@ from tune.callback import StudyCallback
 from tune.desk import wait_for_desk
 from tune.planning import Plan
 from tune.proposer import Proposer
-from tune.resources import StageResources
+from tune.resources import COORDINATOR_CPUS
 from tune.results.folder import StudyFolder
 from tune.runs import TRIES
 from tune.storage import understood
 from tune.trainable import (
-    COORDINATOR_CPUS,
     IS_CONTROL,
     IS_WHOLE,
     LOOKS,
@@ -116,13 +114,3 @@ def study_context(plan: Plan, desk_name: str) -> StudyContext:
     return StudyContext(
         base=plan.space.base.to_dict(), output=folder.place, name=folder.name, desk=desk_name
     )
-
-
-def num_slots(resources: StageResources) -> int:
-    """Stages of the default size that the running cluster holds at once."""
-    total = ray.cluster_resources()
-    wanted = resources.default
-    slots = total.get("CPU", 0) // max(wanted.cpus, COORDINATOR_CPUS)
-    if wanted.gpus:
-        slots = min(slots, total.get("GPU", 0) // wanted.gpus)
-    return max(int(slots), 1)

@@ -8,8 +8,9 @@ Optuna's) the number of its first, so that a repeated trial has one record.
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import optuna
@@ -52,6 +53,13 @@ def settle(study: optuna.Study, standing: Standing, space: SearchSpace) -> None:
             attributes = {**last.user_attrs, RETRY_OF: last.number, REPEATS: number}
             study.enqueue_trial(fixed(last), user_attrs=attributes)
             standing.forget_failure(number)
+
+
+def queued(study: optuna.Study, space: SearchSpace) -> Iterator[TrialConfig]:
+    """Of the trials that wait to be run, in that order, as far as they can be."""
+    for trial in study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
+        with contextlib.suppress(ConfigError):
+            yield configured(space.base, fixed(trial), control=is_control(trial))
 
 
 def lost(study: optuna.Study, standing: Standing, space: SearchSpace) -> list[Run]:

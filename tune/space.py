@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Protocol
 
 from optuna.distributions import (
@@ -125,10 +127,19 @@ class SearchSpace:
 
     def _first(self, drawn: Params) -> TrialConfig | None:
         """The base with what other paths depend on; None where the draws have no meaning."""
-        try:
-            return configured(self.base, {key: drawn[key] for key in FIRST if key in drawn})
-        except ConfigError:
-            return None
+        values = {key: drawn[key] for key in FIRST if key in drawn}
+        name = json.dumps(values)
+        if name not in self._known:
+            try:
+                self._known[name] = configured(self.base, values)
+            except ConfigError:
+                self._known[name] = None
+        return self._known[name]
+
+    @cached_property
+    def _known(self) -> dict[str, TrialConfig | None]:
+        """What `_first` has found: the draws that it depends on are few."""
+        return {}
 
     def suggest(self, trial: Suggests) -> Params:
         """Draw what the trial reads (define-by-run). A control draws no field of a regularizer."""

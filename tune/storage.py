@@ -18,7 +18,6 @@ from pathlib import Path
 
 import optuna
 from optuna.storages import BaseStorage
-from sqlalchemy.exc import SQLAlchemyError
 
 from guard.errors import StudyError
 from tune.causes import causes, reason
@@ -33,7 +32,6 @@ FILES = (FILE, JOURNAL, ELSEWHERE)
 ANSWER_TIMEOUT_S = 10.0
 DIRECTIONS = [optuna.study.StudyDirection.MAXIMIZE] * 2
 GOES_ON = "what is done is kept: the same command goes on"
-REFUSALS = (SQLAlchemyError, optuna.exceptions.StorageInternalError)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -196,12 +194,19 @@ def _told(folder: StudyFolder, error: Exception) -> str | None:
     if isinstance(error, RuntimeError) and "updating optuna" in str(error):
         other = "" if is_own else ", or another program's: Optuna and MLflow need a database each"
         return f"{name}: is a newer Optuna's than this one{other}"
-    if is_own and isinstance(error, (*REFUSALS, AssertionError)):
+    if is_own and (is_refusal(error) or isinstance(error, AssertionError)):
         return _of_file(file, error)
     is_rpc = type(error).__module__.partition(".")[0] == "grpc"
-    if not is_own and (is_rpc or isinstance(error, (*REFUSALS, OSError))):
+    if not is_own and (is_rpc or is_refusal(error) or isinstance(error, OSError)):
         return f"{name}: {reason(error)}; {GOES_ON}"
     return None
+
+
+def is_refusal(error: Exception) -> bool:
+    """Whether a storage raised it."""
+    from sqlalchemy.exc import SQLAlchemyError
+
+    return isinstance(error, SQLAlchemyError | optuna.exceptions.StorageInternalError)
 
 
 def _of_file(file: Path, error: Exception) -> str:

@@ -21,7 +21,6 @@ from tune.space import configured
 
 NUMBER, IS_CONTROL, LOOKS, IS_WHOLE = "trial_number", "is_control", "looks", "is_whole"
 """Keys that the search adds to the parameters of a trial."""
-COORDINATOR_CPUS = 0.001  # zero is refused
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -90,3 +90,7 @@ class ComputeConfig(Config):
     fast: the fastest kernels, TF32, images channels last, and bfloat16 for what is differentiated
     once: a teacher's plain loss, recovered images, labels, students and attacks. A penalty's
     gradients and every verdict stay in float32. Bytes can differ from run to run."""
+    compile: bool = field(default=False, metadata=LATER)
+    """Have torch compile networks where one derivative is taken: students, teachers and experts
+    without a regularizer, attacks. Equal up to rounding (verdicts are computed as without it); off
+    where a machine has no compiler. It takes seconds a stage, so it is for long stages."""

@@ -5,7 +5,7 @@ The mathematics is in `guard.training.penalties` and `guard.training.losses`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Annotated, Any, ClassVar, Literal
@@ -39,19 +39,31 @@ PENALTY = frozenset(
     {"kind", "weight", "power", "units", "scale", "bn", "fraction", "weight_warmup_epochs"}
 )
 STEPPING = PENALTY | {"h", "direction", "h_warmup_epochs", "h_ramp"}
-ATTACK = frozenset({"kind", "steps", "step_size", "eps"})
+ATTACK = frozenset({"kind", "steps", "step_size", "eps", "ascent", "candidates", "growth"})
 WEIGHTED = ATTACK | {"weight", "weight_warmup_epochs"}
+
+CARRIED = ("crop", "flip")
+"""Augmentations that a kept perturbation follows its image through."""
+
+
+def attack_passes(own: RegularizerConfig) -> float:
+    """Of an attacked image; of a line search at most, as of one whose loss has dropped."""
+    return 2 + own.candidates if own.keeps else 2 * own.steps
+
 
 KINDS: Mapping[str, Kind] = {
     "none": Kind(reads=frozenset({"kind"}), passes=lambda own: 0.0),
     "curvature": Kind(reads=STEPPING, passes=lambda own: 12 * own.fraction),
     "loss-difference": Kind(reads=STEPPING, passes=lambda own: 9 * own.fraction),
     "gradient-norm": Kind(reads=PENALTY, passes=lambda own: 6 * own.fraction),
-    "adversarial": Kind(reads=ATTACK, passes=lambda own: 2 * own.steps, attacks=True),
-    "trades": Kind(reads=WEIGHTED, passes=lambda own: 2 * own.steps + 3, attacks=True),
-    "mart": Kind(reads=WEIGHTED, passes=lambda own: 2 * own.steps + 3, attacks=True),
+    "adversarial": Kind(reads=ATTACK, passes=attack_passes, attacks=True),
+    "trades": Kind(reads=WEIGHTED, passes=lambda own: attack_passes(own) + 3, attacks=True),
+    "mart": Kind(reads=WEIGHTED, passes=lambda own: attack_passes(own) + 3, attacks=True),
     "rslad": Kind(
-        reads=WEIGHTED, passes=lambda own: 2 * own.steps + 3, attacks=True, needs_teacher=True
+        reads=WEIGHTED,
+        passes=lambda own: attack_passes(own) + 3,
+        attacks=True,
+        needs_teacher=True,
     ),
 }
 
@@ -104,6 +116,17 @@ class RegularizerConfig(Config):
     """Of the attack, as a share of its radius."""
     eps: Annotated[float, above(0, at_most=1)] | None = None
     """L_inf radius of the attack, in pixels; None: that of the threat model."""
+    ascent: Literal["pgd", "ls-pgd"] = field(default="pgd", metadata=LATER)
+    """pgd: `steps` from a random start. ls-pgd: one line search from where the image's last attack
+    ended, nothing where its loss has not dropped since (C²R, arXiv 2605.20606): in place of 7 steps
+    less than half of the passes. It keeps a perturbation of each training image on the device, in
+    float32, and follows it through crop and flip; other augmentations are refused."""
+    candidates: Annotated[int, at_least(1, at_most=20)] = field(default=3, metadata=LATER)
+    """Z of ls-pgd: lengths that are tried along the sign of the gradient, the first of which is
+    `step_size`. The paper tries 2 or 3."""
+    growth: Annotated[float, above(1)] = field(default=2.0, metadata=LATER)
+    """β of ls-pgd: each length over the one before. The paper publishes neither β nor its first
+    length α; these are ours: a quarter, a half and the whole of the radius."""
 
     NAMED: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "none": {"kind": "none", "weight": 0},
@@ -181,6 +204,32 @@ class RegularizerConfig(Config):
     def attacks(self) -> bool:
         """Whether the loss is of attacked images; a penalty otherwise."""
         return self.facts.attacks
+
+    @property
+    def keeps(self) -> bool:
+        """Whether it keeps a perturbation of each training image."""
+        return self.active and self.attacks and self.ascent == "ls-pgd"
+
+    def check_augment(self, path: str, augment: Sequence[str]) -> None:
+        """Raises ConfigError for augmentations of a training loop, found at the path, that kept
+        perturbations cannot be carried through."""
+        others = [name for name in augment if name not in CARRIED]
+        if self.keeps and others:
+            raise ConfigError(
+                path,
+                f"ls-pgd keeps perturbations, which follow {' and '.join(CARRIED)} alone; got "
+                f"{', '.join(others)} (or set ascent = pgd)",
+            )
+
+    def check_forgets(self, path: str, whom: str) -> None:
+        """Raises ConfigError for perturbations that nothing could be made of; whom: what is
+        attacked. path: of this section."""
+        if self.keeps:
+            raise ConfigError(
+                f"{path}.ascent".removeprefix("."),
+                f"{whom} do not come back to the same network as they were, so there is no last "
+                "attack to go on from: must be pgd, got ls-pgd",
+            )
 
     @property
     def passes(self) -> float:

@@ -121,8 +121,7 @@ def _read_field_names(cls: type) -> tuple[str, ...]:
 field_names: Callable[[type], tuple[str, ...]] = functools.cache(_read_field_names)
 
 
-def _read_later(cls: type) -> dict[str, Any]:
-    """The fields of LATER, with their defaults."""
+def _read_later(cls: type) -> Mapping[str, Any]:
     return {f.name: _default(f) for f in dataclasses.fields(cls) if f.metadata == LATER}
 
 
@@ -131,7 +130,8 @@ def _default(field: dataclasses.Field[Any]) -> Any:
     return field.default if made is dataclasses.MISSING else made()
 
 
-later: Callable[[type], dict[str, Any]] = functools.cache(_read_later)
+later: Callable[[type], Mapping[str, Any]] = functools.cache(_read_later)
+"""The fields of LATER, with their defaults."""
 
 
 def paths(cls: type[Config], prefix: str = "") -> Iterator[str]:
@@ -146,7 +146,7 @@ def paths(cls: type[Config], prefix: str = "") -> Iterator[str]:
 
 
 def _leaves(
-    config: Config, prefix: str = "", silent: Callable[[type], dict[str, Any]] = lambda cls: {}
+    config: Config, prefix: str = "", silent: Callable[[type], Mapping[str, Any]] = lambda cls: {}
 ) -> Iterator[tuple[str, Any]]:
     """silent: fields of a section that are left out at these values."""
     for name in field_names(type(config)):

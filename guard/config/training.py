@@ -147,8 +147,9 @@ class StudentConfig(Config):
     """Both parameters of the Beta distribution that mixing draws from."""
 
     def check(self) -> None:
-        """A share above 1, and robust soft label distillation without a teacher's logits to be
-        near to. Raises ConfigError."""
+        """A share above 1, robust soft label distillation without a teacher's logits to be near
+        to, and attacks that go on. Raises ConfigError."""
+        self.regularizer.check_forgets("regularizer", "a student's images, augmented and mixed,")
         if self.loss == "cosine" and self.hard_share > 1:
             raise ConfigError("hard_weight", f"is a share of cosine, got {self.hard_share}")
         if self.regularizer.facts.needs_teacher and self.labels in ("hard", "own"):

@@ -35,6 +35,10 @@ class ImageSet(Protocol):
 
     def subset(self, indices: Tensor) -> ImageSet: ...
 
+    def numbered(self) -> ImageSet:
+        """The same images with their numbers, 0..N−1, in place of the labels."""
+        ...
+
     def near(self, device: torch.device) -> ImageSet:
         """The same set, on the device as far as it lies in memory: for work that reads it again and
         again there."""
@@ -68,6 +72,10 @@ class TensorImages:
 
     def __len__(self) -> int:
         return len(self.y)
+
+    def numbered(self) -> TensorImages:
+        """As of `ImageSet.numbered`."""
+        return replace(self, y=torch.arange(len(self)))
 
     def subset(self, indices: Tensor) -> TensorImages:
         """The images of indices (N,), in that order."""
@@ -132,6 +140,10 @@ class FileImages:
 
     def __len__(self) -> int:
         return len(self.y)
+
+    def numbered(self) -> FileImages:
+        """As of `ImageSet.numbered`."""
+        return replace(self, y=torch.arange(len(self)))
 
     def subset(self, indices: Tensor) -> FileImages:
         """The images of indices (N,), in that order."""

@@ -26,6 +26,8 @@ class Classifier(nn.Module):
 
     lowered = False
     """Whether passes take bfloat16 (`guard.models.precision`)."""
+    compiled = False
+    """Whether passes are compiled (`guard.models.compiling`)."""
 
     def __init__(self, normalize: InputLayer, network: nn.Module) -> None:
         super().__init__()

@@ -10,6 +10,7 @@ from torch import nn
 
 from guard.config import ComputeConfig
 from guard.device import has_bfloat16
+from guard.models.compiling import eager
 from guard.models.networks import Classifier
 
 
@@ -28,15 +29,16 @@ def is_lowered(model: nn.Module) -> bool:
 
 @contextlib.contextmanager
 def in_float32(model: nn.Module) -> Iterator[None]:
-    """Passes inside the block take float32, and no TF32: for verdicts, and for differences that
-    would drown in the rounding."""
+    """Passes inside the block take float32, no TF32 and no compiled kernels: for verdicts, and for
+    differences that would drown in the rounding."""
     before = is_lowered(model), torch.backends.cudnn.allow_tf32
     matmul = torch.backends.cuda.matmul.allow_tf32
     try:
         if isinstance(model, Classifier):
             model.lowered = False
         torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
-        yield
+        with eager(model):
+            yield
     finally:
         if isinstance(model, Classifier):
             model.lowered = before[0]

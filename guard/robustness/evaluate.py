@@ -25,6 +25,7 @@ from guard.config.evaluation import UNBOUNDED, AttackAt, attacks_at
 from guard.data.datasets import load_data
 from guard.data.images import ImageSet
 from guard.device import setup
+from guard.models.compiling import compiled
 from guard.models.networks import folded
 from guard.models.precision import as_fast_as, in_float32
 from guard.models.saving import load_model
@@ -151,7 +152,7 @@ def evaluate_stage(stage: Evaluate, store: ArtifactStore, folder: Path) -> Mappi
     splits = load_data(stage.data)
     config, at = stage.evaluation, stage.attack_at
     model = load_model(store.read(stage.model).path, device)
-    model = as_fast_as(folded(model), stage.compute)
+    model = compiled(as_fast_as(folded(model), stage.compute), stage.compute)
     images = chosen(splits.named(stage.split), config)
     before, passes = None, {}
     if stage.before is None:

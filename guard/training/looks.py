@@ -19,6 +19,7 @@ from torch.optim.swa_utils import AveragedModel, update_bn
 from guard.artifacts import ArtifactStore
 from guard.data.images import ImageSet
 from guard.group import Group
+from guard.models.compiling import eager
 from guard.models.networks import Classifier
 from guard.models.synchronized import apart
 from guard.stages import EarlySqueeze, Squeeze
@@ -52,7 +53,7 @@ class LastEpoch:
     def into(self, model: Classifier, images: ImageSet, device: torch.device) -> None:
         """Give a network the mean, and its statistics of images as they are."""
         model.load_state_dict(self._average.module.state_dict())
-        with apart(model):
+        with apart(model), eager(model):
             update_bn(images.batches(BATCH, device), model)
 
 

@@ -52,6 +52,12 @@ class TrainingLoss:
         return next((config for config in both if config.active and config.attacks), None)
 
     @property
+    def radius(self) -> float:
+        """Of the attack, in pixels."""
+        config = self.attack
+        return self.eps if config is None or config.eps is None else config.eps
+
+    @property
     def penalty(self) -> Regularizer:
         return Regularizer(self.regularizer, self.eps, self.transformed, self.pieces, self.group)
 
@@ -80,8 +86,9 @@ class TrainingLoss:
         config = self.attack
         if config is None:
             return None
-        eps = self.eps if config.eps is None else config.eps
-        return attack_batch(model, x, y, config, eps, generator, self.group.share(len(x)).rows)
+        assert not config.keeps, "perturbations are kept by `guard.training.line_search`"
+        rows = self.group.share(len(x)).rows
+        return attack_batch(model, x, y, config, self.radius, generator, rows)
 
     def of(
         self,
@@ -135,11 +142,7 @@ def attack_batch(
         clean = model(x).detach() if config.kind == "trades" else None
         for _ in range(config.steps):
             moved.requires_grad_()
-            logits = model(moved)
-            gain = F.cross_entropy(logits, y, reduction="sum")
-            if clean is not None:
-                gain = divergences(clean, logits).sum()
-            (gradient,) = torch.autograd.grad(gain, moved)
+            (gradient,) = torch.autograd.grad(gains(model(moved), y, clean).sum(), moved)
             stepped = moved.detach() + config.step_size * eps * gradient.sign()
             moved = torch.clamp(torch.clamp(stepped, x - eps, x + eps), low, high)
     return moved.detach()
@@ -150,6 +153,14 @@ def margins(logits: Tensor, y: Tensor) -> Tensor:
     own = torch.arange(logits.shape[1], device=y.device) == y[:, None]
     others = logits.masked_fill(own, -torch.inf).amax(dim=1)
     return logits.gather(1, y[:, None]).squeeze(1) - others
+
+
+def gains(logits: Tensor, y: Tensor, clean: Tensor | None) -> Tensor:
+    """What an attack ascends, of each sample, (B,): the cross-entropy, or the divergence from clean
+    logits (B, K)."""
+    if clean is None:
+        return F.cross_entropy(logits, y, reduction="none")
+    return divergences(clean, logits)
 
 
 def divergences(clean: Tensor, attacked: Tensor) -> Tensor:

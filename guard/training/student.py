@@ -16,6 +16,7 @@ from guard.checkpoint import Checkpoint, Draws, Stateful
 from guard.config import StudentConfig
 from guard.device import setup
 from guard.distilled import DistilledSet
+from guard.models.compiling import compiled
 from guard.models.input_layer import load_whitening
 from guard.models.networks import build_model
 from guard.models.precision import as_fast_as
@@ -51,6 +52,8 @@ def train_student(stage: Student, store: ArtifactStore, folder: Path) -> Mapping
     model = build_model(stage.model, distilled.spec, derive(config.seed, "student"))
     load_whitening(model.normalize, stage.whitening, store)
     as_fast_as(model.to(device), stage.compute)
+    if not config.regularizer.active:
+        compiled(model, stage.compute)
     recipe = Recipe.of(config, model.normalize)
     taught = None if stage.labels is None else SoftLabels.of(store.read(stage.labels))
     loss, batches = lesson(config, distilled, recipe, taught, device)

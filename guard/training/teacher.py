@@ -20,9 +20,10 @@ from guard.checkpoint import Checkpoint, Draws, Stateful
 from guard.config import ComputeConfig, DataConfig, ModelConfig, RegularizerConfig, TrainConfig
 from guard.config.labels import kept_epochs
 from guard.data.datasets import load_data
-from guard.data.images import Splits
+from guard.data.images import ImageSet, Splits
 from guard.device import setup
 from guard.group import ALONE, Group
+from guard.models.compiling import compiled, eager
 from guard.models.input_layer import load_whitening
 from guard.models.networks import Classifier, build_model
 from guard.models.precision import as_fast_as
@@ -31,6 +32,7 @@ from guard.models.synchronized import synchronize
 from guard.processes import in_processes
 from guard.seeding import derive, generator
 from guard.stages import Squeeze, Whitening
+from guard.training.line_search import Perturbations, mebibytes
 from guard.training.loop import (
     NOTHING,
     Batch,
@@ -102,8 +104,11 @@ class TeacherTraining:
         splits = load_data(stage.data)
         model = build_model(stage.model, splits.spec, derive(seed, "teacher"))
         load_whitening(model.normalize, stage.whitening, store)
+        as_fast_as(model.to(device), stage.compute)
+        if not (stage.regularizer.active or adversary.active):
+            compiled(model, stage.compute)
         return cls(
-            model=as_fast_as(model.to(device), stage.compute),
+            model=model,
             model_config=stage.model,
             config=stage.train,
             loss=TrainingLoss(stage.regularizer, stage.eps, adversary, pieces=pieces, group=group),
@@ -125,14 +130,21 @@ class TeacherTraining:
         finite."""
         draws = generator(self.seed, "regularizer")
         images = self.splits.train.near(self.device).shared_by(self.group)
+        kept = self.kept(images)
+        if kept is not None:
+            also = {"perturbations": kept, **also}
 
         def batches(epoch: int) -> Iterator[Batch]:
             order = generator(self.seed, "real", epoch)
             space = self.model.normalize
+            if kept is not None:
+                return kept.batches(self.config, space, self.device, order)
             return image_batches(images, self.config, space, self.device, order)
 
         def objective(model: nn.Module, x: Tensor, y: Tensor, epoch: int) -> tuple[Tensor, Tensor]:
-            return self.loss(model, x, y, epoch, draws)
+            if kept is None:
+                return self.loss(model, x, y, epoch, draws)
+            return self.loss.of(model, x, kept.attacked(model, x, y), y, epoch, draws)
 
         return train(
             self.model,
@@ -147,10 +159,27 @@ class TeacherTraining:
             self.group,
         )
 
+    def kept(self, images: ImageSet) -> Perturbations | None:
+        """What the attack keeps of the training images, if it keeps anything."""
+        attack = self.loss.attack
+        if attack is None or not attack.keeps:
+            return None
+        starts = generator(self.seed, "perturbations")
+        return Perturbations(
+            attack, self.loss.radius, images, self.shape, self.device, starts, self.group
+        )
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of an image, (C, H, W)."""
+        spec = self.splits.spec
+        return (spec.channels, spec.image_size, spec.image_size)
+
     def check(self) -> None:
         """Raises Diverged if the network is no better than chance."""
         validation = self.splits.validation
-        reached = accuracy(self.model, validation.batches(500, self.device))
+        with eager(self.model):  # one pass is not worth compiling
+            reached = accuracy(self.model, validation.batches(500, self.device))
         check_better_than_chance(reached, validation.y)
 
     def save(self, history: list[Epoch], folder: Path) -> dict[str, Any]:
@@ -160,6 +189,8 @@ class TeacherTraining:
         metrics = {"train_loss": last.loss, "train_accuracy": last.accuracy}
         if self.loss.pieces > 1:
             metrics["penalty_pieces"] = float(self.loss.pieces)
+        if self.loss.attack is not None and self.loss.attack.keeps:
+            metrics["kept_mebibytes"] = mebibytes(len(self.splits.train), self.shape)
         return {
             "metrics": metrics,
             "history": [vars(epoch) for epoch in history],

@@ -45,6 +45,7 @@ STEPS = (
     "curvature, train",
     "pgd-at",
     "pgd-at, 10 steps",
+    "pgd-at, ls-pgd",
 )
 PENALTY = {
     "kind": "curvature",

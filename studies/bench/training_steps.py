@@ -21,6 +21,7 @@ from guard.methods.sre2l.statistics import BatchNormLoss
 from guard.models.modes import statistics_of
 from guard.models.networks import Classifier, build_model, features_and_logits, frozen
 from guard.models.precision import as_fast_as
+from guard.training.line_search import line_search
 from guard.training.losses import TrainingLoss
 from guard.trial import TrialConfig
 from studies.bench.measuring import Computation, Cost, account, measure
@@ -37,10 +38,12 @@ WHOLE: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "released-imagenet": ("released-imagenet", {}),
     "pgd-at": ("pgd-at", {}),
     "pgd-at, 10 steps": ("pgd-at", {"steps": 10}),
+    "pgd-at, ls-pgd": ("pgd-at", {"ascent": "ls-pgd"}),
     "fgsm-rs": ("fgsm-rs", {}),
     "trades": ("trades", {}),
 }
-"""Regularizers of a whole batch: a name of RegularizerConfig, and what differs from it."""
+"""Regularizers of a whole batch: a name of RegularizerConfig, and what differs from it. ls-pgd as
+it is at most: every loss has dropped."""
 LONG_WALK = 5
 """How many times as many student steps the long walk has as the short one."""
 
@@ -119,10 +122,18 @@ class Bench:
         loss_of = TrainingLoss(regularizer, self.config.evaluation.eps)
         model = as_fast_as(self.model(self.config.model), self.config.compute)
         parameters = list(model.parameters())
+        moves = loss_of.radius * (2 * self.x - 1)  # images of noise: uniform, as a start is
+        dropped = torch.full((len(self.x),), torch.inf, device=self.device)
+
+        def attacked(draws: torch.Generator) -> Tensor | None:
+            if not regularizer.keeps:
+                return loss_of.attacked(model, self.x, self.y, draws)
+            given = (self.x, self.y, regularizer, loss_of.radius, moves, dropped)
+            return line_search(model, *given)[0]
 
         def compute() -> None:
             draws = torch.Generator().manual_seed(0)
-            loss, _ = loss_of(model, self.x, self.y, 0, draws)
+            loss, _ = loss_of.of(model, self.x, attacked(draws), self.y, 0, draws)
             torch.autograd.grad(loss, parameters)
 
         return compute

@@ -117,6 +117,9 @@ def checked(base: TrialConfig, configs: Iterable[TrialConfig]) -> TrialConfig:
 
     splits = useful(load_data(base.data))
     spec, smallest = splits.spec, int(splits.train.y.bincount().min())
+    if base.regularizer.keeps:
+        count = len(splits.train)
+        check_fits("regularizer.ascent", "ls-pgd", count * (spec.num_values + 1))
     models: dict[ModelConfig, str] = {}
     batches: set[int] = set()
     for config in configs:
@@ -142,7 +145,7 @@ def checked(base: TrialConfig, configs: Iterable[TrialConfig]) -> TrialConfig:
     return base.override({"data.sha256": splits.sha256})
 
 
-def check_fits(path: str, value: int, numbers: int, where: str = "") -> None:
+def check_fits(path: str, value: object, numbers: int, where: str = "") -> None:
     """Raises ConfigError for a value that makes more numbers than this machine's memory holds."""
     from guard.device import memory_bytes
 

@@ -11,7 +11,7 @@ from guard.config import ComputeConfig
 from guard.config.schema import paths
 from guard.data.datasets import load_data
 from guard.data.images import Splits
-from guard.device import has_bfloat16, is_here
+from guard.device import has_bfloat16, has_compiler, is_here
 from guard.pipeline import plan as plan_stages
 from guard.trial import TrialConfig
 from studies.driver.estimate import estimate, seconds_per_pass
@@ -29,9 +29,12 @@ def print_notes(console: Terminal, splits: Splits, compute: ComputeConfig) -> No
 
 
 def rounding_notes(compute: ComputeConfig) -> Iterator[str]:
-    """Where fast mode is not what it is elsewhere."""
-    if compute.mode == "fast" and is_here(compute.device) and not has_bfloat16(compute.device):
-        yield f"the {compute.device} of this machine has no bfloat16: fast mode takes float32"
+    """Where this machine cannot compute as it is asked to."""
+    device = compute.device
+    if compute.mode == "fast" and is_here(device) and not has_bfloat16(device):
+        yield f"the {device} of this machine has no bfloat16: fast mode takes float32"
+    if compute.compile and is_here(device) and not has_compiler(device):
+        yield f"this machine has no compiler for its {device}: nothing is compiled"
 
 
 def print_fields(

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol
 
+from guard.pipeline import Leg
 from guard.trial import TrialConfig
 from studies.design.about import About, claimed
 from studies.design.study import Story
 from studies.driver.checks import parse_resources
 from studies.driver.dryrun import print_notes
 from studies.driver.interrupts import Interrupts
-from studies.driver.place import settled_place
+from studies.driver.place import Place, settled_place
 from studies.driver.request import Request
+from studies.driver.seal import is_sealed, seal
 from studies.driver.streams import epitaph, native_apart
+from studies.driver.tracking import known_store, named_store, opened_store
 from studies.reporting.console import Terminal
 from studies.reporting.terminal import print_cautions
 from tune.copies import brought
@@ -25,6 +28,7 @@ from tune.results.tables import write_comparisons
 
 if TYPE_CHECKING:
     from studies.driver.session import Session
+    from tune.tracking.store import Store
 
 
 RAY_LOG = "ray.log"
@@ -64,6 +68,9 @@ class Job(Protocol):
     def unfinished(self) -> str:
         """What is missing, in words; "" when nothing is."""
 
+    def queued(self) -> Iterable[tuple[TrialConfig, Leg]]:
+        """The first leg of trials that are missing, in the order in which they are run."""
+
     def work(self, session: Session) -> None:
         """Do what is missing. A KeyboardInterrupt may end it; what is done is kept."""
 
@@ -95,9 +102,6 @@ def carry_out(console: Terminal, job: Job, resources: StageResources) -> int:
     Raises StudyError, before anything is run.
     """
     from guard.data.datasets import load_data  # imports torch
-    from studies.reporting.page import deliver
-    from tune.tracking.opening import open_store
-    from tune.tracking.tracker import Tracker
 
     folder, about = (
         job.request.folder,
@@ -108,52 +112,80 @@ def carry_out(console: Terminal, job: Job, resources: StageResources) -> int:
         ),
     )
     place = settled_place(job.request, resources)
-    tracking = job.request.options.tracking
-    given = open_store(job.request.tracking, folder, tracking) if job.request.tracking else None
+    named = named_store(console, job.request)
     with (
         held(folder.path) as warning,
         brought(folder),
         Interrupts() as asked,
         claimed(folder, about, job.base, job.varied),
     ):
-        store = given or open_store(folder.tracking_uri, folder, tracking)
         folder.store.remove_abandoned()
-        for line in [*([warning] if warning else []), *store.news, *folder.set_aside()]:
+        for line in [*([warning] if warning else []), *folder.set_aside()]:
             console.warn(line)
         finished, all_trials = job.counted()
         console.print(f"study {folder}: {finished} of {all_trials} trials are finished")
         print_notes(console, load_data(job.base.data), job.base.compute)
         if job.unfinished():
-            from studies.driver.session import close, opened  # they import Ray
-
-            with (
-                epitaph(f"{LOST}; what is done is kept. Go on:\n  {job.request.command}"),
-                native_apart(None if place.run.verbose else folder.path / RAY_LOG),
-                opened(console, job.request, place, about, job.base, store) as session,
-            ):
-                asked.until(lambda: job.work(session))
-                results = write(job, about)
-                close(console, session, job.story, results, done=not job.unfinished())
+            results = worked(console, job, about, place, asked, named)
         else:
-            results = write(job, about)
-            deliver(
-                console,
-                Tracker(folder, store, about.note(folder), about.module),
-                job.story,
-                results,
-            )
+            results = completed(console, job, about, named)
         job.print_summary(console, results)
         print_cautions(console, after(results.records))
         return say_how_to_go_on(console, job, asked)
 
 
-def write(job: Job, about: About) -> Results:
-    """Tables and the report of what there is."""
-    from studies.reporting.page import write_report  # imports MLflow
+def worked(
+    console: Terminal, job: Job, about: About, place: Place, asked: Interrupts, named: Store | None
+) -> Results:
+    """Do what is missing on Ray; write and deliver what there is then."""
+    from studies.driver.session import close, opened  # they import Ray
 
+    request, folder = job.request, job.request.folder
+    store = named or known_store(console, request)
+    with (
+        epitaph(f"{LOST}; what is done is kept. Go on:\n  {request.command}"),
+        native_apart(None if place.run.verbose else folder.path / RAY_LOG),
+        opened(console, request, place, about, job.base, job.queued(), store) as session,
+    ):
+        asked.until(lambda: job.work(session))
+        results = write(job, about)
+        done = not job.unfinished()
+        delivered = close(console, session, job.story, results, done=done)
+    if done and delivered and named is None:
+        seal(folder, request.options.tracking)
+    return results
+
+
+def completed(console: Terminal, job: Job, about: About, named: Store | None) -> Results:
+    """Write and deliver what a finished study lacks: nothing where it is as it was left."""
+    folder, tracking, results = job.request.folder, job.request.options.tracking, tables(job)
+    if named is None and is_sealed(folder, tracking):
+        return results
+    from studies.reporting.delivery import deliver
+    from studies.reporting.page import write_report
+    from tune.tracking.tracker import Tracker
+
+    store = named or opened_store(console, job.request)
+    write_report(job.story, results, about)
+    tracker = Tracker(folder, store, about.note(folder), about.module)
+    if deliver(console, tracker, job.story, results) and named is None:
+        seal(folder, tracking)
+    return results
+
+
+def tables(job: Job) -> Results:
+    """Tables of what there is."""
     job.write_tables()
     results = Results.read(job.request.folder)
     write_comparisons(results.folder, results.comparisons)
+    return results
+
+
+def write(job: Job, about: About) -> Results:
+    """Tables and the report of what there is."""
+    from studies.reporting.page import write_report  # imports what draws
+
+    results = tables(job)
     write_report(job.story, results, about)
     return results
 

@@ -4,27 +4,28 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import ray
 
+from guard.pipeline import Leg
 from guard.trial import TrialConfig
 from studies.design.about import About
 from studies.design.study import Story
 from studies.driver.place import Place
 from studies.driver.request import Request
+from studies.driver.tracking import opened_store
 from studies.reporting.console import Terminal
-from studies.reporting.page import deliver
+from studies.reporting.delivery import deliver
 from studies.reporting.progress import Progress
 from tune import cluster, preflight
-from tune.desk import RayRunner, Timeline, open_desk, totals
+from tune.desk import RayRunner, Timeline, ask_ahead, open_desk, totals
 from tune.results.findings import Results
 from tune.results.folder import StudyFolder
 from tune.results.records import Record
 from tune.runs import Run, run_all
-from tune.search import num_slots
 from tune.tracking.store import Store
 from tune.tracking.tracker import Tracker
 
@@ -43,7 +44,7 @@ class Session:
 
     @property
     def stages_at_a_time(self) -> int:
-        return num_slots(self.place.resources)
+        return cluster.num_slots(self.place.resources)
 
     @property
     def slots(self) -> int:
@@ -88,10 +89,17 @@ def opened(
     place: Place,
     about: About,
     base: TrialConfig,
-    store: Store,
+    queued: Iterable[tuple[TrialConfig, Leg]],
+    store: Store | None,
 ) -> Iterator[Session]:
     """Ray started or joined, its machines checked, and a session on it. The caller closes the
-    tracker. Raises StudyError for machines that cannot compute the study's trials."""
+    tracker.
+
+    queued: legs of the trials that come first; what they begin with is computed while everything
+    else gets ready: loading MLflow and Tune, and making a database, take seconds. store: where the
+    study is tracked; None: in its output's own database, which is made meanwhile. Raises StudyError
+    for machines that cannot compute the study's trials, and for a database that cannot be made.
+    """
     folder, drop = request.folder, request.options.search.max_clean_drop
     console.print("starting Ray …")
     with cluster.started(place.address, verbose=place.run.verbose):
@@ -102,6 +110,8 @@ def opened(
             preflight.check(folder, base.data, base.compute.device)
         name = f"desk:{folder.path}"
         desk = open_desk(name, folder.store_place, place.resources, place.run.stage_limit_s)
+        ask_ahead(desk, queued, folder.store, cluster.num_slots(place.resources))
+        store = store or opened_store(console, request)
         tracker = Tracker(folder, store, about.note(folder), about.module, drop)
         tracker.start()
         with Progress(console) as progress:
@@ -118,7 +128,7 @@ def opened(
 
 def close(
     console: Terminal, session: Session, story: Story, results: Results, *, done: bool
-) -> None:
-    """Finish the tracking of a study."""
+) -> bool:
+    """Finish the tracking of a study; whether everything is delivered."""
     session.timeline.update()
-    deliver(console, session.tracker, story, results, done=done)
+    return deliver(console, session.tracker, story, results, done=done)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
 import optuna
 
+from guard.pipeline import WHOLE, Leg
 from guard.trial import TrialConfig
 from studies.design.study import Story
 from studies.driver.dryrun import print_fields, print_work
@@ -23,7 +25,7 @@ from tune.results.findings import Results
 from tune.results.records import Record
 from tune.results.standing import Standing
 from tune.runs import Run, unfinished
-from tune.settling import lost
+from tune.settling import lost, queued
 from tune.space import SearchSpace, describe
 
 if TYPE_CHECKING:
@@ -98,6 +100,10 @@ class SweepJob:
         """Runs of the confirmation that are missing."""
         wanted = planned(self.request.options.confirm, self.standing.records, self.best())
         return unfinished(wanted, self.request.folder.confirmations())
+
+    def queued(self) -> Iterable[tuple[TrialConfig, Leg]]:
+        leg = Leg(looks=1) if self.plan.reduction > 1 else WHOLE
+        return ((config, leg) for config in queued(self.study, self.plan.space))
 
     def work(self, session: Session) -> None:
         """Search and confirm what is missing."""

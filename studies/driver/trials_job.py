@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+from guard.pipeline import Leg
 from guard.trial import TrialConfig
 from studies.design.design import Design
 from studies.design.study import Study, conclusion
@@ -69,6 +70,9 @@ class TrialsJob:
             return f"{len(left)} trials"
         is_measured = self.story.measure is None or read_csv(self.results().measured)
         return "" if is_measured else "measurements"
+
+    def queued(self) -> Iterable[tuple[TrialConfig, Leg]]:
+        return ((run.config, run.leg) for run in self.left())
 
     def work(self, session: Session) -> None:
         """Run the trials that are missing and, when all are finished, measure."""

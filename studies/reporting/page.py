@@ -5,7 +5,6 @@ from __future__ import annotations
 import platform
 import shlex
 from collections.abc import Mapping
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from guard.trial import TrialConfig
 from studies.design.about import About
 from studies.design.study import Story, Study, conclusion
 from studies.reporting.console import Terminal
+from studies.reporting.delivery import deliver
 from studies.reporting.figures import save_png
 from studies.reporting.packing import packed
 from studies.reporting.sections import (
@@ -35,7 +35,7 @@ from tune.results.cautions import after, before
 from tune.results.findings import Results
 from tune.results.folder import StudyFolder, write_atomically
 from tune.results.tables import legend
-from tune.tracking.provenance import PACKAGES
+from tune.tracking.provenance import package_versions
 from tune.tracking.store import Store
 from tune.tracking.tracker import Tracker
 
@@ -74,16 +74,6 @@ def publish(
     page = write_report(story, results, about)
     console.print(f"report: {page}")
     deliver(console, Tracker(folder, store, about.note(folder), about.module), story, results)
-
-
-def deliver(
-    console: Terminal, tracker: Tracker, story: Story, results: Results, *, done: bool = True
-) -> None:
-    """What MLflow has not got of a study yet, and its answer."""
-    status, answer = "FINISHED" if done else "KILLED", conclusion(story, results)
-    tracker.close(list(results.records), status, answer, console.print)
-    if tracker.trouble:
-        console.warn(tracker.trouble)
 
 
 def content(
@@ -136,7 +126,7 @@ def content(
 
 
 def made_with() -> str:
-    packages = ", ".join(f"{name} {version(name)}" for name in PACKAGES)
+    packages = ", ".join(f"{name} {number}" for name, number in package_versions().items())
     commit = lab_commit()
     at = f" at commit {commit}" if commit else ""
     return f"Made with {packages}, Python {platform.python_version()} on {platform.machine()}{at}."

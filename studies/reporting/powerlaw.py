@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
 
 from tune.results.statistics import CONFIDENCE
 
@@ -51,6 +50,8 @@ def fit(points: Sequence[tuple[float, float]], samples: int) -> PowerLaw:
     errors = np.log([max(error, 0.5 / samples) for _, error in points])
     if len(points) < 3 or np.ptp(sizes) == 0:
         raise ValueError(f"a law needs three points at two sizes, got {len(points)}")
+    from scipy import stats  # takes a second
+
     line = stats.linregress(sizes, errors)
     reach = stats.t.ppf((1 + CONFIDENCE) / 2, len(points) - 2) * line.stderr
     exponent = -float(line.slope)

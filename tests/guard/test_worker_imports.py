@@ -21,7 +21,10 @@ for wave in TrialStages.of(config).waves:
     for stage in wave:
         if stage.name not in ("evaluate", "diagnose"):
             store.get_or_build(stage)
-heavy = ("torchattacks", "scipy", "sklearn", "pandas", "matplotlib", "torchvision")
+heavy = (
+    "torchattacks", "scipy", "sklearn", "pandas", "matplotlib", "torchvision", "ray", "optuna",
+    "mlflow", "sqlalchemy", "torch._inductor.compile_fx",
+)
 print(sorted(name for name in heavy if name in sys.modules), store.path(stage).parent.name)
 """
 

@@ -31,6 +31,7 @@ def test_every_step_has_a_row(tmp_path: Path) -> None:
     assert passes["curvature, train"] < passes["curvature"] - 2
     assert passes["pgd-at"] == pytest.approx(passes["plain"] + 2 * 7, abs=1)
     assert passes["pgd-at, 10 steps"] == pytest.approx(passes["plain"] + 2 * 10, abs=1)
+    assert passes["pgd-at, ls-pgd"] == pytest.approx(passes["plain"] + 2 + 3, abs=1)
     images = (10 * 4 + 2 * 100) / 4
     assert passes["real images"] == pytest.approx(images, rel=0.2)
     more = 10 * 2 * 3  # of ten batches, forward and back to the image in each of three steps

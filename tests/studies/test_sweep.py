@@ -21,6 +21,7 @@ from guard.distilled import DistilledSet
 from guard.errors import StudyError
 from guard.pipeline import plan
 from guard.trial import TrialConfig
+from helpers import run_python
 from studies import sweep, trial
 from tune.results.folder import StudyFolder
 from tune.results.front import choose
@@ -252,6 +253,19 @@ def test_a_finished_study_runs_nothing_again(
     assert "6 of 6 trials are finished" in text
     assert "starting Ray" not in text
     assert "mlflow ui --backend-store-uri sqlite:///" in text
+
+
+def test_a_finished_study_is_told_again_without_what_made_it(study: Study) -> None:
+    sweep.main(flags(study.folder.output, 6))  # other tests may have asked MLflow
+    code = f"""
+import sys
+from studies import sweep
+assert sweep.main({flags(study.folder.output, 6)!r}) == 0
+heavy = ("ray", "mlflow", "matplotlib", "plotly", "pandas", "sklearn")
+print([name for name in heavy if name in sys.modules])
+"""
+    told = run_python(code)
+    assert told.stdout.splitlines()[-1] == "[]", told.stdout + told.stderr
 
 
 def test_a_study_with_other_settings_needs_another_name(study: Study) -> None:

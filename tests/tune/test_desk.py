@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,14 +20,13 @@ from ray import tune as ray_tune
 from guard.artifacts import Artifact, ArtifactStore
 from guard.config import ComputeConfig
 from guard.errors import StudyError
-from guard.pipeline import local_runner, run_trial
+from guard.pipeline import WHOLE, Leg, local_runner, plan, run_trial
 from guard.stage import Stage
 from guard.trial import TrialConfig
 from helpers import files
-from tune.desk import NAMESPACE, RayRunner, StageLost, open_desk, wait_for_desk
+from tune.desk import NAMESPACE, RayRunner, StageLost, ask_ahead, open_desk, wait_for_desk
 from tune.local import short_folder, start_local
-from tune.resources import Resources, StageResources
-from tune.trainable import COORDINATOR_CPUS
+from tune.resources import COORDINATOR_CPUS, Resources, StageResources
 
 TRAJECTORIES = {
     "iterations": 1,
@@ -195,6 +195,50 @@ def test_a_stage_that_two_trials_want_is_computed_once(
     status = ray.get(actor.status.remote())
     assert status.computed - before.computed == 1 and status.shared - before.shared == 2
     assert status.waiting == 0
+
+
+def test_a_stage_computed_ahead_is_the_first_askers(desk: tuple[Any, str], tmp_path: Path) -> None:
+    actor, name = desk
+    (tmp_path / "go").touch()
+    (stage,) = stages(tmp_path, 1)
+    before = ray.get(actor.status.remote())
+    ray.get([actor.ahead.remote(stage), actor.ahead.remote(stage)])
+    asked = [RayRunner(name)(stage)[0].built for _ in range(2)]
+    ray.get(actor.ahead.remote(stage))  # it is there
+    asked += [RayRunner(name)(stage)[0].built]
+    assert asked == [True, False, False]
+    status = ray.get(actor.status.remote())
+    assert status.computed - before.computed == 1 and status.shared - before.shared == 2
+
+
+def test_a_stage_that_fails_ahead_fails_whoever_asks(desk: tuple[Any, str], tmp_path: Path) -> None:
+    actor, name = desk
+    (stage,) = stages(tmp_path, 1, ends="in an error", at_most_s=0.0)
+    ray.get(actor.ahead.remote(stage))
+    with pytest.raises(ValueError, match="no such luck"):
+        RayRunner(name)(stage)
+
+
+def test_every_worker_gets_a_stage_that_is_not_there_before_the_first_trial(
+    tmp_path: Path,
+) -> None:
+    store = ArtifactStore(tmp_path)
+    base = TrialConfig().override(TINY)
+    shared = [base.override({"ipc": ipc}) for ipc in (1, 2)]  # of one teacher
+    other, third = (base.override({"squeeze.lr": lr}) for lr in (0.3, 0.4))
+    teachers = [plan(config)[0] for config in (base, other, third)]
+    queued = [(config, WHOLE) for config in (*shared, other, third)]
+    asked: list[Stage] = []
+    desk = SimpleNamespace(ahead=SimpleNamespace(remote=asked.append))
+    ask_ahead(desk, queued, store, 2)
+    assert asked == teachers[:2]
+    asked.clear()
+    store.get_or_build(teachers[0], lambda stage, store, folder: {})
+    ask_ahead(desk, iter(queued), store, 2)
+    assert asked == teachers[1:]
+    asked.clear()
+    ask_ahead(desk, [(other.override({"squeeze.epochs": 9}), Leg(looks=1))], store, 2)
+    assert [stage.name for stage in asked] == ["early-squeeze"]
 
 
 def test_a_stage_that_raises_fails_everyone_who_asked_and_can_be_asked_again(

@@ -23,7 +23,17 @@ from tune.proposer import Proposal, Proposer
 from tune.results.folder import StudyFolder
 from tune.results.records import Record
 from tune.results.standing import Standing
-from tune.settling import GAP, REPEATS, RETRY_OF, chains, fixed, is_control, lost, number_of
+from tune.settling import (
+    GAP,
+    REPEATS,
+    RETRY_OF,
+    chains,
+    fixed,
+    is_control,
+    lost,
+    number_of,
+    queued,
+)
 from tune.space import SearchSpace
 
 IPCS, WEIGHTS = (1, 10), (0.01, 0.505, 1.0)
@@ -349,3 +359,14 @@ def test_the_failed_row_of_an_older_version_goes_with_its_repetition(world: Worl
     study.enqueue_trial(params, user_attrs={"control": True, RETRY_OF: 0})
     world.run()
     assert numbered(world) == moved(0, 8)
+
+
+def test_what_waits_is_known_in_the_order_in_which_it_runs(tmp_path: Path) -> None:
+    world = World(StudyFolder(tmp_path, "s"))
+    study, _ = world.started()
+    waiting = list(queued(study, SPACE))
+    assert [config.ipc for config in waiting] == [ipc for ipc, _ in POINTS]
+    assert [config.regularizer.active for config in waiting] == [w is not None for _, w in POINTS]
+    own = world.asked(study)[1]
+    assert waiting[0].fingerprint() == own.fingerprint
+    assert list(queued(study, SPACE)) == waiting[1:]

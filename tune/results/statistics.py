@@ -13,7 +13,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import stdtrit
 
 SeedPair = tuple[int, int]
 """(distillation seed, student seed)."""
@@ -186,6 +185,8 @@ def interval(
 
 def t_quantile(freedom: int, level: float = (1 + CONFIDENCE) / 2) -> float:
     """How many standard errors Student's t reaches; for nothing that varies, any number."""
+    from scipy.special import stdtrit  # takes a fifth of a second, and plans need none
+
     return float(stdtrit(max(freedom, 1), level))
 
 

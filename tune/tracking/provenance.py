@@ -11,13 +11,17 @@ from tune.commit import git, lab_commit
 PACKAGES = ("torch", "torchvision", "torchattacks", "ray", "optuna", "mlflow", "numpy")
 
 
+def package_versions() -> dict[str, str]:
+    return {name: version(name) for name in PACKAGES}
+
+
 def version_tags(command: str = "") -> dict[str, str]:
     """Tags of a run: the packages' versions, the lab's commit, and MLflow's own of the source.
 
     command: the module that is the study's command, such as studies.sweep.
     """
     commit = lab_commit()
-    versions = {f"version.{name}": version(name) for name in PACKAGES}
+    versions = {f"version.{name}": number for name, number in package_versions().items()}
     return {**versions, "guard.commit": commit, **source_tags(command, commit)}
 
 

@@ -99,6 +99,10 @@ class DC(Method):
         published = PUBLISHED_INNER_EPOCHS.get(ipc, min(max(round(500 / ipc), 1), 50))
         return outer, published if self.inner_epochs is None else self.inner_epochs
 
+    def check_trial(self, shared: Shared) -> None:
+        """Perturbations that would be of another network each time. Raises ConfigError."""
+        shared.regularizer.check_forgets("regularizer", f"the batches of {shared.method}")
+
     def cautions(self, shared: Shared) -> Sequence[str]:
         """Networks that gradients are known not to be matched well on."""
         model = self.network_of(shared)

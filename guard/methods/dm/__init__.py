@@ -135,6 +135,7 @@ class DM(Method):
 
     def check(self) -> None:
         """What needs networks that are trained, or an attack. Raises ConfigError."""
+        self.adversary.check_forgets("adversary", "batches for many networks")
         if self.adversary.kind != "none" and not self.adversary.attacks:
             raise ConfigError(
                 "adversary.kind", f"must attack images, or be none; got {self.adversary.kind}"
@@ -153,6 +154,7 @@ class DM(Method):
     def check_trial(self, shared: Shared) -> None:
         """A regularizer of networks that are never trained, or two attacks at once. Raises
         ConfigError."""
+        shared.regularizer.check_forgets("regularizer", f"the batches of {shared.method}")
         if self.takes_regularizer and shared.regularizer.active:
             if self.networks is None:
                 raise ConfigError(

@@ -179,7 +179,9 @@ class MTT(Method):
         ]
 
     def check_trial(self, shared: Shared) -> None:
-        """Two adversarial trainings at once. Raises ConfigError."""
+        """Two adversarial trainings at once, and what a regularizer keeps. Raises ConfigError."""
+        path = f"{shared.method}.experts.train.augment"
+        shared.regularizer.check_augment(path, self.experts.train.augment)
         one_adversary(self.experts.adversary, shared, "experts")
 
     def _check_length(self, walk: Walk) -> None:

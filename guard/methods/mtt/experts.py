@@ -69,7 +69,8 @@ class ExpertConfig(Config):
     """Adversarial training of the experts, under any penalty of the trial (MAT)."""
 
     def check(self) -> None:
-        """An adversary that attacks nothing. Raises ConfigError."""
+        """An adversary that attacks nothing, and what it keeps. Raises ConfigError."""
+        self.adversary.check_augment("train.augment", self.train.augment)
         if self.adversary.kind != "none" and not self.adversary.attacks:
             raise ConfigError(
                 "adversary.kind",

@@ -36,6 +36,7 @@ FULL = TrialConfig().override(
         "datm.start_known": False,
         **{f"{name}.gradient": "tesla" for name in TRAJECTORIES},
         **{f"{name}.experts.adversary": ADVERSARY for name in TRAJECTORIES},
+        **{f"{name}.experts.train.augment": ["flip"] for name in TRAJECTORIES},
         **{f"{name}.adversary": ADVERSARY for name in DISTRIBUTIONS},
         **{f"{name}.model": {} for name in ("dc", "dsa", *TRAJECTORIES, *DISTRIBUTIONS)},
     }

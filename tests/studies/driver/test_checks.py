@@ -142,6 +142,13 @@ def test_what_fits_in_no_memory_is_refused(settings: list[str], message: str) ->
         checked_space(space(settings))
 
 
+def test_perturbations_that_fit_in_no_memory_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("guard.device.memory_bytes", lambda: 4 * 1150 * 65 - 1)
+    made = space(["regularizer=pgd-at", "regularizer.ascent=ls-pgd", "model.width=1", "ipc=1"])
+    with pytest.raises(UserError, match=r"^regularizer\.ascent: ls-pgd needs .* GiB, and this"):
+        checked_space(made)
+
+
 def test_images_too_large_to_be_evaluated_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("guard.device.memory_bytes", lambda: 4 * 700 * 359)
     with pytest.raises(UserError, match=r"^evaluation\.batch_size: 359 of 8 px needs "):

@@ -27,3 +27,16 @@ def test_a_device_without_bfloat16_is_told(
         list(dryrun.rounding_notes(compute))
         == ["the cpu of this machine has no bfloat16: fast mode takes float32"] * said
     )
+
+
+@pytest.mark.parametrize(
+    ("wanted", "has", "here", "said"),
+    [(True, False, True, True), (True, True, True, False), (False, False, True, False)],
+)
+def test_a_machine_without_a_compiler_is_told(
+    wanted: bool, has: bool, here: bool, said: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dryrun, "has_compiler", lambda device: has)
+    monkeypatch.setattr(dryrun, "is_here", lambda device: here)
+    told = list(dryrun.rounding_notes(ComputeConfig(compile=wanted)))
+    assert told == ["this machine has no compiler for its cpu: nothing is compiled"] * said

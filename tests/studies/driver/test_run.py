@@ -7,7 +7,7 @@ import errno
 import json
 import os
 import signal
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from guard.errors import StudyError
+from guard.pipeline import WHOLE, Leg
 from guard.trial import TrialConfig
 from studies import sweep
 from studies.design.study import Results, Story
@@ -23,7 +24,9 @@ from studies.driver import session as sessions
 from studies.driver.flags import parsed
 from studies.driver.request import Request, settled
 from studies.driver.run import run
-from studies.reporting import page
+from studies.driver.seal import FILE
+from studies.driver.tracking import opened_store
+from studies.reporting import delivery, page
 from studies.reporting.console import Terminal
 from tune.places import held
 from tune.results.folder import StudyFolder
@@ -43,6 +46,8 @@ class Pretended:
     told: list[str] = field(default_factory=list)
     refuses: bool = False
     """Whether its tracking cannot be opened."""
+    takes: bool = True
+    """Whether that takes everything."""
     story: Story = sweep.STORY
     base: TrialConfig = field(default_factory=TrialConfig)
     configs: Sequence[TrialConfig] = ()
@@ -56,6 +61,9 @@ class Pretended:
 
     def unfinished(self) -> str:
         return f"{self.missing} trials" if self.missing else ""
+
+    def queued(self) -> Sequence[tuple[TrialConfig, Leg]]:
+        return [(config, WHOLE) for config in self.configs]
 
     def work(self, session: Any) -> None:
         self.told.append("work")
@@ -78,17 +86,21 @@ def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pretended:
 
     @contextlib.contextmanager
     def opened(console: Terminal, *others: Any) -> Iterator[None]:
+        if others[-1] is None:
+            opened_store(console, pretended.request)
         pretended.told.append("Ray")
         yield
 
-    def close(console: Terminal, session: None, *others: Any, done: bool) -> None:
+    def close(console: Terminal, session: None, *others: Any, done: bool) -> bool:
         pretended.told.append("finished" if done else "killed")
+        return pretended.takes
 
     def report(*others: Any) -> None:
         pretended.told.append("report")
 
-    def deliver(*others: Any) -> None:
+    def deliver(*others: Any) -> bool:
         pretended.told.append("delivered")
+        return pretended.takes
 
     def open_store(uri: str, folder: StudyFolder, options: TrackingConfig) -> SimpleNamespace:
         assert uri == folder.tracking_uri and options == TrackingConfig()
@@ -99,7 +111,7 @@ def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pretended:
     monkeypatch.setattr(sessions, "opened", opened)
     monkeypatch.setattr(sessions, "close", close)
     monkeypatch.setattr(page, "write_report", report)
-    monkeypatch.setattr(page, "deliver", deliver)
+    monkeypatch.setattr(delivery, "deliver", deliver)
     monkeypatch.setattr(opening, "open_store", open_store)
     monkeypatch.setattr(tracker, "Tracker", lambda *others: None)
     return pretended
@@ -126,10 +138,107 @@ def test_a_finished_study_is_written_and_told_without_ray(
     job: Pretended, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(job) == 0
-    assert job.told == ["tables", "report", "delivered", "summary"]
+    assert job.told == WRITTEN
     text = capsys.readouterr().out
     assert f"study {job.request.folder.path}: 3 of 3 trials are finished" in text
     assert "Go on" not in text
+
+
+WRITTEN = ["tables", "report", "delivered", "summary"]
+
+
+def test_a_finished_study_that_is_as_it_was_left_is_only_told(job: Pretended) -> None:
+    job.missing = 1
+    run(job)
+    job.told.clear()
+    run(job)
+    assert job.told == ["tables", "summary"]
+
+
+def write_report(folder: StudyFolder) -> None:
+    (folder.path / "report.html").write_text("another")
+
+
+def write_record(folder: StudyFolder) -> None:
+    (folder.path / "trials").mkdir()
+    (folder.path / "trials" / "notes.txt").touch()
+
+
+def write_tracking(folder: StudyFolder) -> None:
+    (folder.output / "mlflow.db").write_bytes(b"x")
+
+
+def write_artifact(folder: StudyFolder) -> None:
+    (folder.output / "mlflow" / "run").mkdir(parents=True)
+    (folder.output / "mlflow" / "run" / "config.json").touch()
+
+
+def forget_seal(folder: StudyFolder) -> None:
+    (folder.path / FILE).unlink()
+
+
+def damage_seal(folder: StudyFolder) -> None:
+    (folder.path / FILE).write_text("{")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [write_report, write_record, write_tracking, write_artifact, forget_seal, damage_seal],
+)
+def test_a_finished_study_of_which_anything_has_changed_is_written_again(
+    change: Callable[[StudyFolder], None], job: Pretended
+) -> None:
+    run(job)
+    change(job.request.folder)
+    job.told.clear()
+    run(job)
+    assert job.told == WRITTEN
+    job.told.clear()
+    run(job)
+    assert job.told == ["tables", "summary"]
+
+
+def test_a_finished_study_of_other_code_is_written_again(
+    job: Pretended, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(job)
+    job.told.clear()
+    monkeypatch.setattr("studies.driver.seal.package_versions", lambda: {"torch": "0"})
+    run(job)
+    assert job.told == WRITTEN
+
+
+def test_a_moved_output_is_written_again(job: Pretended, tmp_path: Path) -> None:
+    run(job)
+    folder = StudyFolder(tmp_path / "elsewhere", "s")
+    folder.output.mkdir()
+    job.request.folder.path.rename(folder.path)
+    job.request = replace(job.request, folder=folder)
+    job.told.clear()
+    run(job)
+    assert job.told == WRITTEN
+
+
+def test_what_mlflow_does_not_take_is_delivered_the_next_time(job: Pretended) -> None:
+    job.takes = False
+    for _ in range(2):
+        run(job)
+    assert job.told == 2 * WRITTEN
+
+
+def test_of_a_place_of_the_users_nothing_is_known(
+    job: Pretended, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = SimpleNamespace(news=())
+    monkeypatch.setattr(opening, "open_store", lambda uri, folder, options: found)
+    job.request = replace(job.request, tracking="http://127.0.0.1:1")
+    for _ in range(2):
+        run(job)
+    assert job.told == 2 * WRITTEN
+    job.request = replace(job.request, tracking=None)
+    job.told.clear()
+    run(job)
+    assert job.told == WRITTEN
 
 
 def test_what_is_missing_is_run_on_ray_and_then_told(job: Pretended) -> None:

@@ -8,20 +8,48 @@ import pytest
 
 from helpers import run_python
 
+HEAVY = (
+    "ray",
+    "mlflow",
+    "matplotlib",
+    "plotly",
+    "pandas",
+    "scipy",
+    "sklearn",
+    "sqlalchemy",
+    "alembic",
+    "torch._dynamo",
+    "torchattacks",
+    "torchvision",
+)
 CODE = """
 import runpy, sys
-sys.argv = ["studies.{study}", "--dry-run", "--output", {output!r}]
+sys.argv = ["studies.{study}", *{flags!r}]
 try:
     runpy.run_module("studies.{study}", run_name="__main__", alter_sys=True)
 except SystemExit as end:
     assert not end.code, end.code
-heavy = ("ray", "mlflow", "matplotlib", "plotly", "pandas", "torch._dynamo", "torchattacks")
-print(sorted(name for name in heavy if name in sys.modules))
+print(sorted(name for name in {heavy!r} if name in sys.modules))
+"""
+STUDIES = ("sweep", "compare", "adversarial", "ablation", "transfer", "curvature", "gallery")
+
+
+@pytest.mark.parametrize("study", [*STUDIES, "scaling"])
+def test_a_plan_is_told_without_what_runs_it(study: str, tmp_path: Path) -> None:
+    flags = ["--dry-run", "--output", str(tmp_path)]
+    told = run_python(CODE.format(study=study, flags=flags, heavy=HEAVY))
+    assert told.returncode == 0, told.stdout + told.stderr
+    assert told.stdout.splitlines()[-1] == "[]"
+
+
+BEFORE_RAY = """
+import sys
+import studies.driver.session, studies.sweep, studies.driver.sweep_job
+print(sorted(name for name in {heavy!r} if name in sys.modules))
 """
 
 
-@pytest.mark.parametrize(("study", "loaded"), [("sweep", []), ("compare", ["matplotlib"])])
-def test_a_plan_is_told_without_what_runs_it(study: str, loaded: list[str], tmp_path: Path) -> None:
-    told = run_python(CODE.format(study=study, output=str(tmp_path)))
-    assert told.returncode == 0, told.stdout + told.stderr
-    assert told.stdout.splitlines()[-1] == str(loaded)
+def test_ray_is_started_without_what_only_the_end_of_a_study_needs() -> None:
+    heavy = (*HEAVY, "ray.tune", "ray.data", "ray.train")
+    told = run_python(BEFORE_RAY.format(heavy=heavy))
+    assert told.stdout.splitlines()[-1] == "['ray']", told.stdout + told.stderr

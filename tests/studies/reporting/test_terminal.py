@@ -12,7 +12,7 @@ import pytest
 from builders import configured, estimated, record
 from guard.robustness.measures import CLEAN, ROBUST
 from studies import sweep
-from studies.reporting import page
+from studies.reporting import delivery
 from studies.reporting.console import Terminal
 from studies.reporting.figures import pareto_figure, save_png
 from studies.reporting.series import Search
@@ -70,14 +70,15 @@ def test_paths_are_printed_as_they_are_and_quoted_in_commands(tmp_path: Path) ->
 def test_what_mlflow_has_not_got_is_told_on_stderr(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(page, "conclusion", lambda story, results: "It is so.")
+    monkeypatch.setattr(delivery, "conclusion", lambda story, results: "It is so.")
     results: Any = SimpleNamespace(records=())
     closed: list[Any] = []
     for trouble in ("", "MLflow: 2 trials are not delivered yet (full)"):
         tracker: Any = SimpleNamespace(
             close=lambda *args: closed.append(args[1:3]), trouble=trouble
         )
-        page.deliver(Terminal(), tracker, sweep.STORY, results, done=not trouble)
+        delivered = delivery.deliver(Terminal(), tracker, sweep.STORY, results, done=not trouble)
+        assert delivered == (not trouble)
         told = capsys.readouterr()
         assert (told.out, told.err) == ("", f"{trouble}\n" if trouble else "")
     assert closed == [("FINISHED", "It is so."), ("KILLED", "It is so.")]

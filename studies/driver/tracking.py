@@ -1,0 +1,34 @@
+"""Where a study is tracked, and when that is opened: loading MLflow takes seconds."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from studies.driver.request import Request
+from studies.reporting.console import Terminal
+
+if TYPE_CHECKING:
+    from tune.tracking.store import Store
+
+
+def named_store(console: Terminal, request: Request) -> Store | None:
+    """The MLflow that the user names; None for the output's own, which is opened when it is needed.
+    Raises StudyError for one that cannot be used."""
+    return opened_store(console, request) if request.tracking else None
+
+
+def known_store(console: Terminal, request: Request) -> Store | None:
+    """The output's own database, so that one which cannot be used is refused before anything is
+    started; None where it is yet to be made. Raises StudyError."""
+    is_there = (request.folder.output / "mlflow.db").exists()
+    return opened_store(console, request) if is_there else None
+
+
+def opened_store(console: Terminal, request: Request) -> Store:
+    """As `open_store`, and its news are told."""
+    from tune.tracking.opening import open_store  # imports MLflow
+
+    store = open_store(request.tracking_uri, request.folder, request.options.tracking)
+    for line in store.news:
+        console.warn(line)
+    return store
