@@ -163,7 +163,7 @@ def test_independent_stages_are_asked_for_together(tiny_config: TrialConfig) -> 
     ]
     assert result.metrics["distilled/loss"] == 2.0
     assert result.metrics["test/loss"] == 1.0
-    assert result.waiting_seconds == pytest.approx(result.seconds - 12.0)
+    assert result.waiting_seconds == 0, "more was computed than has passed"
 
 
 def test_the_links_of_both_splits_are_asked_for_one_after_another(tiny_config: TrialConfig) -> None:

@@ -277,7 +277,7 @@ def test_a_network_is_trained_by_it(changes: dict[str, Any], tmp_path: Path) -> 
                 f"regularizer.ascent: the batches of {name} do not come back to the same network "
                 "as they were, so there is no last attack to go on from: must be pgd, got ls-pgd",
             )
-            for name in ("dc", "dsa", "dm")
+            for name in ("dc", "dsa", "idm")
         ],
         (
             {"student.regularizer": TINY["regularizer"]},
