@@ -55,7 +55,7 @@ def measured() -> Iterator[Usage]:
 def resident_mib() -> float:
     """Of this process now; where the system does not say, at most until now."""
     try:
-        pages = int(Path("/proc/self/statm").read_text().split()[1])
+        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
     except (OSError, ValueError):
         most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         return most / MIB if sys.platform == "darwin" else most / 1024

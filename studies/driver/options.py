@@ -66,8 +66,7 @@ MEANING: Mapping[str, str] = {
     "run.concurrent": "trials at a time, 0: one more than the stages that fit",
     "run.stage_limit": "seconds after which a stage is ended and its trial fails, 0: never",
     "run.verbose": "true: show what Ray logs",
-    "tracking.experiment": "of MLflow (default: MLFLOW_EXPERIMENT_NAME, the study's before, or "
-    "robust-distillation)",
+    "tracking.experiment": "of MLflow (default: MLFLOW_EXPERIMENT_NAME, or the study's before)",
     "tracking.largest_set": "MiB up to which a distilled set's images are an MLflow artifact",
 }
 """What `--help` says of each field."""

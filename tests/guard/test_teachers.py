@@ -145,7 +145,7 @@ def test_images_and_labels_may_be_of_different_teachers(tiny_config: TrialConfig
 def test_a_regularizer_of_real_images_acts_in_their_teacher_alone(labels: str) -> None:
     own = {"method": "random", "student.labels": labels}
     assert TrialConfig().override(own).can_be_regularized
-    with pytest.raises(ConfigError, match="picks real images and trains no teacher"):
+    with pytest.raises(ConfigError, match="random trains no network on real images"):
         TrialConfig().override({**own, "labels.teachers": ["pgd-at"]})
 
 

@@ -16,7 +16,7 @@ FILES = sorted(
 )
 TEXT = {"read_text", "write_text", "open", "fdopen", "NamedTemporaryFile", "TextIOWrapper"}
 """What reads or writes text, unless it is told to take bytes."""
-NO_TEXT = ("os.open", "Image.open", "SoftLabels.open", "io.open_code")
+NO_TEXT = ("os.open", "Image.open", "PIL.Image.open", "SoftLabels.open", "io.open_code")
 
 
 def by_the_locale(source: str) -> Iterator[int]:

@@ -19,6 +19,6 @@ def pretend(monkeypatch: pytest.MonkeyPatch) -> Pretend:
     """Replace the work of a trial of `run_all`."""
 
     def use(result: Callable[[TrialConfig], TrialResult]) -> None:
-        monkeypatch.setattr(runs, "run_trial", lambda config, run_stage: result(config))
+        monkeypatch.setattr(runs, "run_trial", lambda config, run_stage, leg: result(config))
 
     return use

@@ -11,7 +11,7 @@ import pytest
 
 from builders import configured, ended, planned, record
 from guard.errors import StudyError
-from guard.pipeline import TrialResult
+from guard.pipeline import Leg, TrialResult
 from guard.trial import TrialConfig
 from tune import runs as runs_module
 from tune.results.folder import StudyFolder
@@ -53,7 +53,7 @@ def test_an_interrupt_stops_what_runs_and_leaves_no_thread(
 ) -> None:
     stopped = threading.Event()
 
-    def until_stopped(config: TrialConfig, stop: threading.Event) -> TrialResult:
+    def until_stopped(config: TrialConfig, stop: threading.Event, leg: Leg) -> TrialResult:
         assert stop.wait(60)
         stopped.set()
         raise StudyError("stopped")

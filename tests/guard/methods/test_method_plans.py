@@ -115,10 +115,9 @@ def refused(changes: dict[str, Any]) -> ConfigError:
 
 CONV = {"model.name": "convnet"}
 ZCA = {"model.input": "zca", "regularizer.units": "normalized"}
+NAMED = {name: RegularizerConfig.named(name) for name in RegularizerConfig.NAMED}
 ATTACKS = {
-    name: RegularizerConfig.named(name).kind
-    for name in RegularizerConfig.NAMED
-    if RegularizerConfig.named(name).attacks
+    name: own.kind for name, own in NAMED.items() if own.attacks and not own.facts.needs_teacher
 }
 
 

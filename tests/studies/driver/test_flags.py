@@ -140,7 +140,7 @@ def test_a_dry_run_says_space_stages_and_work_and_starts_nothing(
 
 
 MAIN = {"preset", "data", "set", "device", "output", "name", "num-trials", "sampler"}
-MAIN |= {"address", "resources", "tracking-uri", "dry-run"}
+MAIN |= {"address", "resources", "tracking-uri", "dry-run", "from"}
 
 
 def flags_of(parser: argparse.ArgumentParser) -> set[str]:
@@ -149,12 +149,12 @@ def flags_of(parser: argparse.ArgumentParser) -> set[str]:
     return {option.removeprefix("--") for option in every} - {"-h", "help"}
 
 
-def test_the_main_command_has_twelve_flags() -> None:
-    assert flags_of(sweep.parser()) == MAIN and len(MAIN) == 12
+def test_the_main_command_has_thirteen_flags() -> None:
+    assert flags_of(sweep.parser()) == MAIN and len(MAIN) == 13
 
 
 def test_a_study_of_known_trials_has_seeds_and_no_search() -> None:
-    known = MAIN - {"num-trials", "sampler"} | {"seeds"}
+    known = MAIN - {"num-trials", "sampler", "from"} | {"seeds"}
     assert flags_of(trials_job.parser(gallery.STUDY)) == known
 
 

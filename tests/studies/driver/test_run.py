@@ -277,7 +277,8 @@ def test_the_folder_is_claimed_with_the_command_and_without_the_options(job: Pre
     run(job)
     folder = job.request.folder.path
     about = json.loads((folder / "about.json").read_text())
-    assert about == {"study": "sweep", "command": job.request.command}
+    command = job.request.command
+    assert about == {"study": "sweep", "command": command, "max_clean_drop": 0.03}
     stored = json.loads((folder / "study.json").read_text())
     assert stored["search ipc"] == "choice(1, 2)"
     assert not [name for name in stored if name.startswith(("search.", "confirm.", "run."))]

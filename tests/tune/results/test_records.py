@@ -46,6 +46,7 @@ def test_a_record_s_file_has_its_fields_by_name(tmp_path: Path) -> None:
         "stages",
         "paths",
         "phase",
+        "ended",
     ]
 
 
