@@ -99,4 +99,4 @@ def test_an_ablation_holds_its_arms_against_the_preset_s_penalty(tmp_path: Path)
     assert header == ["configuration", "Δ clean", "Δ robust"]
     assert len(rows) == 13 and "curvature (λ = 0.3, h = 0.1)" not in [row[0] for row in rows]
     for _, clean, robust in rows:
-        assert clean == "+0.0 [+0.0, +0.0]" and robust.startswith("-10.0 [-1")
+        assert clean == "+0.0 [-1.8, +1.8]" and robust.startswith("-10.0 [-1")
