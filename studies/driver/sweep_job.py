@@ -172,7 +172,7 @@ def planned_job(story: Story, request: Request, space: SearchSpace) -> SweepJob:
         num_trials=request.num_trials or default,
         sampler=request.sampler,
         seed=request.options.search.seed,
-        reduction=request.options.search.reduction,
+        reduction=1.0 if request.sampler == "grid" else request.options.search.reduction,
         known=request.known,
         storage=request.options.search.storage,
     )

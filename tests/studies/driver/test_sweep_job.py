@@ -48,6 +48,11 @@ def test_a_sweep_has_as_many_trials_as(argv: list[str], trials: int, tmp_path: P
     assert job_of(tmp_path, *argv).plan.num_trials == trials
 
 
+def test_a_grid_runs_every_trial_whole(tmp_path: Path) -> None:
+    assert job_of(tmp_path).plan.reduction == 2
+    assert job_of(tmp_path, "--sampler", "grid").plan.reduction == 1
+
+
 def test_the_sampler_has_the_seed_of_the_search(tmp_path: Path) -> None:
     plan = job_of(tmp_path, "--set", "search.seed=5", "--sampler", "random").plan
     assert (plan.seed, plan.sampler) == (5, "random")
