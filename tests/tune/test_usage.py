@@ -51,7 +51,7 @@ def test_memory_is_in_mebibytes(monkeypatch: pytest.MonkeyPatch) -> None:
     del block
     assert 40 < before - resident_mib() < 90
 
-    def unknown(path: Path) -> str:
+    def unknown(path: Path, encoding: str) -> str:
         raise OSError
 
     monkeypatch.setattr(Path, "read_text", unknown)
