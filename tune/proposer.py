@@ -139,7 +139,8 @@ class Proposer:
         if record.control or record.status not in ("stopped", "complete"):
             return
         number = record.trial
-        self._rungs[number] = rungs_of(TrialConfig.from_dict(record.config))
+        if number not in self._rungs:
+            self._rungs[number] = rungs_of(TrialConfig.from_dict(record.config))
         reached = [r for n, r in enumerate(self._rungs[number], 1) if figures_at(n, record)]
         for place, rung in enumerate(reached, start=1):
             clean, robust = figures_at(place, record)
