@@ -25,10 +25,10 @@ from guard.trial import TrialConfig
 from tune.planning import Plan, prepare
 from tune.proposer import Proposal, Proposer
 from tune.results.comparison import SEEDS
+from tune.results.front import allowed
 from tune.results.growth import Front
 from tune.results.records import Record
 from tune.results.standing import Standing
-from tune.settling import excess_of
 from tune.space import Params, SearchSpace
 
 
@@ -139,15 +139,15 @@ def replayed(table: Table, plan: Plan, max_clean_drop: float, slots: int) -> lis
 
 
 def mark(standing: Standing, spent: float) -> Mark:
-    complete = [record for record in standing.records if record.status == "complete"]
-    allowed = [own.objectives for own in complete if excess_of(own, standing) <= 0]
+    records = allowed(standing.records, standing.max_clean_drop)
+    points = [record.objectives for record in records]
     front = Front()
-    for point in allowed:
+    for point in points:
         front.add(*point)
     return Mark(
         stage_seconds=spent,
         hypervolume=front.hypervolume,
-        robust=max((robust for _, robust in allowed), default=0.0),
+        robust=max((robust for _, robust in points), default=0.0),
     )
 
 
