@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from unittest import mock
 
 import pytest
 
@@ -15,6 +17,15 @@ LONG = ("test_sweep.py", "test_desk.py")
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.path.name not in LONG)
+
+
+@pytest.fixture(autouse=True)
+def own_environment() -> Iterator[None]:
+    """Nobody tells a test where to track: neither who runs it nor the test before it."""
+    with mock.patch.dict(os.environ):
+        for name in [name for name in os.environ if name.startswith("MLFLOW_")]:
+            del os.environ[name]
+        yield
 
 
 @pytest.fixture(scope="session")

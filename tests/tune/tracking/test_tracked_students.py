@@ -48,7 +48,9 @@ def test_students_are_ranked_over_studies(study: StudyFolder) -> None:
     assert not [name for name in on if name.startswith(("teacher/", "student/", "seconds"))]
 
 
-def test_the_distilled_set_is_what_the_data_say(study: StudyFolder) -> None:
+def test_the_distilled_set_is_what_the_data_say(
+    study: StudyFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (one,) = finished(study, 1)
     deliver(study)
     inputs = runs_of(study)["0"].inputs.dataset_inputs
@@ -56,7 +58,7 @@ def test_the_distilled_set_is_what_the_data_say(study: StudyFolder) -> None:
     assert set(found) == {"digits", "digits by sre2l, IPC 10"}
     made = found["digits by sre2l, IPC 10"]
     assert made.tags[0].value == "distilled" and found["digits"].tags[0].value == "real"
-    mlflow.set_tracking_uri(study.tracking_uri)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", study.tracking_uri)
     place = Path(mlflow.data.get_source(made.dataset).load())
     assert (place / "card.json").is_file()
     assert made.dataset.digest == digest(Path(one.paths["distilled"])) == "distilled"
