@@ -19,7 +19,7 @@ from studies.driver.trials_job import run_command
 from studies.presets import Preset
 from tune.results.comparison import Arm, shared_place, short_titles
 from tune.results.findings import Results
-from tune.results.folder import read_csv
+from tune.results.rows import read_csv
 from tune.results.statistics import interval
 from tune.results.tables import by_chance, level
 from tune.results.wording import joined

@@ -26,7 +26,8 @@ from studies.driver.settings import overridden
 from studies.reporting.console import Terminal
 from studies.trial import fixed_settings, read_config
 from tune.places import typed
-from tune.results.folder import to_csv, write_atomically
+from tune.results.folder import write_atomically
+from tune.results.rows import to_csv
 
 BESIDE = "random,whole"
 

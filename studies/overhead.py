@@ -28,7 +28,8 @@ from studies.driver.settings import search_space
 from studies.reporting.console import Terminal
 from studies.reporting.page import publish
 from tune.results.findings import Results
-from tune.results.folder import read_csv, to_csv, write_atomically
+from tune.results.folder import write_atomically
+from tune.results.rows import read_csv, to_csv
 from tune.results.tables import as_markdown
 from tune.tracking.opening import open_store
 

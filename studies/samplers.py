@@ -26,11 +26,11 @@ from tune.options import SamplerName, SearchConfig
 from tune.planning import SAMPLERS, Plan
 from tune.replay import Mark, replayed
 from tune.replay import Table as TrialTable
-from tune.results.comparison import SEEDS
 from tune.results.findings import Results
-from tune.results.folder import StudyFolder, read_csv
+from tune.results.folder import StudyFolder
 from tune.results.reading import read_object
-from tune.results.records import Record
+from tune.results.records import SEEDS, Record
+from tune.results.rows import read_csv
 from tune.space import SearchSpace, spread
 
 POINTS = 8

@@ -16,9 +16,11 @@ from studies.design.study import Machine, Row, Study, confirmed
 from studies.driver.trials_job import run_command
 from studies.presets import Preset
 from studies.reporting.powerlaw import PowerLaw, fit
-from tune.results.comparison import SEEDS, Comparison
+from tune.results.comparison import Comparison
 from tune.results.findings import Results
-from tune.results.folder import StudyFolder, read_csv
+from tune.results.folder import StudyFolder
+from tune.results.records import SEEDS
+from tune.results.rows import read_csv
 from tune.results.statistics import Estimate
 from tune.results.wording import joined, penalty, told_apart
 from tune.runs import Run, run_all

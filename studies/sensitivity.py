@@ -23,8 +23,9 @@ from studies.reporting.page import publish
 from studies.reporting.searches import Importance, cannot_be_told, importances, robust, searched
 from studies.reporting.series import STEP, WEIGHT, Search
 from studies.sweep import STORY
-from tune.results.folder import to_csv, write_atomically
+from tune.results.folder import write_atomically
 from tune.results.records import Record
+from tune.results.rows import to_csv
 from tune.results.tables import as_markdown
 from tune.tracking.opening import open_store
 

@@ -21,7 +21,7 @@ from studies.driver.request import Request, settled
 from studies.driver.run import run
 from studies.driver.settings import search_space
 from tune.options import SamplerName
-from tune.results.findings import Results, gains_in_words
+from tune.results.findings import Results, against_start, gains_in_words
 from tune.space import SearchSpace
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ def figures(results: Results) -> Mapping[str, Figure]:
 def answer(results: Results) -> str:
     """What the confirmation says; before it, what the search chose."""
     if results.comparisons:
-        return gains_in_words(results)
+        return " ".join(filter(None, [gains_in_words(results), against_start(results)]))
     best = results.choice
     if best is None:
         return "Nothing can be said before a baseline is complete."

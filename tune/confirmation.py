@@ -1,4 +1,5 @@
-"""New seeds for what a search found: its front and their controls, on the test split alone.
+"""New seeds for what a search found: its front, its own values to begin with, and their controls,
+on the test split alone.
 
 The best of many trials looks better than it is; these runs took no part in choosing it.
 """
@@ -13,9 +14,8 @@ from guard.config import EvaluationConfig
 from guard.config.rules import at_least
 from guard.config.schema import Config
 from guard.trial import TrialConfig
-from tune.results.comparison import SEEDS
-from tune.results.front import Controls, pareto_front
-from tune.results.records import CONFIRMATION, Record
+from tune.results.front import Controls, pareto_front, start_of
+from tune.results.records import CONFIRMATION, SEEDS, Record
 from tune.runs import Run
 
 
@@ -26,7 +26,8 @@ class Confirmation(Config):
     seeds: Annotated[int, at_least(0, at_most=1000)] = 3
     """New seeds of each configuration; 0: nothing is confirmed."""
     configurations: Annotated[int, at_least(1)] = 3
-    """Of the Pareto front, at most: the chosen one, then the most robust ones."""
+    """At most: the chosen one, the search's own values at its method and images per class, then
+    the most robust ones of the Pareto front."""
     attacks: tuple[str, ...] = ("standard",)
     """Those of `evaluation.attacks`."""
 
@@ -34,19 +35,24 @@ class Confirmation(Config):
         EvaluationConfig(attacks=self.attacks)
 
 
-def planned(plan: Confirmation, records: list[Record], best: Record | None) -> list[Run]:
-    """Every run of the confirmation. Its seeds follow the largest that the search used."""
+def planned(
+    plan: Confirmation, records: list[Record], best: Record | None, base: Mapping[str, Any]
+) -> list[Run]:
+    """Every run of the confirmation. Its seeds follow the largest that the search used. base: the
+    search's own values by path."""
     ranked = sorted(pareto_front(records), key=lambda r: (-r.objectives[1], r.trial))
-    front = distinct([*([best] if best is not None else []), *ranked])[: plan.configurations]
+    start = start_of(best, records, base) if best is not None else None
+    first = [record for record in (best, start) if record is not None]
+    wanted = distinct([*first, *ranked])[: plan.configurations]
     known = Controls(records)
-    controls = [control for record in front if (control := known.of(record))]
-    every = distinct([*controls, *front])
-    first = 1 + max((record.config["seed"] for record in records), default=0)
+    controls = [control for record in wanted if (control := known.of(record))]
+    every = distinct([*controls, *wanted])
+    seed = 1 + max((record.config["seed"] for record in records), default=0)
     return [
         Run(
             trial=record.trial,
-            config=confirmed_config(record, first + number, plan.attacks),
-            params={**unseeded(record.params), "seed": first + number},
+            config=confirmed_config(record, seed + number, plan.attacks),
+            params={**unseeded(record.params), "seed": seed + number},
             control=record.control,
             phase=CONFIRMATION,
         )

@@ -24,10 +24,9 @@ from guard.stage import closure
 from guard.trial import TrialConfig
 from tune.planning import Plan, prepare
 from tune.proposer import Proposal, Proposer
-from tune.results.comparison import SEEDS
 from tune.results.front import allowed
 from tune.results.growth import Front
-from tune.results.records import Record
+from tune.results.records import SEEDS, Record
 from tune.results.standing import Standing
 from tune.space import Params, SearchSpace
 

@@ -12,7 +12,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution
 from guard.errors import ConfigError, StudyError
 from guard.pipeline import WHOLE, Leg
 from guard.trial import TrialConfig
-from tune.results.comparison import SEEDS
+from tune.results.records import SEEDS
 from tune.runs import Run
 from tune.space import Params, is_regularizer
 

@@ -24,7 +24,8 @@ from guard.stage import waves
 from guard.stages import Given, Loaded, Relabel, Student, Trained, Whitening
 from guard.teachers import labeller
 from guard.trial import TrialConfig
-from tune.results.comparison import SEEDS, Values, columns, gain
+from tune.results.comparison import Values, columns, gain
+from tune.results.records import SEEDS
 from tune.results.statistics import Estimate, estimate
 from tune.results.tables import (
     all_together,

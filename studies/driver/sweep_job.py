@@ -21,7 +21,7 @@ from studies.reporting.terminal import print_places, print_summary
 from tune.confirmation import planned
 from tune.planning import Plan, num_planned, open_study
 from tune.proposer import Proposer
-from tune.results.findings import Results
+from tune.results.findings import Results, against_start
 from tune.results.records import Record
 from tune.results.standing import Standing
 from tune.runs import Run, unfinished
@@ -98,7 +98,8 @@ class SweepJob:
 
     def unconfirmed(self) -> list[Run]:
         """Runs of the confirmation that are missing."""
-        wanted = planned(self.request.options.confirm, self.standing.records, self.best())
+        plan, records = self.request.options.confirm, self.standing.records
+        wanted = planned(plan, records, self.best(), self.base.flat())
         return unfinished(wanted, self.request.folder.confirmations())
 
     def queued(self) -> Iterable[tuple[TrialConfig, Leg]]:
@@ -151,7 +152,8 @@ class SweepJob:
     def print_summary(self, console: Terminal, results: Results) -> None:
         max_clean_drop = self.request.options.search.max_clean_drop
         comparisons = list(results.comparisons)
-        print_summary(console, self.standing.records, max_clean_drop, comparisons)
+        said = against_start(results)
+        print_summary(console, self.standing.records, max_clean_drop, comparisons, said)
         print_places(console, self.request.folder, self.request.tracking_uri)
 
     def print_plan(self, console: Terminal) -> None:

@@ -24,7 +24,8 @@ from studies.driver.settings import base_config
 from studies.reporting.console import Terminal
 from studies.reporting.terminal import print_results
 from tune.results.findings import Results
-from tune.results.folder import read_csv, to_csv, write_atomically
+from tune.results.folder import write_atomically
+from tune.results.rows import read_csv, to_csv
 from tune.results.wording import title
 from tune.runs import Run, unfinished
 

@@ -37,6 +37,7 @@ def print_summary(
     records: list[Record],
     max_clean_drop: float,
     comparisons: list[Comparison],
+    against_start: str = "",
 ) -> None:
     """The Pareto table, the chosen configuration against its control, and where things are."""
     front, best = pareto_front(records), choose(records, max_clean_drop)
@@ -58,6 +59,8 @@ def print_summary(
     if comparisons:
         console.print_table(comparison_table(comparisons))
         print_verdicts(console, comparisons)
+    if against_start:
+        console.print(against_start)
 
 
 def pareto_table(front: list[Record], controls: list[Record]) -> Table:

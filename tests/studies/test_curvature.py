@@ -15,7 +15,8 @@ from guard.artifacts import ArtifactStore
 from guard.stage import Stage
 from pages import finish, told
 from studies import curvature
-from tune.results.folder import StudyFolder, to_csv
+from tune.results.folder import StudyFolder
+from tune.results.rows import to_csv
 
 
 def spectrum(value: float, stage: Stage, store: ArtifactStore, folder: Path) -> Mapping[str, Any]:

@@ -15,7 +15,7 @@ from guard.errors import StudyError
 from guard.pipeline import local_runner, run_trial
 from guard.trial import TrialConfig
 from studies.judge import main
-from tune.results.folder import read_csv
+from tune.results.rows import read_csv
 
 TINY = {
     "method": "random",

@@ -13,7 +13,8 @@ from studies.reporting.powerlaw import fit
 from studies.scaling import curves, says
 from tune.results.comparison import Arm, Comparison, named
 from tune.results.findings import Results
-from tune.results.folder import StudyFolder, to_csv
+from tune.results.folder import StudyFolder
+from tune.results.rows import to_csv
 
 PENALTY = "curvature (λ = 0.3, h = 0.1)"
 SMALL = {"regularizer.weight": 0.3, "regularizer.h": 0.1}

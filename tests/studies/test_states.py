@@ -21,7 +21,8 @@ from studies import report, trial
 from studies.design.about import About, claim
 from studies.driver.flags import exit_code
 from tune.results.findings import Results
-from tune.results.folder import StudyFolder, read_csv
+from tune.results.folder import StudyFolder
+from tune.results.rows import read_csv
 from tune.runs import unfinished
 from tune.timeline import FILE, Span, append
 

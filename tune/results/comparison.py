@@ -15,13 +15,11 @@ from guard.robustness.measures import CLEAN, ROBUST, Measure, singled_out, worst
 from guard.trial import TrialConfig
 from tune.results import wording
 from tune.results.folder import StudyFolder
-from tune.results.records import Record
+from tune.results.records import SEEDS, Record
 from tune.results.statistics import CONFIDENCE, Estimate, SeedPair, difference, estimate
 
 Values = Mapping[SeedPair, NDArray[np.float64]]
 ATTACK_SEED = "evaluation.seed"
-SEEDS = ("seed", "student.seed", ATTACK_SEED)
-"""Fields of a trial that only repeat it."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from guard.config import radius_text
 from guard.robustness.measures import CLEAN
@@ -12,6 +13,7 @@ from guard.trial import TrialConfig
 from tune.options import MAX_CLEAN_DROP
 from tune.results.comparison import Comparison, compared, shared_place, short_titles, versus
 from tune.results.folder import StudyFolder
+from tune.results.front import start_of
 from tune.results.reading import read_object
 from tune.results.records import Record
 from tune.results.tables import by_chance, level, signed_percent, verdict
@@ -42,10 +44,7 @@ class Results:
     def max_clean_drop(self) -> float:
         """Clean validation accuracy that a search's choice may lose to its control, as about.json
         has it."""
-        try:
-            value = read_object(self.folder.path / "about.json").get("max_clean_drop")
-        except (OSError, ValueError):
-            return MAX_CLEAN_DROP
+        value = self._stated("about.json").get("max_clean_drop")
         return float(value) if isinstance(value, (int, float)) else MAX_CLEAN_DROP
 
     @property
@@ -53,11 +52,32 @@ class Results:
         """The trial of a search's best.json; None where this cannot be read, as without a
         search."""
         try:
-            best = TrialConfig.from_dict(read_object(self.folder.path / "best.json"))
-        except (OSError, ValueError):
+            fingerprint = TrialConfig.from_dict(self._stated("best.json")).fingerprint()
+        except ValueError:
             return None
-        fingerprint = best.fingerprint()
         return next((r for r in self.records if r.fingerprint == fingerprint), None)
+
+    @property
+    def start(self) -> Record | None:
+        """The search's trial at its own values, of the choice's method and images per class."""
+        choice, base = self.choice, self._stated("study.json")
+        return start_of(choice, self.records, base) if choice is not None else None
+
+    def comparison_of(self, record: Record) -> Comparison | None:
+        """Of the runs that repeat a trial of a search; None before there are any."""
+
+        def is_of(comparison: Comparison) -> bool:
+            runs = comparison.arm.records.values()
+            return any(run.trial == record.trial and not run.is_search for run in runs)
+
+        return next(filter(is_of, self.comparisons), None)
+
+    def _stated(self, name: str) -> Mapping[str, Any]:
+        """What a file of the study says; nothing where it cannot be read."""
+        try:
+            return read_object(self.folder.path / name)
+        except (OSError, ValueError):
+            return {}
 
     @property
     def measured(self) -> Path:
@@ -104,6 +124,20 @@ def gains_in_words(results: Results) -> str:
     parts = [f"{outcome.capitalize()}: {'; '.join(arms)}." for outcome, arms in groups.items()]
     measure = "Robust accuracy against the unregularized control, in points"
     return " ".join([f"{measure}{results.where}, {level(gains)}.", *parts, by_chance(len(gains))])
+
+
+def against_start(results: Results) -> str:
+    """The search's choice against the values that it began with, both confirmed, in words; "" where
+    that cannot be said."""
+    choice, start = results.choice, results.start
+    if choice is None or start is None:
+        return ""
+    if choice.trial == start.trial:
+        return "The search's choice is the values that it began with."
+    ours, theirs = results.comparison_of(choice), results.comparison_of(start)
+    if ours is None or theirs is None:
+        return ""
+    return f"The search's choice against the values that it began with: {duel(ours, theirs)}."
 
 
 def duel(ours: Comparison, theirs: Comparison) -> str:

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import csv
 import functools
-import io
-import itertools
 import json
 import os
 import re
@@ -15,16 +12,15 @@ from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from guard.artifacts import ArtifactStore, Damaged
-from guard.errors import StudyError
 from guard.objects import Objects, copy_of, is_uri
 from guard.remote import store_at
 from tune.places import retrying, sqlite_uri
 from tune.results.front import pareto_front
 from tune.results.reading import read_object
-from tune.results.records import CONFIRMATION, FIXED_COLUMNS, FOLDERS, SEARCH, Record
+from tune.results.records import CONFIRMATION, FOLDERS, SEARCH, Record
+from tune.results.rows import row_of, to_csv
 
 STUDY_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 RESERVED = ("artifacts", "mlflow", "mlflow.db")
@@ -240,7 +236,7 @@ class StudyFolder:
     def write_results(self, records: Iterable[Record]) -> None:
         """results.csv: a row a trial of `records`, then of the confirmation. Raises StudyError if
         it cannot be written for half a minute."""
-        rows = [record.row() for record in (*records, *self.confirmations())]
+        rows = [row_of(record) for record in (*records, *self.confirmations())]
         self._write("results.csv", to_csv(rows))
 
     def write_tables(self, records: Iterable[Record], best: Record | None) -> None:
@@ -248,7 +244,7 @@ class StudyFolder:
         Raises StudyError as `write_results` does."""
         records = list(records)
         self.write_results(records)
-        front = [record.row() for record in pareto_front(records)]
+        front = [row_of(record) for record in pareto_front(records)]
         self._write("pareto.csv", to_csv(front))
         if best is not None:
             self._write("best.json", json.dumps(best.config, indent=2))
@@ -260,37 +256,3 @@ class StudyFolder:
 @functools.lru_cache(maxsize=2**14)
 def _kept(folder: StudyFolder, path: Path, *state: int) -> Record:
     return folder._read_now(path)
-
-
-def read_csv(path: Path) -> list[dict[str, str]]:
-    """The rows of a CSV file; none before it is there. Raises StudyError for a file that is no
-    table."""
-    if not path.is_file():
-        return []
-    try:
-        with path.open(newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file, strict=True))
-        if any(None in row or None in row.values() for row in rows):
-            raise csv.Error("its rows are not equally long")
-        return rows
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise StudyError(f"{path}: is no table ({error}); remove it, and run the study") from None
-
-
-def to_csv(rows: Iterable[Mapping[str, Any]]) -> str:
-    """CSV with the columns of all rows: the fixed ones, parameters, metrics, the rest."""
-    rows = list(rows)
-    columns = list(dict.fromkeys(itertools.chain.from_iterable(rows)))
-    ranks = {name: rank for rank, name in enumerate(FIXED_COLUMNS)}
-
-    def rank(name: str) -> tuple[int, int]:
-        parts = ("validation/", "test/", "teacher/", "distilled/", "student/", "param/")
-        part = next((i for i, prefix in enumerate(parts) if name.startswith(prefix)), len(parts))
-        return (ranks.get(name, len(ranks)), part)
-
-    columns.sort(key=rank)
-    text = io.StringIO()
-    writer = csv.DictWriter(text, columns, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()

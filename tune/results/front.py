@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-from tune.results.records import Record
+from tune.results.records import SEEDS, Record
+
+PLACE = ("method", "ipc", *SEEDS)
+"""What a search's own values are had for each value of."""
 
 
 def pareto_front(records: Iterable[Record]) -> list[Record]:
@@ -63,6 +66,18 @@ def choose(records: Iterable[Record], max_clean_drop: float) -> Record | None:
     earlier one wins a tie."""
     found = allowed(records, max_clean_drop)
     return max(found, key=lambda r: (r.objectives[1], r.objectives[0], -r.trial), default=None)
+
+
+def start_of(choice: Record, records: Iterable[Record], base: Mapping[str, Any]) -> Record | None:
+    """The trial at a search's own values, of the choice's method and images per class; None where
+    no trial of the search has been there. base: the search's values by path."""
+
+    def is_start(record: Record) -> bool:
+        apart = {k: v for k, v in record.params.items() if k not in PLACE}
+        is_here = record.is_search and not record.control and record.group == choice.group
+        return is_here and all(base.get(path) == value for path, value in apart.items())
+
+    return next(filter(is_start, records), None)
 
 
 def _drawn(record: Record) -> tuple[tuple[str, int], str]:

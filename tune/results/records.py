@@ -10,7 +10,6 @@ from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from guard.config import RegularizerConfig
 from guard.config.schema import Config, type_hints
 from guard.errors import ConfigError
 from guard.pipeline import MOST_RUNGS, TrialResult, rung_name
@@ -21,18 +20,8 @@ from tune.causes import unwrapped
 from tune.results import wording
 
 OBJECTIVES = (CLEAN.on("validation"), ROBUST.on("validation"))
-FIXED_COLUMNS = (
-    "trial",
-    "phase",
-    "status",
-    "dataset",
-    "method",
-    "regularizer",
-    "weight",
-    "h",
-    "ipc",
-    "seed",
-)
+SEEDS = ("seed", "student.seed", "evaluation.seed")
+"""Fields of a trial that only repeat it."""
 SEARCH, CONFIRMATION = "search", "confirmation"
 FOLDERS = {SEARCH: "trials", CONFIRMATION: "confirmation"}
 STATUSES = ("complete", "diverged", "stopped", "failed")
@@ -252,34 +241,6 @@ class Record:
     def stage_seconds(self) -> float:
         """Time of the stages that this trial waited for itself."""
         return sum(float(stage["seconds"]) for stage in self.stages if stage["built"])
-
-    def row(self) -> dict[str, Any]:
-        """A row of results.csv."""
-        penalty = RegularizerConfig.from_dict(self.config["regularizer"])
-        values = (
-            self.trial,
-            self.phase,
-            self.status,
-            self.config["data"]["name"],
-            self.config["method"],
-            penalty.title,
-            penalty.weight,
-            penalty.h if "h" in penalty.fields_used() else None,
-            self.config["ipc"],
-            self.config["seed"],
-        )
-        return {
-            **dict(zip(FIXED_COLUMNS, values, strict=True)),
-            **self.metrics,
-            **{f"param/{path}": value for path, value in self.params.items()},
-            "seconds": self.seconds,
-            "stage_seconds": self.stage_seconds,
-            "waiting_seconds": self.waiting_seconds,
-            "fingerprint": self.fingerprint,
-            "flags": "; ".join(self.flags),
-            "rung": self.rung,
-            "reason": self.reason,
-        }
 
 
 @functools.lru_cache(maxsize=4096)

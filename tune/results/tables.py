@@ -7,7 +7,8 @@ from collections.abc import Collection, Sequence
 from guard.robustness.measures import Measure
 from tune.results import wording
 from tune.results.comparison import Comparison, elsewhere, short_titles
-from tune.results.folder import StudyFolder, to_csv, write_atomically
+from tune.results.folder import StudyFolder, write_atomically
+from tune.results.rows import to_csv
 from tune.results.statistics import CONFIDENCE, Estimate, holm
 
 MARK = "†"

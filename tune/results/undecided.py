@@ -50,16 +50,9 @@ def leader(results: Results) -> Comparison | None:
     that is most robust on test images."""
     choice = results.choice
     if choice is not None:
-        own = (c for c in results.comparisons if is_of(c, choice))
-        return next(own, None)
+        return results.comparison_of(choice)
     distilled = [c for c in results.comparisons if c.arm.config.distils]
     return max(distilled, key=lambda c: c.robust.mean, default=None)
-
-
-def is_of(comparison: Comparison, record: Record) -> bool:
-    """Whether its runs repeat that trial."""
-    runs = comparison.arm.records.values()
-    return any(run.trial == record.trial and not run.is_search for run in runs)
 
 
 def undecided(results: Results) -> list[Undecided]:

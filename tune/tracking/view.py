@@ -11,8 +11,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from guard.robustness.measures import CLEAN, ROBUST
-from tune.results.comparison import SEEDS
-from tune.results.records import Record
+from tune.results.records import SEEDS, Record
 
 TAG = "mlflow.sharedViewState."
 """And the view's key."""

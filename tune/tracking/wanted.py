@@ -12,9 +12,8 @@ from typing import Any
 
 from guard.trial import TrialConfig, methods, sections
 from tune.results import wording
-from tune.results.comparison import SEEDS
 from tune.results.folder import StudyFolder
-from tune.results.records import Record
+from tune.results.records import SEEDS, Record
 from tune.tracking.held import THIS_RUN, Held, Images, Point, Student
 from tune.tracking.products import MAX_LENGTH, distilled_files, images_of, note_of, student_of
 from tune.tracking.view import ARM

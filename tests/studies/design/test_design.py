@@ -15,7 +15,8 @@ from studies.design.stories import stories
 from studies.design.study import Study, confirmed
 from studies.driver.settings import base_config, parse_settings
 from studies.presets import PRESETS
-from tune.results.comparison import SEEDS, Arm, named
+from tune.results.comparison import Arm, named
+from tune.results.records import SEEDS
 from tune.runs import Run
 
 PRESET = PRESETS["digits"]()

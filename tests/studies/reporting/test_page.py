@@ -19,9 +19,9 @@ from studies.design.stories import stories
 from studies.design.study import Study
 from studies.reporting.page import TRIAL_COLUMNS
 from studies.reporting.published import ATTACKS
-from tune.results.comparison import SEEDS
 from tune.results.findings import Results
 from tune.results.folder import StudyFolder
+from tune.results.records import SEEDS
 from tune.results.tables import MARK, legend, write_comparisons
 from tune.runs import Run
 from tune.timeline import FILE, Span, append

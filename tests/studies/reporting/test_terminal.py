@@ -25,6 +25,7 @@ from tune.results.comparison import Arm, Comparison
 from tune.results.folder import StudyFolder
 from tune.results.front import choose
 from tune.results.records import Record
+from tune.results.rows import row_of
 from tune.results.statistics import Estimate
 
 PLAIN = configured(control=True)
@@ -120,7 +121,7 @@ def test_a_doubtful_figure_carries_its_warning(tmp_path: Path) -> None:
     assert "Accuracies that are not to be taken as they are" in text
     figure = pareto_figure(Search.of(records), choose(records, 0.03))
     assert "flagged" in [t.get_text() for t in figure.legends[0].get_texts()]
-    assert "vanishing-gradient" in records[1].row()["flags"]
+    assert "vanishing-gradient" in row_of(records[1])["flags"]
 
 
 def comparison(gain: Estimate) -> Comparison:

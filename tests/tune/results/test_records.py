@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import csv
-import io
 import json
 from pathlib import Path
 
@@ -9,7 +7,7 @@ import pytest
 
 from builders import configured, record
 from guard.trial import TrialConfig
-from tune.results.folder import StudyFolder, to_csv, write_atomically
+from tune.results.folder import StudyFolder, write_atomically
 from tune.results.front import choose, control_of, pareto_front
 
 STAGES = (
@@ -48,41 +46,6 @@ def test_a_record_s_file_has_its_fields_by_name(tmp_path: Path) -> None:
         "phase",
         "ended",
     ]
-
-
-def test_a_row_names_what_is_validation_and_what_is_test() -> None:
-    row = record(3, 0.9, 0.5, stages=STAGES).row()
-    assert row["validation/clean_accuracy"] == 0.9
-    assert row["test/clean_accuracy"] == 0.9
-    assert "clean_accuracy" not in row
-    assert (row["trial"], row["method"], row["ipc"], row["weight"], row["h"]) == (
-        3,
-        "sre2l",
-        10,
-        0.1,
-        0.1,
-    )
-    assert row["stage_seconds"] == 2.0
-    assert record(0, 0.9, 0.5, PLAIN).row()["h"] is None
-
-
-def test_a_table_has_the_columns_of_every_row_and_full_precision() -> None:
-    text = to_csv([record(0, 0.0, 0.0, status="diverged").row(), record(1, 1 / 3, 0.5).row()])
-    rows = list(csv.DictReader(io.StringIO(text)))
-    assert list(rows[0])[:10] == [
-        "trial",
-        "phase",
-        "status",
-        "dataset",
-        "method",
-        "regularizer",
-        "weight",
-        "h",
-        "ipc",
-        "seed",
-    ]
-    assert float(rows[1]["validation/clean_accuracy"]) == 1 / 3
-    assert rows[0]["validation/clean_accuracy"] == ""
 
 
 def test_a_diverged_trial_scores_nothing() -> None:
