@@ -18,7 +18,7 @@ from guard.trial import TrialConfig
 from tune.halving import Figures, Halving
 from tune.results.records import Record
 from tune.results.standing import Standing
-from tune.settling import excess_of, is_control, number_of, tell
+from tune.settling import is_control, number_of, tell
 from tune.space import Params, SearchSpace, configured
 
 
@@ -163,7 +163,7 @@ class Proposer:
         self._held = [] if self._controls_known else others
 
     def _tell(self, number: int, record: Record | None) -> None:
-        excess = excess_of(record, self._standing) if record else 0.0
+        excess = self._standing.excess_of(record) if record else 0.0
         tell(self._study, self._asked.pop(number, None), record, self._space, excess)
 
 

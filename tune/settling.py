@@ -46,7 +46,7 @@ def settle(study: optuna.Study, standing: Standing, space: SearchSpace) -> None:
             continue
         if record is not None and record.finished:
             if last.state != state_of(record):
-                _conclude(study, last, record, space, excess_of(record, standing))
+                _conclude(study, last, record, space, standing.excess_of(record))
         elif last.state != TrialState.WAITING:
             if last.state == TrialState.RUNNING:
                 study.tell(last.number, state=TrialState.FAIL)
@@ -135,15 +135,6 @@ def state_of(record: Record | None) -> TrialState:
     return TrialState.COMPLETE if is_told else TrialState.PRUNED
 
 
-def excess_of(record: Record, standing: Standing) -> float:
-    """Clean accuracy that a trial has lost to its control, less what it may lose: above 0 it breaks
-    the constraint, as all of it does without a control."""
-    control = standing.control_of(record)
-    if control is None:
-        return 1.0
-    return control.objectives[0] - standing.max_clean_drop - record.objectives[0]
-
-
 def tell(
     study: optuna.Study,
     trial: optuna.Trial | None,
@@ -212,7 +203,7 @@ def _restore(study: optuna.Study, standing: Standing, space: SearchSpace) -> Non
         if record is None:
             trial = create_trial(state=TrialState.FAIL, user_attrs={GAP: True})
         elif record.finished:
-            excess = excess_of(record, standing)
+            excess = standing.excess_of(record)
             trial = outcome(record, dict(record.params), space, excess, {})
         else:
             queued = {"fixed_params": dict(record.params)}

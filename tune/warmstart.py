@@ -17,7 +17,7 @@ from guard.trial import TrialConfig
 from tune.results.folder import StudyFolder
 from tune.results.records import Record
 from tune.results.standing import Standing
-from tune.settling import FROM, excess_of, outcome
+from tune.settling import FROM, outcome
 from tune.space import Params, SearchSpace, configured, contains
 
 
@@ -43,7 +43,7 @@ def known_to(
     for record in standing.records:
         params = place(record, space)
         if params is not None and record.status in ("complete", "diverged"):
-            name, excess = f"{folder.name}/{record.trial}", excess_of(record, standing)
+            name, excess = f"{folder.name}/{record.trial}", standing.excess_of(record)
             taken[name] = outcome(record, params, space, excess, {FROM: name})
     if not taken:
         raise StudyError(

@@ -47,6 +47,14 @@ def control_of(record: Record, records: Iterable[Record]) -> Record | None:
     return Controls(records).of(record)
 
 
+def clean_excess(record: Record, control: Record | None, max_clean_drop: float) -> float:
+    """Clean validation accuracy that a trial has lost to its control, less what it may lose: above
+    0 it breaks the constraint, as all of it does without a control."""
+    if control is None:
+        return 1.0
+    return control.objectives[0] - max_clean_drop - record.objectives[0]
+
+
 def allowed(records: Iterable[Record], max_clean_drop: float) -> list[Record]:
     """The complete trials whose clean accuracy, on validation, is within `max_clean_drop` of their
     control's. None before a control is complete."""
@@ -56,8 +64,7 @@ def allowed(records: Iterable[Record], max_clean_drop: float) -> list[Record]:
         record
         for record in records
         if record.status == "complete"
-        and (control := controls.of(record)) is not None
-        and record.objectives[0] >= control.objectives[0] - max_clean_drop
+        and clean_excess(record, controls.of(record), max_clean_drop) <= 0
     ]
 
 

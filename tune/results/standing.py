@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterable
 
 from tune.results.folder import StudyFolder
-from tune.results.front import Controls, choose
+from tune.results.front import Controls, choose, clean_excess
 from tune.results.records import Record
 
 TABLES_EVERY_S = 5.0
@@ -53,6 +53,10 @@ class Standing:
         if self._controls is None:
             self._controls = Controls(self._records.values())
         return self._controls.of(record)
+
+    def excess_of(self, record: Record) -> float:
+        """By how much a trial breaks the constraint (`clean_excess`)."""
+        return clean_excess(record, self.control_of(record), self.max_clean_drop)
 
     def forget_failure(self, trial: int) -> None:
         """Remove the record, here and on the disk, of a trial that failed and is repeated."""
