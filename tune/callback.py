@@ -144,7 +144,9 @@ class StudyCallback(ray_tune.Callback):
             return
 
     def _settle(self, record: Record) -> None:
-        if record.status != "stopped":  # it may go on
+        if record.status == "stopped":  # it may go on
+            self._tracker.pause(record)
+        else:
             self._tracker.finish(record)
         self._standing.add([record])
         self._watcher.finished(record, self._standing.best)

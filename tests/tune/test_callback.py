@@ -31,6 +31,7 @@ class Ear:
     def __init__(self) -> None:
         self.ended: list[int] = []
         self.tracked: list[int] = []
+        self.paused: list[int] = []
         self.said: list[str] = []
 
     def finished(self, record: Record, best: Record | None) -> None:
@@ -38,6 +39,9 @@ class Ear:
 
     def finish(self, record: Record) -> None:
         self.tracked.append(record.trial)
+
+    def pause(self, record: Record) -> None:
+        self.paused.append(record.trial)
 
     def tick(self, status: object) -> None: ...
 
@@ -77,6 +81,16 @@ def test_a_finished_trial_is_read_once_and_told(folder: StudyFolder, trial: Fail
     callback.on_trial_result(1, [], trial(4), {NUMBER: 4, "heading": "done"})
     assert ear.ended == ear.tracked == [4] and not callback.ending.stop_all()
     assert not (folder.path / "results.csv").exists(), "tables are for later"
+
+
+def test_of_a_trial_that_may_go_on_only_the_curves_are_told(
+    folder: StudyFolder, trial: Fails
+) -> None:
+    ear = Ear()
+    callback = called(folder, ear)
+    folder.write(record(4, status="stopped"))
+    callback.on_trial_result(1, [], trial(4), {NUMBER: 4, "heading": "done"})
+    assert ear.paused == [4] and ear.tracked == []
 
 
 def test_failures_in_a_row_end_a_search(folder: StudyFolder, trial: Fails) -> None:

@@ -271,6 +271,11 @@ class Mirror:
             self._store.finish_model(model)
         model.is_ready, model.metrics = True, {}
 
+    def count(self, record: Record) -> None:
+        """Of a trial that may go on, only what the study has come to with it is told."""
+        self._live.add(record)
+        self.grow()
+
     def grow(self) -> None:
         """Tell what the study has come to, now and then."""
         if self._live.is_due():

@@ -111,6 +111,10 @@ class Tracker:
         self._labels.add(label)
         self._courier.add(self._settling(label))
 
+    def pause(self, record: Record) -> None:
+        """A search has stopped a trial, which may go on: the study's curves say so."""
+        self._courier.add(Job(record.label, lambda: self._mirror.count(record)))
+
     def _add_others(self) -> None:
         """Trials that it was not told of, but that the folder has."""
         for label in (record.label for record in self._folder.every_record()):

@@ -97,6 +97,31 @@ def test_a_running_study_shows_what_it_has_come_to(
     assert rows(study, "metrics") == count
 
 
+def test_a_stopped_trial_counts_at_once_and_once(
+    study: StudyFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(live, "INTERVAL_S", -1.0)
+    first, second = (replace(one, ended=float(one.trial + 1)) for one in finished(study, 2))
+    stopped = replace(first, status="stopped", reason="rung 1", metrics={})
+    study.remove(first)
+    study.remove(second)
+    told = Tracker(study, open_store(study.tracking_uri, study), "note")
+    while told.backlog:
+        pass
+    for one, tell in ((stopped, told.pause), (second, told.finish)):
+        study.write(one)
+        tell(one)
+    explained = replace(stopped, reason="rung 1 of 2: place 2 of 2")
+    study.write(explained)
+    told.finish(explained)
+    told.close(study.records())
+    client, parent = MlflowClient(study.tracking_uri), runs_of(study)["parent"].info.run_id
+    for name, values in (("stopped", [1, 1]), ("complete", [0, 1])):
+        grown = client.get_metric_history(parent, f"trials/{name}")
+        assert [(point.step, point.value) for point in grown] == [*enumerate(values, start=1)]
+    assert runs_of(study)["0"].data.tags["guard.status"] == "stopped"
+
+
 def test_a_curve_that_is_lost_is_made_again(study: StudyFolder) -> None:
     for number, one in enumerate(finished(study, 3)):
         study.write(replace(one, ended=1000.0 + number))
