@@ -42,7 +42,7 @@ REPLAYS = 5
 REDUCTIONS = (1.0, 2.0, 3.0)
 SLOTS = 2
 """Legs at a time."""
-NOT_SAMPLED: tuple[SamplerName, ...] = ("auto", "grid")
+SAMPLED = tuple(name for name in SAMPLERS if name != "grid")
 MOMENTS = 20
 """Of a replay, for the curves."""
 
@@ -72,7 +72,7 @@ def searched(results: Results) -> SearchSpace:
 
 
 def measure(results: Results, machine: Machine) -> Sequence[Row]:
-    """Replay the searches: a row for the end of each, and for moments of the longest ones."""
+    """Replay the searches: a row for the end of each, and for moments of the default sampler's."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     space = searched(results)
     table = TrialTable(results.records, space)
@@ -90,15 +90,15 @@ def measure(results: Results, machine: Machine) -> Sequence[Row]:
         return replayed(table, plan, SearchConfig().max_clean_drop, SLOTS)
 
     rows: list[Row] = []
-    wanted = [(s, n, 1.0) for s in SAMPLERS if s not in NOT_SAMPLED for n in SIZES]
-    wanted += [("auto", n, reduction) for n in SIZES for reduction in REDUCTIONS]
+    wanted = [(sampler, size, 1.0) for sampler in SAMPLED for size in SIZES]
+    wanted += [("auto", size, factor) for size in SIZES for factor in REDUCTIONS if factor > 1]
     for sampler, trials, reduction in wanted:
         machine.say(f"replaying {sampler}, {trials} trials, reduction {reduction:g}")
         for seed in range(REPLAYS):
             marks = search(sampler, trials, reduction, seed)
             about = {"sampler": sampler, "trials": trials, "reduction": reduction, "seed": seed}
             rows.append({**about, "kind": "end", **vars(marks[-1])})
-            if sampler == "auto" and trials == SIZES[-1]:
+            if sampler == "auto":
                 rows += [{**about, "kind": "moment", **row} for row in moments(marks)]
     return rows
 
@@ -124,7 +124,6 @@ def told(rows: Sequence[Mapping[str, str]], name: str, digits: int = 3) -> str:
 
 def samplers_table(results: Results) -> Table:
     ends = [row for row in rows_of(results, "end") if float(row["reduction"]) == 1]
-    names = [name for name in dict.fromkeys(row["sampler"] for row in ends) if name != "auto"]
     cells = [
         [
             name,
@@ -134,13 +133,14 @@ def samplers_table(results: Results) -> Table:
                 for n in SIZES
             ),
         ]
-        for name in names
+        for name in dict.fromkeys(row["sampler"] for row in ends)
     ]
     return Table(
         anchor="samplers",
         title="What each sampler finds",
         caption=f"Every trial to its end; {REPLAYS} seeds of the sampler, mean ± standard "
-        "deviation; of the trials of a search some are its baselines and the preset's own values.",
+        "deviation; of the trials of a search some are its baselines and the preset's own values. "
+        "auto, the default: tpe-group with 5 random trials first instead of 10.",
         columns=[
             "sampler",
             *(f"{figure}, {n} trials" for figure in ("area", "robust") for n in SIZES),
@@ -159,15 +159,37 @@ def halving_table(results: Results) -> Table:
             rows = [row for row in own if float(row["reduction"]) == reduction]
             share = seconds(rows) / seconds(plain)
             found = (told(rows, "hypervolume"), told(rows, "robust"), f"{share:.2f}")
-            cells.append([str(trials), f"{reduction:g}", *found])
+            equal = equal_after(results, trials, reduction)
+            cells.append([str(trials), f"{reduction:g}", *found, f"{equal:.2f}" if equal else "–"])
     return Table(
         anchor="halving",
         title="What ending trials early saves",
         caption="Of so many trials at a rung one goes on, 1: every trial goes to its end; "
-        f"{REPLAYS} seeds of the sampler; stage-seconds as a share of those without it.",
-        columns=["trials", "reduction", "area", "robust", "stage-seconds"],
+        f"{REPLAYS} seeds of the sampler. Stage-seconds as a share of those without it: of the "
+        "search, and until its mean area is what it is at the end without it (–: never).",
+        columns=["trials", "reduction", "area", "robust", "stage-seconds", "as good after"],
         rows=cells,
     )
+
+
+def curve(results: Results, trials: int, reduction: float) -> list[tuple[float, float]]:
+    """Stage-seconds, and the mean area that is found by then, of the default sampler's searches."""
+    rows = [
+        row
+        for row in rows_of(results, "moment")
+        if (int(row["trials"]), float(row["reduction"])) == (trials, reduction)
+    ]
+    shares = sorted({float(row["share"]) for row in rows})
+    at = [[row for row in rows if float(row["share"]) == share] for share in shares]
+    return [(seconds(r), statistics.mean(float(row["hypervolume"]) for row in r)) for r in at]
+
+
+def equal_after(results: Results, trials: int, reduction: float) -> float | None:
+    """The share of the seconds of whole searches after which others have found as much; None:
+    never."""
+    end, goal = curve(results, trials, 1.0)[-1]
+    reached = [now for now, area in curve(results, trials, reduction) if area >= goal]
+    return reached[0] / end if reached else None
 
 
 def seconds(rows: Sequence[Mapping[str, str]]) -> float:
@@ -213,18 +235,13 @@ def tables(results: Results) -> list[Table]:
 
 def figures(results: Results) -> Mapping[str, Figure]:
     """What is found over the seconds, with halving and without."""
-    rows = rows_of(results, "moment")
-    if not rows:
+    if not rows_of(results, "moment"):
         return {}
     figure = Figure(figsize=(6.4, 4.0), dpi=150, layout="constrained")
     axes = figure.subplots()
     for reduction, style in zip(REDUCTIONS, ("-", "--", ":"), strict=True):
-        own = [row for row in rows if float(row["reduction"]) == reduction]
-        shares = sorted({float(row["share"]) for row in own})
-        at = [[row for row in own if float(row["share"]) == share] for share in shares]
         label = "every trial whole" if reduction == 1 else f"one of {reduction:g} goes on"
-        areas = [statistics.mean(float(row["hypervolume"]) for row in r) for r in at]
-        axes.plot([seconds(r) for r in at], areas, style, label=label)
+        axes.plot(*zip(*curve(results, SIZES[-1], reduction), strict=True), style, label=label)
     axes.set_xlabel(f"stage-seconds, mean of {REPLAYS} searches of {SIZES[-1]} trials")
     axes.set_ylabel("dominated area of clean x robust accuracy")
     axes.legend(fontsize=8)
@@ -242,15 +259,14 @@ def answer(results: Results) -> str:
             for row in ends
             if (row["sampler"], int(row["trials"]), float(row["reduction"])) == (name, most, 1.0)
         )
-        for name in SAMPLERS
-        if name not in NOT_SAMPLED
+        for name in SAMPLED
     }
     ranked = sorted(found, key=lambda name: -found[name])
     order = ", ".join(f"{name} {found[name]:.3f}" for name in ranked)
     halved = halving_table(results).rows[-2]
     return (
         f"Area in {most} trials: {order}. When one of two trials goes on from a rung, {most} "
-        f"trials take {halved[-1]} of the stage-seconds and find {halved[2]}."
+        f"trials take {halved[-2]} of the stage-seconds and find {halved[2]}."
     )
 
 

@@ -48,7 +48,7 @@ class Story:
     answer: Callable[[Results], str]
     """In a sentence or two."""
     tables: Callable[[Results], Sequence[Table]] = lambda results: ()
-    """Further tables of the report."""
+    """Further tables of the report, each also ANCHOR.md in the study's folder."""
 
 
 class Machine(Protocol):
@@ -78,9 +78,15 @@ class Study(Story):
     seeds: int = 3
 
 
+def is_empty(story: Story, results: Results) -> bool:
+    """Whether a study of trials has neither compared nor measured anything yet."""
+    is_measured = bool(results.comparisons) or results.measured.is_file()
+    return isinstance(story, Study) and not is_measured
+
+
 def conclusion(story: Story, results: Results) -> str:
     """The story's answer, as far as there is one."""
-    if isinstance(story, Study) and not results.comparisons:
+    if is_empty(story, results):
         return "Nothing can be compared yet."
     return story.answer(results)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from guard.trial import TrialConfig
 from studies.design.about import About
-from studies.design.study import Story, Study, conclusion
+from studies.design.study import Story, Table, conclusion, is_empty
 from studies.reporting.console import Terminal
 from studies.reporting.delivery import deliver
 from studies.reporting.figures import save_png
@@ -34,7 +34,7 @@ from tune.commit import lab_commit
 from tune.results.cautions import after, before
 from tune.results.findings import Results
 from tune.results.folder import StudyFolder, write_atomically
-from tune.results.tables import legend
+from tune.results.tables import as_markdown, legend
 from tune.tracking.provenance import package_versions
 from tune.tracking.store import Store
 from tune.tracking.tracker import Tracker
@@ -44,12 +44,17 @@ TRIAL_COLUMNS = ("trial", "configuration", "status", "clean", "robust", "seconds
 
 
 def write_report(story: Story, results: Results, about: About) -> Path:
-    """DIR/NAME/report.html and its figures as PNG, from what there is of the study now."""
+    """DIR/NAME/report.html, its figures as PNG and the story's tables as Markdown, from what there
+    is of the study now."""
     loader = jinja2.PackageLoader("studies.reporting")
     environment = jinja2.Environment(
         loader=loader, autoescape=True, undefined=jinja2.StrictUndefined
     )
-    shown = content(story, results, about, draw(story, results))
+    tables = story.tables(results)
+    for table in tables:
+        text = as_markdown((table.columns, table.rows))
+        write_atomically(results.folder.path / f"{table.anchor}.md", text)
+    shown = content(story, results, about, draw(story, results), tables)
     page = environment.get_template("report.html.j2").render(**shown)
     path = results.folder.path / "report.html"
     write_atomically(path, page)
@@ -58,7 +63,7 @@ def write_report(story: Story, results: Results, about: About) -> Path:
 
 def draw(story: Story, results: Results) -> Mapping[str, Figure]:
     """The story's figures, each also a PNG in the study's folder."""
-    if isinstance(story, Study) and not results.comparisons:
+    if is_empty(story, results):
         return {}
     drawn = story.figures(results)
     for name, figure in drawn.items():
@@ -77,15 +82,23 @@ def publish(
 
 
 def content(
-    story: Story, results: Results, about: About, figures: Mapping[str, Figure]
+    story: Story,
+    results: Results,
+    about: About,
+    figures: Mapping[str, Figure],
+    own: Sequence[Table],
 ) -> dict[str, Any]:
-    """What the template shows."""
+    """What the template shows. own: the story's tables."""
     folder, comparisons, records = results.folder, results.comparisons, results.records
     plots, scripts = packed(interactive(results))
     columns, rows = result_table(comparisons)
     drawn = pictures(figures)
-    own = (*undecided_tables(results), *story.tables(results))
-    tables = [*grids(comparisons), *own, *published_tables(story)]
+    tables = [
+        *grids(comparisons),
+        *undecided_tables(results),
+        *own,
+        *published_tables(story),
+    ]
     images = distilled_images(comparisons, records)
     contents = [
         *([("result", "result")] if rows else []),

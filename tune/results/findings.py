@@ -51,8 +51,9 @@ class Results:
     def choice(self) -> Record | None:
         """The trial of a search's best.json; None where this cannot be read, as without a
         search."""
+        stated = self._stated("best.json")
         try:
-            fingerprint = TrialConfig.from_dict(self._stated("best.json")).fingerprint()
+            fingerprint = TrialConfig.from_dict(stated).fingerprint() if stated else ""
         except ValueError:
             return None
         return next((r for r in self.records if r.fingerprint == fingerprint), None)
