@@ -37,7 +37,7 @@ POINTS = 8
 """Of each numeric field of the preset's space."""
 SIZES = (12, 30, 60)
 """Trials of a replayed search, controls included."""
-REPLAYS = 5
+REPLAYS = 10
 """Seeds of the sampler."""
 REDUCTIONS = (1.0, 2.0, 3.0)
 SLOTS = 2
