@@ -80,10 +80,9 @@ def all_together(gains: Sequence[Estimate]) -> str:
     space; "" for one alone."""
     if len(gains) < 2:
         return ""
-    return (
-        f" Taken together (Holm, 5 % for all {len(gains)} at once), {len(holding(gains))} of them "
-        f"stay clear, marked {MARK}."
-    )
+    count = len(holding(gains))
+    left = f"{count} of them, marked {MARK}, stay clear" if count else "none of them stays clear"
+    return f" Taken together (Holm, 5 % for all {len(gains)} at once), {left}."
 
 
 def level(found: Collection[Estimate]) -> str:

@@ -92,8 +92,8 @@ def test_a_table_marks_clear_gains_and_only_those(tmp_path: Path) -> None:
     assert legend == (
         "Δ: paired difference to the unregularized control, 95 % interval over seeds and test "
         "images; bold where it is clear: zero is outside. Chance alone calls up to one difference "
-        "in twenty clear. Taken together (Holm, 5 % for all 2 at once), 1 of them stay clear, "
-        "marked †."
+        "in twenty clear. Taken together (Holm, 5 % for all 2 at once), 1 of them, marked "
+        "†, stay clear."
     )
 
 
