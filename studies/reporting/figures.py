@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
@@ -89,13 +90,14 @@ def draw_clouds(axes: Axes, search: Search) -> None:
 
 
 def draw_confirmed(axes: Axes, confirmed: Sequence[Comparison]) -> None:
+    regularized = itertools.cycle("XsD^")
     for comparison in confirmed:
         axes.errorbar(
             [comparison.clean.mean],
             [comparison.robust.mean],
             xerr=reaches([comparison.clean]),
             yerr=reaches([comparison.robust]),
-            fmt="P" if comparison.is_control else "X",
+            fmt="P" if comparison.is_control else next(regularized),
             color="black",
             capsize=3,
             lw=1,
