@@ -101,12 +101,13 @@ def has_gpus(address: str) -> bool:
 
 
 def num_slots(resources: StageResources) -> int:
-    """Stages of the default size that the running cluster holds at once."""
+    """Stages of the default size that the running cluster holds at once; where they share GPUs, at
+    most."""
     total = ray.cluster_resources()
     wanted = resources.default
     slots = total.get("CPU", 0) // max(wanted.cpus, COORDINATOR_CPUS)
-    if wanted.gpus:
-        slots = min(slots, total.get("GPU", 0) // wanted.gpus)
+    if resources.smallest_gpus:
+        slots = min(slots, total.get("GPU", 0) // resources.smallest_gpus)
     return max(int(slots), 1)
 
 

@@ -28,9 +28,10 @@ from guard.remote import store_at
 from guard.stage import Stage
 from guard.trial import TrialConfig
 from tune.causes import unwrapped
+from tune.packing import Packing, is_out_of_memory
 from tune.resources import StageResources
 from tune.timeline import FILE, Span, append
-from tune.usage import Usage, measured
+from tune.usage import Usage, measured, reset_gpus
 
 NAMESPACE = "robust-distillation-lab"
 STAGE_SHARE = 0.99
@@ -82,8 +83,11 @@ def compute(root: str, stage: Stage, desk_name: str) -> Artifact:
     worker = ray.get_runtime_context().get_worker_id()
     desk = ray.get_actor(desk_name, namespace=NAMESPACE)
     desk.started.remote(stage.address, worker)
-    with measured() as usage:
-        artifact = store_at(root).get_or_build(stage)
+    try:
+        with measured() as usage:
+            artifact = store_at(root).get_or_build(stage)
+    finally:
+        reset_gpus()  # this process lives on, and others want its GPU
     with contextlib.suppress(ray.exceptions.RayError):  # the desk is being restarted
         ray.get(desk.used.remote(stage.address, usage), timeout=ANSWER_S)
     return artifact
@@ -98,6 +102,7 @@ class Desk:
         """limit_s: seconds that a stage may be computed."""
         self._root, self._resources, self._name, self._task = root, resources, name, task
         self._limit_s = limit_s
+        self._packing = Packing()
         self._store = store_at(root)
         self._tasks: dict[str, asyncio.Task[Artifact]] = {}
         self._started: dict[str, tuple[str, float]] = {}
@@ -143,6 +148,7 @@ class Desk:
             del self._tasks[stage.address]
             worker, start = self._started.pop(stage.address, ("", 0.0))
             usage = self._used.pop(stage.address, Usage())
+            self._packing.saw(stage, usage.gpu_share)
         if worker:
             made = Span(
                 stage=stage.name, key=stage.key, worker=worker, start=start, end=time.time()
@@ -165,11 +171,25 @@ class Desk:
                 await self.run(missing.stage)
         raise OSError(f"{stage.address}: its inputs are damaged as soon as they are written")
 
+    def _gpus(self, stage: Stage) -> float:
+        """What the stage holds of a GPU, or how many it holds."""
+        wanted = self._resources.of(stage.name).gpus
+        packs = self._resources.packs and stage.name not in self._resources.named
+        return min(wanted, self._packing.of(stage)) if packs else wanted
+
     async def _send(self, stage: Stage) -> Artifact:
-        wanted = self._resources.of(stage.name)
+        while True:
+            try:
+                return await self._try(stage)
+            except Exception as error:
+                is_short = self._resources.packs and is_out_of_memory(unwrapped(error))
+                if not is_short or not self._packing.ran_out(stage):
+                    raise
+
+    async def _try(self, stage: Stage) -> Artifact:
         options = {
-            "num_cpus": wanted.cpus * STAGE_SHARE,
-            "num_gpus": wanted.gpus,
+            "num_cpus": self._resources.of(stage.name).cpus * STAGE_SHARE,
+            "num_gpus": self._gpus(stage),
             "scheduling_strategy": "DEFAULT",
             "name": f"stage:{stage.name}",
         }

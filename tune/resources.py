@@ -6,8 +6,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from guard.errors import StudyError
+from tune.packing import SMALLEST
 
-EVERY_STAGE = "all"
+EVERY_STAGE, PACKED = "all", "auto"
 COORDINATOR_CPUS = 0.001
 """What a trial holds that only waits for its stages; zero is refused."""
 
@@ -31,9 +32,16 @@ class StageResources:
 
     default: Resources = Resources()
     named: Mapping[str, Resources] = field(default_factory=dict)
+    packs: bool = False
+    """Whether stages that are not named share a GPU as far as its memory goes (`tune.packing`)."""
 
     def of(self, stage: str) -> Resources:
         return self.named.get(stage, self.default)
+
+    @property
+    def smallest_gpus(self) -> float:
+        """What a stage that is not named may hold of a GPU at least."""
+        return min(self.default.gpus, SMALLEST) if self.packs else self.default.gpus
 
     @property
     def largest(self) -> Resources:

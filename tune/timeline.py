@@ -13,7 +13,7 @@ from tune.places import retrying
 from tune.results.reading import parse_json
 
 FILE = "timeline.jsonl"
-USAGE = ("cpu_percent", "memory_mib", "gpu_memory_mib")
+USAGE = ("cpu_percent", "memory_mib", "gpu_memory_mib", "gpu_share")
 """What a span says of its worker."""
 
 
@@ -31,6 +31,7 @@ class Span:
     """Of the worker while it computed, as `tune.usage` has it; 0 where it was not measured."""
     memory_mib: float = 0.0
     gpu_memory_mib: float = 0.0
+    gpu_share: float = 0.0
 
 
 def append(path: Path, spans: Iterable[Span]) -> None:

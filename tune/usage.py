@@ -11,9 +11,12 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 SAMPLE_S = 0.5
 MIB = 2**20
+CONTEXT_MIB = 600.0
+"""Of a GPU, that a process takes which uses it, beside what PyTorch's allocator holds; roughly."""
 
 
 @dataclass(kw_only=True)
@@ -26,6 +29,9 @@ class Usage:
     """Most of what the process has held, of samples half a second apart."""
     gpu_memory_mib: float = 0.0
     """Most of what PyTorch's allocator has held; 0 without a GPU."""
+    gpu_share: float = 0.0
+    """Of the GPU's memory, what that and the process's own context are; of several, of the fullest.
+    """
 
 
 @contextlib.contextmanager
@@ -37,7 +43,7 @@ def measured() -> Iterator[Usage]:
         while not done.wait(SAMPLE_S):
             usage.memory_mib = max(usage.memory_mib, resident_mib())
 
-    gpu_peak(reset=True)
+    reset_gpus()
     sampler = threading.Thread(target=sample, daemon=True, name="usage")
     cpu, start = time.process_time(), time.perf_counter()
     sampler.start()
@@ -49,7 +55,9 @@ def measured() -> Iterator[Usage]:
         done.set()
         sampler.join()
         usage.memory_mib = max(usage.memory_mib, resident_mib())
-        usage.gpu_memory_mib = gpu_peak()
+        held = held_by_gpu()
+        usage.gpu_memory_mib = sum(own for own, _ in held)
+        usage.gpu_share = max(((own + CONTEXT_MIB) / total for own, total in held), default=0.0)
 
 
 def resident_mib() -> float:
@@ -62,13 +70,31 @@ def resident_mib() -> float:
     return pages * os.sysconf("SC_PAGE_SIZE") / MIB
 
 
-def gpu_peak(*, reset: bool = False) -> float:
-    """MiB that PyTorch has held at most since the last reset, on every GPU that it uses."""
+def held_by_gpu() -> list[tuple[float, float]]:
+    """MiB that PyTorch has held at most since the last reset, and that there are, of each GPU."""
+    cuda = _cuda()
+    if cuda is None:
+        return []
+    return [
+        (
+            cuda.max_memory_reserved(device) / MIB,
+            cuda.get_device_properties(device).total_memory / MIB,
+        )
+        for device in range(cuda.device_count())
+    ]
+
+
+def reset_gpus() -> None:
+    """What was held at most is what is held now, which is as little as can be."""
+    cuda = _cuda()
+    if cuda is None:
+        return
+    cuda.empty_cache()
+    for device in range(cuda.device_count()):
+        cuda.reset_peak_memory_stats(device)
+
+
+def _cuda() -> Any:
+    """torch.cuda, where this process uses it; else None."""
     torch = sys.modules.get("torch")
-    if torch is None or not torch.cuda.is_initialized():
-        return 0.0
-    devices = range(torch.cuda.device_count())
-    if reset:
-        for device in devices:
-            torch.cuda.reset_peak_memory_stats(device)
-    return float(sum(torch.cuda.max_memory_reserved(device) for device in devices)) / MIB
+    return torch.cuda if torch is not None and torch.cuda.is_initialized() else None

@@ -16,7 +16,7 @@ from guard.stages import EarlySqueeze, Squeeze
 from guard.trial import TrialConfig
 from studies.presets import PRESETS, Preset
 from tune.places import typed, usable_folder
-from tune.resources import EVERY_STAGE, Resources, StageResources
+from tune.resources import EVERY_STAGE, PACKED, Resources, StageResources
 from tune.results.folder import RESERVED, STUDY_NAME, StudyFolder
 from tune.space import SearchSpace
 
@@ -158,23 +158,28 @@ def check_fits(path: str, value: object, numbers: int, where: str = "") -> None:
 
 
 def parse_resources(texts: Sequence[str], config: TrialConfig) -> StageResources:
-    """`--resources STAGE=CPUS[,GPUS]`; "all" is every stage that is not named.
+    """`--resources STAGE=CPUS[,GPUS]`; "all" is every stage that is not named. `auto`: those
+    share GPUs.
 
     Raises StudyError, also where a squeeze of several processes has not a GPU for each.
     """
     on_gpu = config.compute.device == "cuda"
     default = Resources(config.compute.num_threads, 1.0 if on_gpu else 0.0)
     named: dict[str, Resources] = {}
-    for text in texts:
+    for text in [text for text in texts if text != PACKED]:
         stage, _, amounts = text.partition("=")
         if stage not in (EVERY_STAGE, *STAGES):
             known = ", ".join((EVERY_STAGE, *STAGES))
-            raise StudyError(f"--resources: no stage is named {stage!r}; there are: {known}")
+            raise StudyError(
+                f"--resources: no stage is named {stage!r}; there are: {known}; or {PACKED}"
+            )
         try:
             cpus, *more = [float(part) for part in amounts.split(",")]
             (gpus,) = more or [default.gpus]
         except ValueError:
-            raise StudyError(f"--resources: must be STAGE=CPUS[,GPUS], got {text!r}") from None
+            raise StudyError(
+                f"--resources: must be STAGE=CPUS[,GPUS] or {PACKED}, got {text!r}"
+            ) from None
         if not (0 < cpus < math.inf and 0 <= gpus < math.inf and (gpus <= 1 or gpus % 1 == 0)):
             raise StudyError(
                 f"--resources: CPUs above 0, GPUs a fraction or a whole number; got {text!r}"
@@ -183,12 +188,14 @@ def parse_resources(texts: Sequence[str], config: TrialConfig) -> StageResources
             several = " and ".join(SHARED)
             raise StudyError(f"--resources: {several} alone take several GPUs; got {text!r}")
         named[stage] = Resources(cpus, gpus)
-    processes = config.squeeze.processes
-    if EVERY_STAGE not in named:
+    packs, processes = PACKED in texts, config.squeeze.processes
+    if EVERY_STAGE not in named and (processes > 1 or not packs):
         named.setdefault("squeeze", Resources(processes * default.cpus, processes * default.gpus))
     for stage in SHARED if "squeeze" in named else ():
         named.setdefault(stage, named["squeeze"])
-    parsed = StageResources(named.pop(EVERY_STAGE, default), named)
+    if packs and EVERY_STAGE in named:
+        raise StudyError(f"--resources: {PACKED} and {EVERY_STAGE}=… exclude each other")
+    parsed = StageResources(named.pop(EVERY_STAGE, default), named, packs)
     for stage in SHARED if on_gpu and processes > 1 else ():
         gpus = parsed.of(stage).gpus
         if gpus != processes:

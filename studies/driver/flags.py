@@ -171,7 +171,8 @@ def add_machine_flags(parser: argparse.ArgumentParser) -> None:
         default=[],
         metavar="STAGE=CPUS[,GPUS]",
         help="what a stage holds: all=1,0.5 or squeeze=8,4, a squeeze of four processes with a GPU "
-        f"each; stages: {', '.join(STAGES)}. Default: compute.num_threads CPUs, and one GPU on "
+        "each; auto: stages share GPUs, each with the memory that one like it has taken; "
+        f"stages: {', '.join(STAGES)}. Default: compute.num_threads CPUs, and one GPU on "
         "cuda, of each process. Repeatable",
     )
     add_tracking_flag(machines)

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 
 from tune import usage
-from tune.usage import MIB, gpu_peak, measured, resident_mib
+from tune.usage import CONTEXT_MIB, MIB, held_by_gpu, measured, resident_mib
 
 
 def test_memory_that_was_held_for_a_moment_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -60,15 +60,19 @@ def test_memory_is_in_mebibytes(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_gpus_memory_is_what_pytorch_has_held(monkeypatch: pytest.MonkeyPatch) -> None:
     resets: list[int] = []
+    emptied: list[bool] = []
     cuda = SimpleNamespace(
         is_initialized=lambda: True,
         device_count=lambda: 2,
         reset_peak_memory_stats=resets.append,
         max_memory_reserved=lambda device: (1 + device) * MIB,
+        empty_cache=lambda: emptied.append(True),
+        get_device_properties=lambda device: SimpleNamespace(total_memory=10 * CONTEXT_MIB * MIB),
     )
     monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(cuda=cuda))
     with measured() as found:
         pass
-    assert found.gpu_memory_mib == 3.0 and resets == [0, 1]
+    assert found.gpu_memory_mib == 3.0 and resets == [0, 1] and emptied == [True]
+    assert found.gpu_share == pytest.approx(0.1 + 2 / (10 * CONTEXT_MIB))
     cuda.is_initialized = lambda: False
-    assert gpu_peak() == 0.0
+    assert held_by_gpu() == []

@@ -31,6 +31,18 @@ def test_resources_have_a_default_by_device_and_exceptions_by_stage() -> None:
     assert parse_resources([], on_gpu).of("squeeze") == Resources(4, 1)
 
 
+def test_stages_share_gpus_but_those_that_are_named() -> None:
+    parsed = parse_resources(["auto", "recover=2,1"], ON_GPU)
+    assert parsed.packs and list(parsed.named) == ["recover"]
+    assert parsed.of("squeeze") == Resources(2, 1) and parsed.smallest_gpus == 0.05
+    assert not parse_resources([], ON_GPU).packs
+    in_four = parse_resources(["auto"], IN_FOUR)
+    assert in_four.packs and in_four.of("squeeze") == Resources(8, 4) and "squeeze" in in_four.named
+    assert parse_resources(["auto"], TrialConfig()).smallest_gpus == 0
+    with pytest.raises(StudyError, match=r"--resources: auto and all=… exclude each other"):
+        parse_resources(["auto", "all=1,0.5"], ON_GPU)
+
+
 ON_GPU = TrialConfig().override({"compute.device": "cuda", "compute.num_threads": 2})
 IN_FOUR = ON_GPU.override({"squeeze.processes": 4})
 
@@ -94,7 +106,7 @@ def test_the_number_of_processes_is_that_of_the_whole_study() -> None:
     [
         ("recover=8,2", "squeeze and early-squeeze alone take several GPUs; got 'recover=8,2'"),
         ("all=8,2", "squeeze and early-squeeze alone take several GPUs"),
-        ("all=1,0.5,2", r"must be STAGE=CPUS\[,GPUS\], got 'all=1,0.5,2'"),
+        ("all=1,0.5,2", r"must be STAGE=CPUS\[,GPUS\] or auto, got 'all=1,0.5,2'"),
         ("all=1,", "must be STAGE=CPUS"),
         ("all=", "must be STAGE=CPUS"),
         ("all", "must be STAGE=CPUS"),
@@ -104,7 +116,8 @@ def test_the_number_of_processes_is_that_of_the_whole_study() -> None:
         ("all=nan", "CPUs above 0"),
         ("all=1,1.5", "GPUs a fraction or a whole number"),
         ("all=1,inf", "GPUs a fraction or a whole number"),
-        ("sqeeze=1", "no stage is named 'sqeeze'"),
+        ("sqeeze=1", "no stage is named 'sqeeze'; there are: all, "),
+        ("atuo", "no stage is named 'atuo'; there are: all, .*; or auto"),
     ],
 )
 def test_resources_that_are_none_are_refused(text: str, reason: str) -> None:
