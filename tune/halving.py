@@ -63,8 +63,9 @@ class Halving:
         return math.ceil(len(self._rungs[rung]) / self._eta)
 
     def ranked(self, rung: str) -> list[int]:
-        """Every trial that has come to a rung, the best first."""
-        own = self._rungs[rung]
+        """Every trial that has come to a rung, the best first, whichever came first; of equals the
+        earlier number."""
+        own = dict(sorted(self._rungs[rung].items()))
         return [trial for _, trial in sorted(zip(ranks(list(own.values())), own, strict=True))]
 
 

@@ -81,3 +81,16 @@ def test_a_better_one_that_comes_late_takes_no_place_away() -> None:
         halving.go_on(trial, "a")
     halving.arrive(6, "a", *made((0.9, 0.9)))
     assert halving.next() == (6, "a") and halving.places("a") == 3
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_order_in_which_they_came_makes_no_difference(seed: int) -> None:
+    """Or a search that is over would go on when its command is run again."""
+    figures = made(*random_points(seed, 12))
+    found = []
+    for order in (range(12), np.random.default_rng(seed).permutation(12)):
+        halving = Halving(2)
+        for number in map(int, order):
+            halving.arrive(number, "a", figures[number])
+        found.append(halving.best("a"))
+    assert found[0] == found[1]
