@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from guard.config.evaluation import expanded
-from guard.pipeline import TrialStages
 from guard.robustness.measures import CLEAN, ROBUST
 from guard.trial import TrialConfig
+from guard.trial_stages import TrialStages
 
 
 def finished_card(

@@ -15,8 +15,8 @@ from pathlib import Path
 
 from guard.errors import StudyError
 from guard.objects import Objects, Stored, is_uri
-from guard.pipeline import landscapes, plan
 from guard.trial import TrialConfig
+from guard.trial_stages import landscapes, plan
 from studies.driver import flags
 from studies.driver.checks import typed_place
 from studies.reporting.console import Terminal

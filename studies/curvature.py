@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
 from guard.artifacts import ArtifactStore
-from guard.pipeline import landscapes
 from guard.stage import Stage
 from guard.trial import TrialConfig
+from guard.trial_stages import landscapes
 from studies.design.design import Design
 from studies.design.study import Machine, Row, Study, Table, confirmed
 from studies.driver.trials_job import run_command

@@ -15,9 +15,9 @@ import optuna
 from matplotlib.figure import Figure
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 
-from guard.pipeline import MOST_RUNGS, Leg, rung_name
 from guard.robustness.measures import CLEAN, ROBUST
 from guard.trial import TrialConfig
+from guard.trial_stages import MOST_RUNGS, Leg, rung_name
 from studies.design.design import Design
 from studies.design.study import Machine, Row, Study, Table
 from studies.driver.trials_job import run_command

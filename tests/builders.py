@@ -12,11 +12,12 @@ import torch
 
 from guard.artifacts import ArtifactStore
 from guard.config.evaluation import attacks_at
-from guard.pipeline import TrialResult, TrialStages
+from guard.pipeline import TrialResult
 from guard.robustness.measures import CLEAN, ROBUST
 from guard.robustness.verdicts import Verdicts
 from guard.stage import Stage
 from guard.trial import TrialConfig
+from guard.trial_stages import TrialStages
 from tune.results.records import Record
 from tune.results.statistics import Estimate
 from tune.runs import Run

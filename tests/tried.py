@@ -7,10 +7,11 @@ from dataclasses import asdict, replace
 from optuna.distributions import CategoricalDistribution, FloatDistribution
 
 from builders import record
-from guard.pipeline import StageRecord, TrialStages, rung_name
+from guard.pipeline import StageRecord
 from guard.robustness.measures import CLEAN, ROBUST
 from guard.stage import Stage, closure
 from guard.trial import TrialConfig
+from guard.trial_stages import TrialStages, rung_name
 from tune.planning import GRID_POINTS
 from tune.proposer import rungs_of
 from tune.results.records import Record

@@ -23,10 +23,10 @@ import ray
 
 from guard.artifacts import Artifact, ArtifactStore, MissingInput, attempts
 from guard.errors import StudyError
-from guard.pipeline import Leg, first_stages
 from guard.remote import store_at
 from guard.stage import Stage
 from guard.trial import TrialConfig
+from guard.trial_stages import Leg, first_stages
 from tune.causes import unwrapped
 from tune.packing import Packing, is_out_of_memory
 from tune.resources import StageResources

@@ -12,9 +12,9 @@ from dataclasses import dataclass, replace
 import optuna
 from optuna.trial import TrialState
 
-from guard.pipeline import Leg, TrialStages, rung_name
 from guard.robustness.measures import CLEAN, ROBUST
 from guard.trial import TrialConfig
+from guard.trial_stages import Leg, TrialStages, rung_name
 from tune.halving import Figures, Halving
 from tune.results.records import Record
 from tune.results.standing import Standing

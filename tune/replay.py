@@ -19,9 +19,9 @@ from typing import Any
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution
 
-from guard.pipeline import MOST_RUNGS, Leg, TrialStages, rung_name
 from guard.stage import closure
 from guard.trial import TrialConfig
+from guard.trial_stages import MOST_RUNGS, Leg, TrialStages, rung_name
 from tune.planning import Plan, prepare
 from tune.proposer import Proposal, Proposer
 from tune.results.front import allowed

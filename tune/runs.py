@@ -9,8 +9,9 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from guard.errors import StudyError
-from guard.pipeline import WHOLE, Leg, RunStage, run_trial
+from guard.pipeline import RunStage, run_trial
 from guard.trial import TrialConfig
+from guard.trial_stages import WHOLE, Leg
 from tune.places import full_disk, told
 from tune.results.folder import StudyFolder
 from tune.results.records import SEARCH, Record, one_line

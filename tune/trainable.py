@@ -12,8 +12,9 @@ from typing import Any
 
 from ray import tune as ray_tune
 
-from guard.pipeline import Leg, run_trial
+from guard.pipeline import run_trial
 from guard.trial import TrialConfig
+from guard.trial_stages import Leg
 from tune.desk import RayRunner
 from tune.results.folder import StudyFolder
 from tune.results.records import Record

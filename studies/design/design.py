@@ -10,8 +10,8 @@ from typing import Any
 from optuna.distributions import BaseDistribution, CategoricalDistribution
 
 from guard.errors import ConfigError, StudyError
-from guard.pipeline import WHOLE, Leg
 from guard.trial import TrialConfig
+from guard.trial_stages import WHOLE, Leg
 from tune.results.records import SEEDS
 from tune.runs import Run
 from tune.space import Params, is_regularizer

@@ -11,9 +11,9 @@ from pathlib import Path
 from guard.config import ModelConfig
 from guard.errors import ConfigError, StudyError
 from guard.objects import check_uri, is_uri
-from guard.pipeline import STAGES
 from guard.stages import EarlySqueeze, Squeeze
 from guard.trial import TrialConfig
+from guard.trial_stages import STAGES
 from studies.presets import PRESETS, Preset
 from tune.places import typed, usable_folder
 from tune.resources import EVERY_STAGE, PACKED, Resources, StageResources

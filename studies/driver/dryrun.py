@@ -12,8 +12,8 @@ from guard.config.schema import paths
 from guard.data.datasets import load_data
 from guard.data.images import Splits
 from guard.device import has_bfloat16, has_compiler, is_here
-from guard.pipeline import plan as plan_stages
 from guard.trial import TrialConfig
+from guard.trial_stages import plan as plan_stages
 from studies.driver.estimate import estimate, seconds_per_pass
 from studies.reporting.console import Terminal
 from studies.reporting.progress import duration

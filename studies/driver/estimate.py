@@ -14,9 +14,9 @@ import torch
 
 from guard.data.images import Splits
 from guard.models.networks import build_model
-from guard.pipeline import plan
 from guard.stage import Sizes
 from guard.trial import TrialConfig
+from guard.trial_stages import plan
 
 TIMED_BATCH, TIMED_PASSES = 64, 5
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from guard.errors import StudyError, UserError
-from guard.pipeline import STAGES
+from guard.trial_stages import STAGES
 from studies.driver.interrupts import Interrupts
 from studies.driver.options import MEANING, Options
 from studies.driver.streams import make_lasting

@@ -16,7 +16,7 @@ from guard.data.given import content_of
 from guard.data.spec import ImageSpec
 from guard.errors import StudyError
 from guard.given import given_set
-from guard.pipeline import TrialStages, local_runner
+from guard.pipeline import local_runner
 from guard.robustness.measures import CLEAN, ROBUST, Measure, worst_cases
 from guard.robustness.stages import chain
 from guard.robustness.verdicts import Verdicts, right
@@ -24,6 +24,7 @@ from guard.stage import waves
 from guard.stages import Given, Loaded, Relabel, Student, Trained, Whitening
 from guard.teachers import labeller
 from guard.trial import TrialConfig
+from guard.trial_stages import TrialStages
 from tune.results.comparison import Values, columns, gain
 from tune.results.records import SEEDS
 from tune.results.statistics import Estimate, estimate

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol
 
-from guard.pipeline import Leg
 from guard.trial import TrialConfig
+from guard.trial_stages import Leg
 from studies.design.about import About, claimed
 from studies.design.study import Story
 from studies.driver.checks import parse_resources

@@ -10,8 +10,8 @@ from typing import Any
 
 import ray
 
-from guard.pipeline import Leg
 from guard.trial import TrialConfig
+from guard.trial_stages import Leg
 from studies.design.about import About
 from studies.design.study import Story
 from studies.driver.place import Place

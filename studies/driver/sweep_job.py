@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 import optuna
 
-from guard.pipeline import WHOLE, Leg
 from guard.trial import TrialConfig
+from guard.trial_stages import WHOLE, Leg
 from studies.design.study import Story
 from studies.driver.dryrun import print_fields, print_work
 from studies.driver.options import SECTIONS

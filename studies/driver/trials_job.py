@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from guard.pipeline import Leg
 from guard.trial import TrialConfig
+from guard.trial_stages import Leg
 from studies.design.design import Design
 from studies.design.study import Study, conclusion
 from studies.driver import flags

@@ -17,8 +17,8 @@ from typing import Any
 import pytest
 
 from guard.errors import ConfigError
-from guard.pipeline import landscapes, plan
 from guard.trial import TrialConfig
+from guard.trial_stages import landscapes, plan
 
 GOLDEN = Path(__file__).with_name("addresses.json")
 

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from guard.card import finished_card
-from guard.pipeline import TrialStages
 from guard.trial import TrialConfig
+from guard.trial_stages import TrialStages
 
 
 def test_a_card_says_how_good_the_teacher_is(trial: SimpleNamespace) -> None:

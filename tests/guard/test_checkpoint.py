@@ -14,10 +14,11 @@ from test_damage import DAMAGES
 from guard import checkpoint
 from guard.artifacts import ArtifactStore, build
 from guard.checkpoint import NOWHERE, Checkpoint, Draws, Images
-from guard.pipeline import local_runner, plan
+from guard.pipeline import local_runner
 from guard.seeding import generator
 from guard.stage import Stage
 from guard.trial import TrialConfig
+from guard.trial_stages import plan
 
 
 class Killed(BaseException):

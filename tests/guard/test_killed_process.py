@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 
 from guard.artifacts import ArtifactStore, build
-from guard.pipeline import plan
 from guard.stage import Stage
 from guard.trial import TrialConfig
+from guard.trial_stages import plan
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 KILLS, EVERY_S = 20, 0.5

@@ -12,9 +12,10 @@ from planned import EVERY, ORDER
 
 import guard
 from guard.artifacts import ArtifactStore
-from guard.pipeline import STAGES, local_runner, plan, run_trial
+from guard.pipeline import local_runner, run_trial
 from guard.robustness.evaluate import evaluate
 from guard.robustness.verdicts import metrics
+from guard.trial_stages import STAGES, plan
 from helpers import run_python
 
 
@@ -155,8 +156,8 @@ def test_results_and_records_are_frozen(trial: SimpleNamespace) -> None:
 
 def test_planning_imports_no_torch() -> None:
     code = """
-import sys, guard, guard.pipeline, guard.config, guard.methods, guard.errors
-guard.pipeline.plan(guard.TrialConfig())
+import sys, guard, guard.pipeline, guard.trial_stages, guard.config, guard.methods, guard.errors
+guard.trial_stages.plan(guard.TrialConfig())
 assert "torch" not in sys.modules
 assert "numpy" not in sys.modules
 """

@@ -18,9 +18,9 @@ import torch
 from guard.artifacts import MissingInput
 from guard.errors import Diverged
 from guard.member import pickled
-from guard.pipeline import plan
 from guard.processes import Answer, ProcessLost, check_devices, environment, in_processes
 from guard.trial import TrialConfig
+from guard.trial_stages import plan
 
 GONE_S = 30.0
 

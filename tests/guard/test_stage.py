@@ -19,10 +19,10 @@ import pytest
 import guard
 from guard.config import ComputeConfig, DataConfig, ModelConfig
 from guard.config.schema import Config, field_names, later
-from guard.pipeline import STAGES, TrialStages, landscapes, plan
 from guard.stage import Sizes, Stage, closure, input_fields, waves
 from guard.stages import Given, Loaded
 from guard.trial import TrialConfig, methods
+from guard.trial_stages import STAGES, TrialStages, landscapes, plan
 from helpers import run_python
 
 for module in pkgutil.walk_packages(guard.__path__, "guard."):
@@ -171,7 +171,7 @@ def test_a_stage_says_the_same_in_every_process() -> None:
     """Word for word: its description is a part of the files that are kept."""
     code = """
 import json
-from guard.pipeline import landscapes, plan
+from guard.trial_stages import landscapes, plan
 from guard.trial import TrialConfig
 config = TrialConfig().override({"model.input": "zca", "sre2l.chunk": 10})
 stages = [*plan(config), *landscapes(config).values()]
@@ -227,7 +227,7 @@ def test_a_stage_is_in_the_wave_right_after_its_last_input(config: TrialConfig) 
 def test_a_trial_is_planned_and_pickled_without_torch() -> None:
     code = """
 import pickle, sys
-from guard.pipeline import landscapes, plan
+from guard.trial_stages import landscapes, plan
 from guard.trial import TrialConfig, methods
 for name in methods():
     config = TrialConfig().override({"method": name, "regularizer": "none"})

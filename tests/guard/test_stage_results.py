@@ -29,11 +29,11 @@ from guard.artifacts import ArtifactStore
 from guard.data.datasets import load_data
 from guard.data.given import content_of
 from guard.models.networks import build_model
-from guard.pipeline import STAGES, TrialStages, landscapes, plan
 from guard.seeding import generator
 from guard.stage import Stage
 from guard.stages import Given, Loaded
 from guard.trial import TrialConfig
+from guard.trial_stages import STAGES, TrialStages, landscapes, plan
 
 GOLDEN = Path(__file__).with_name("stage_results.json")
 MATCHING = {

@@ -14,10 +14,11 @@ from guard.config.labels import kept_epochs
 from guard.errors import ConfigError
 from guard.models.networks import folded
 from guard.models.saving import load_model, load_spec
-from guard.pipeline import TrialStages, local_runner
+from guard.pipeline import local_runner
 from guard.stages import Committee, Early, Squeeze
 from guard.teachers import labeller
 from guard.trial import TrialConfig
+from guard.trial_stages import TrialStages
 from helpers import draws
 
 EARLY = {"labels.epoch": 1}

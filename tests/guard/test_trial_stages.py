@@ -10,10 +10,11 @@ from planned import EVERY
 
 from guard.artifacts import Artifact
 from guard.config.schema import digest
-from guard.pipeline import TrialStages, plan, run_trial
+from guard.pipeline import run_trial
 from guard.robustness.stages import Evaluate, chain
 from guard.stage import Stage
 from guard.trial import TrialConfig
+from guard.trial_stages import TrialStages, plan
 
 CHECKS = {"evaluate", "diagnose"}
 EVALUATED = ["evaluate", "evaluate", "diagnose"]

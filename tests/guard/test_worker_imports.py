@@ -10,7 +10,7 @@ WORKER = """
 import sys
 from pathlib import Path
 from guard import ArtifactStore, TrialConfig
-from guard.pipeline import TrialStages
+from guard.trial_stages import TrialStages
 
 config = TrialConfig().override({{
     "model": {{"width": 4, "depth": 2}}, "squeeze.epochs": 1, "regularizer.fraction": 0.1,

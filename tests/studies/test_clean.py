@@ -11,8 +11,8 @@ import pytest
 from builders import configured, record
 from guard.artifacts import ArtifactStore
 from guard.errors import StudyError
-from guard.pipeline import plan
 from guard.stage import Stage
+from guard.trial_stages import plan
 from studies import clean
 from tune.places import held
 from tune.results.folder import StudyFolder

@@ -19,8 +19,8 @@ from mlflow.tracking import MlflowClient
 from guard.artifacts import ArtifactStore
 from guard.distilled import DistilledSet
 from guard.errors import StudyError
-from guard.pipeline import plan
 from guard.trial import TrialConfig
+from guard.trial_stages import plan
 from helpers import run_python
 from studies import sweep, trial
 from tune.results.folder import StudyFolder

@@ -9,8 +9,8 @@ import pytest
 from builders import configured
 from guard.artifacts import ArtifactStore
 from guard.errors import StudyError
-from guard.pipeline import plan
 from guard.stage import Stage
+from guard.trial_stages import plan
 from studies import report
 
 

@@ -20,9 +20,10 @@ from ray import tune as ray_tune
 from guard.artifacts import Artifact, ArtifactStore
 from guard.config import ComputeConfig
 from guard.errors import StudyError
-from guard.pipeline import WHOLE, Leg, local_runner, plan, run_trial
+from guard.pipeline import local_runner, run_trial
 from guard.stage import Stage
 from guard.trial import TrialConfig
+from guard.trial_stages import WHOLE, Leg, plan
 from helpers import files
 from tune.desk import NAMESPACE, RayRunner, StageLost, ask_ahead, open_desk, wait_for_desk
 from tune.local import short_folder, start_local

@@ -14,9 +14,9 @@ import pytest
 import torch
 
 from guard.artifacts import Artifact, ArtifactStore
-from guard.pipeline import TrialStages
 from guard.stage import Stage
 from guard.trial import TrialConfig
+from guard.trial_stages import TrialStages
 from tune.desk import Desk
 from tune.packing import ALONE, SMALLEST, Packing, is_out_of_memory, shape
 from tune.resources import Resources, StageResources

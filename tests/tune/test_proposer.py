@@ -11,8 +11,8 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.trial import TrialState
 
 from builders import record
-from guard.pipeline import Leg
 from guard.trial import TrialConfig
+from guard.trial_stages import Leg
 from tune.planning import Plan, prepare
 from tune.proposer import Proposal, Proposer, rungs_of
 from tune.results.folder import StudyFolder

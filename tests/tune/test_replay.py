@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from guard.pipeline import Leg
 from guard.stage import Stage
 from guard.trial import TrialConfig
+from guard.trial_stages import Leg
 from tried import RECORDS, SPACE, every_stage, seconds_of
 from tune.planning import Plan
 from tune.proposer import Proposal

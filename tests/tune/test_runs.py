@@ -11,8 +11,9 @@ import pytest
 
 from builders import configured, ended, planned, record
 from guard.errors import StudyError
-from guard.pipeline import Leg, TrialResult
+from guard.pipeline import TrialResult
 from guard.trial import TrialConfig
+from guard.trial_stages import Leg
 from tune import runs as runs_module
 from tune.results.folder import StudyFolder
 from tune.results.records import CONFIRMATION, Record

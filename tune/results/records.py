@@ -12,10 +12,11 @@ from typing import Any
 
 from guard.config.schema import Config, type_hints
 from guard.errors import ConfigError
-from guard.pipeline import MOST_RUNGS, TrialResult, rung_name
+from guard.pipeline import TrialResult
 from guard.robustness.flags import flags_of
 from guard.robustness.measures import CLEAN, ROBUST
 from guard.trial import TrialConfig
+from guard.trial_stages import MOST_RUNGS, rung_name
 from tune.causes import unwrapped
 from tune.results import wording
 

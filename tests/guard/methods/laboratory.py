@@ -27,9 +27,10 @@ from guard.methods.method import Method
 from guard.methods.mtt import DATM, MAT, MTT
 from guard.methods.rded import RDED
 from guard.methods.sre2l import SRe2L
-from guard.pipeline import TrialResult, local_runner, plan, run_trial
+from guard.pipeline import TrialResult, local_runner, run_trial
 from guard.stage import Stage
 from guard.trial import TrialConfig, methods
+from guard.trial_stages import plan
 
 CLASSES, IPC = 4, 2
 SETTINGS: Mapping[type[Method], Mapping[str, Any]] = {

@@ -28,9 +28,9 @@ from laboratory import (
 from guard.config import RegularizerConfig
 from guard.config.schema import field_names
 from guard.errors import ConfigError
-from guard.pipeline import STAGES, plan
 from guard.stage import closure
 from guard.trial import TrialConfig, methods, sections
+from guard.trial_stages import STAGES, plan
 
 
 def test_every_method_is_a_field_and_a_name_of_the_config() -> None:

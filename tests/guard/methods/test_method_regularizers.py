@@ -11,9 +11,9 @@ from laboratory import PENALTY, REGULARIZED, Lab, tiny, with_field
 
 from guard.config import RegularizerConfig
 from guard.config.regularizers import KINDS
-from guard.pipeline import plan
 from guard.stage import Stage
 from guard.trial import TrialConfig, methods
+from guard.trial_stages import plan
 from helpers import same
 
 

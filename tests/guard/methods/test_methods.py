@@ -41,10 +41,11 @@ from guard.methods.rded import RDED
 from guard.methods.sre2l import SRe2L
 from guard.methods.subset import Herding, Random
 from guard.models.saving import load_model
-from guard.pipeline import STAGES, TrialStages, local_runner, run_trial
+from guard.pipeline import local_runner, run_trial
 from guard.stage import Stage, closure
 from guard.stages import Squeeze
 from guard.trial import TrialConfig, methods
+from guard.trial_stages import STAGES, TrialStages
 from helpers import CPU, files, same
 
 OPTIMISES = with_field("lr_images")

@@ -24,10 +24,10 @@ from guard.methods.mtt.trajectory import flat_parameters
 from guard.methods.start import initial_images
 from guard.models.networks import build_model
 from guard.models.saving import load_model
-from guard.pipeline import TrialStages
 from guard.seeding import derive
 from guard.training.losses import TrainingLoss
 from guard.trial import TrialConfig
+from guard.trial_stages import TrialStages
 from helpers import CPU, draws
 
 EPOCHS, IPC = 4, 3

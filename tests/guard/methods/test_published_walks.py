@@ -9,8 +9,8 @@ import pytest
 from guard.errors import ConfigError
 from guard.methods.mtt import MAT, MTT, TESLA
 from guard.methods.mtt.published import MTT_WALKS, TESLA_WALKS
-from guard.pipeline import plan
 from guard.trial import TrialConfig
+from guard.trial_stages import plan
 
 FEW = {"experts": {"count": 1}, "model": {"name": "convnet", "width": 4}}
 

@@ -22,9 +22,10 @@ from guard.methods.sre2l import SRe2L
 from guard.models.batchnorm import batchnorms
 from guard.models.networks import Classifier
 from guard.models.saving import load_model
-from guard.pipeline import local_runner, plan, run_trial
+from guard.pipeline import local_runner, run_trial
 from guard.stages import Squeeze
 from guard.trial import TrialConfig, methods, sections
+from guard.trial_stages import plan
 
 
 def recover_stages(config: TrialConfig) -> list[Any]:

@@ -22,10 +22,11 @@ from guard.models.compiling import compiled, eager
 from guard.models.networks import Classifier, build_model, folded
 from guard.models.precision import in_float32
 from guard.models.saving import load_model
-from guard.pipeline import TrialStages, local_runner, plan, run_trial
+from guard.pipeline import local_runner, run_trial
 from guard.stages import Squeeze
 from guard.training.teacher import TeacherTraining
 from guard.trial import TrialConfig
+from guard.trial_stages import TrialStages, plan
 from helpers import CPU, draws, files
 
 GREY = spec(channels=1, size=8)

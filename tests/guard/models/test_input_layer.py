@@ -17,11 +17,12 @@ from guard.data.spec import ImageSpec
 from guard.models.input_layer import InputLayer, Normalize, Zca, fit_zca, input_layer
 from guard.models.networks import build_model
 from guard.models.saving import load_model, save_model
-from guard.pipeline import local_runner, plan, run_trial
+from guard.pipeline import local_runner, run_trial
 from guard.robustness.attacks import ThreatModel, attack_images
 from guard.stages import Whitening
 from guard.training.losses import attack_batch
 from guard.trial import TrialConfig
+from guard.trial_stages import plan
 from helpers import CPU, draws
 
 SPEC = ImageSpec(

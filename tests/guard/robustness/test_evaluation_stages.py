@@ -16,12 +16,13 @@ from guard.config.evaluation import AUTOATTACK, AttackAt, Split, attacks_at
 from guard.data.datasets import load_data
 from guard.data.images import Splits
 from guard.models.saving import load_model
-from guard.pipeline import TrialStages, local_runner
+from guard.pipeline import local_runner
 from guard.robustness.evaluate import attack_once, chosen, evaluate
 from guard.robustness.stages import Evaluate
 from guard.robustness.stages import chain as chain_of_stages
 from guard.robustness.verdicts import Verdicts, metrics, share
 from guard.trial import TrialConfig
+from guard.trial_stages import TrialStages
 from helpers import CPU
 
 pytestmark = pytest.mark.usefixtures("cheap_attacks")

@@ -13,12 +13,13 @@ from safetensors.torch import load_file
 
 from guard.artifacts import Artifact
 from guard.data.datasets import load_data
-from guard.pipeline import TrialStages, landscapes, local_runner, plan
+from guard.pipeline import local_runner
 from guard.robustness import landscape
 from guard.robustness.evaluate import drawn
 from guard.robustness.hessian import BoundTerms
 from guard.robustness.landscape import EIGENVALUES, SAMPLES, TERMS, bound_metrics, look_around
 from guard.trial import TrialConfig
+from guard.trial_stages import TrialStages, landscapes, plan
 
 FILE = "landscape.safetensors"
 DIMENSION = 8 * 8

@@ -18,12 +18,12 @@ import guard.checkpoint
 from guard.artifacts import ArtifactStore
 from guard.config import RegularizerConfig, StudentConfig
 from guard.errors import ConfigError
-from guard.pipeline import TrialStages
 from guard.stages import Squeeze
 from guard.training.average import WeightAverage
 from guard.training.distillation import LabelLoss
 from guard.training.losses import TrainingLoss, attack_batch, divergences, rslad
 from guard.trial import TrialConfig
+from guard.trial_stages import TrialStages
 from helpers import draws, number
 
 

@@ -18,11 +18,12 @@ from guard.data.images import TensorImages
 from guard.errors import ConfigError
 from guard.group import ALONE, Group
 from guard.models.input_layer import Normalize
-from guard.pipeline import local_runner, plan
+from guard.pipeline import local_runner
 from guard.training.line_search import Perturbations, line_search, mebibytes
 from guard.training.loop import image_batches
 from guard.training.losses import TrainingLoss, gains
 from guard.trial import TrialConfig
+from guard.trial_stages import plan
 from helpers import CPU, draws
 
 COUNT = 7

@@ -15,12 +15,13 @@ from guard.checkpoint import Checkpoint
 from guard.data.datasets import load_data
 from guard.models.networks import Classifier
 from guard.models.saving import load_model
-from guard.pipeline import Leg, TrialStages, local_runner, plan, run_trial
+from guard.pipeline import local_runner, run_trial
 from guard.stages import EarlySqueeze, Squeeze
 from guard.training import looks
 from guard.training.looks import LastEpoch
 from guard.training.teacher import STATE
 from guard.trial import TrialConfig
+from guard.trial_stages import Leg, TrialStages, plan
 
 CHANGES: dict[str, Any] = {
     "model": {"name": "bn-convnet", "width": 8, "depth": 2},

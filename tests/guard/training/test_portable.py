@@ -17,9 +17,10 @@ from guard.distilled import DistilledSet
 from guard.errors import ConfigError, DataError
 from guard.models.modes import own_statistics
 from guard.models.saving import load_model
-from guard.pipeline import TrialStages, local_runner, run_trial
+from guard.pipeline import local_runner, run_trial
 from guard.training.recipe import pool_order
 from guard.trial import TrialConfig
+from guard.trial_stages import TrialStages
 
 BUDGET = {"student.labels": "budget", "student.budget": 5}
 FIXED = {"student.labels": "fixed"}

@@ -23,7 +23,6 @@ from guard.distilled import DistilledSet
 from guard.models.input_layer import Normalize
 from guard.models.networks import build_model
 from guard.models.saving import load_model
-from guard.pipeline import plan
 from guard.seeding import derive
 from guard.stage import Stage
 from guard.stages import Relabel, Student
@@ -32,6 +31,7 @@ from guard.training.labels import SoftLabels
 from guard.training.loop import Epoch
 from guard.training.recipe import Recipe
 from guard.trial import TrialConfig
+from guard.trial_stages import plan
 from helpers import draws
 
 SPACE = Normalize((0.3,), (0.25,))

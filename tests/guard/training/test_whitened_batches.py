@@ -22,13 +22,13 @@ from guard.methods.mtt.trajectory import call, flat_parameters
 from guard.models.input_layer import Zca, first_layer, fit_zca
 from guard.models.networks import Classifier
 from guard.models.saving import load_model
-from guard.pipeline import plan
 from guard.seeding import generator
 from guard.stage import Stage, closure
 from guard.stages import WHITENED, Relabel, Student
 from guard.training.labels import SoftLabels
 from guard.training.loop import image_batches
 from guard.trial import TrialConfig
+from guard.trial_stages import plan
 from helpers import CPU, draws
 
 ZCA = {

@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 
 from guard.errors import StudyError
-from guard.pipeline import WHOLE, Leg
 from guard.trial import TrialConfig
+from guard.trial_stages import WHOLE, Leg
 from studies import sweep
 from studies.design.study import Results, Story
 from studies.driver import session as sessions

@@ -16,8 +16,8 @@ from tracked import artifact_folders, artifacts, deliver, finished, models_of, r
 from builders import configured, record
 from guard.artifacts import ArtifactStore
 from guard.errors import ConfigError
-from guard.pipeline import TrialStages
 from guard.stage import Stage
+from guard.trial_stages import TrialStages
 from tune.results.folder import StudyFolder
 from tune.tracking import provenance
 from tune.tracking.opening import open_store
