@@ -161,7 +161,7 @@ class Part(Stage):
 class Distilled(Stage):
     """The distilled set, put together from its parts."""
 
-    name, version, work = "distilled", 2, "guard.distilled:assemble"
+    name, version, work = "distilled", 2, "guard.assembly:assemble"
     teacher: Trained | None
     """Whose soft labels the card has."""
     parts: tuple[Part, ...]

@@ -12,8 +12,9 @@ import ray
 from ray import tune as ray_tune
 
 from guard.errors import StudyError
+from tune.asking import Timeline
 from tune.causes import unwrapped
-from tune.desk import DeskStatus, Timeline
+from tune.desk import DeskStatus
 from tune.places import full_disk, told
 from tune.results.folder import StudyFolder
 from tune.results.records import Record, one_line

@@ -9,28 +9,23 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import itertools
 import math
-import threading
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import ray
 
-from guard.artifacts import Artifact, ArtifactStore, MissingInput, attempts
-from guard.errors import StudyError
+from guard.artifacts import Artifact, MissingInput, attempts
 from guard.remote import store_at
 from guard.stage import Stage
-from guard.trial import TrialConfig
-from guard.trial_stages import Leg, first_stages
 from tune.causes import unwrapped
 from tune.packing import Packing, is_out_of_memory
 from tune.resources import StageResources
-from tune.timeline import FILE, Span, append
+from tune.timeline import Span
 from tune.usage import Usage, measured, reset_gpus
 
 NAMESPACE = "robust-distillation-lab"
@@ -38,13 +33,10 @@ STAGE_SHARE = 0.99
 """Of the CPUs that a stage asks for, so that coordinators, which hold a thousandth each, take no
 stage's place on a full machine."""
 
-STOP_CHECK_S = 0.5
 LIMIT_CHECK_S = 1.0
 ANSWER_S = 2.0
 MAX_RETRIES = 2
 """Of a stage whose process dies, by Ray itself."""
-LOOK_AHEAD = 32
-"""Trials whose first stages are looked at before any of them runs."""
 
 
 class StageLost(Exception):
@@ -267,61 +259,3 @@ def open_desk(
     options = {"name": name, "namespace": NAMESPACE, "num_cpus": 0}
     actor = ray.remote(max_restarts=-1, max_task_retries=-1)(Desk)
     return actor.options(**options).remote(str(artifacts), resources, name, limit_s, task)
-
-
-class RayRunner:
-    """The `run_stage` of a trial on Ray: ask the desk for all the stages at once, and wait.
-
-    Once `stop` is set it asks for nothing, waits no longer, and raises StudyError: a thread that
-    still asks when Ray has been shut down takes the whole process with it.
-    """
-
-    def __init__(self, desk_name: str, stop: threading.Event | None = None) -> None:
-        self._desk = ray.get_actor(desk_name, namespace=NAMESPACE)
-        self._stop = stop or threading.Event()
-
-    def __call__(self, *stages: Stage) -> Sequence[Artifact]:
-        self._go_on()
-        awaited = [self._desk.run.remote(stage) for stage in stages]
-        while True:
-            try:
-                artifacts: list[Artifact] = ray.get(awaited, timeout=STOP_CHECK_S)
-                return artifacts
-            except ray.exceptions.GetTimeoutError:
-                self._go_on()
-
-    def _go_on(self) -> None:
-        if self._stop.is_set():
-            raise StudyError("the study was stopped")
-
-
-class Timeline:
-    """Adds what the desk has seen since the last time to the timeline of a study's folder."""
-
-    def __init__(self, desk: Any, folder: Path) -> None:
-        self._desk, self._path = desk, folder / FILE
-
-    def update(self) -> None:
-        """Raises StudyError if the file cannot be written for half a minute."""
-        with contextlib.suppress(ray.exceptions.RayError):  # busy: the next time will do
-            append(self._path, ray.get(self._desk.take_spans.remote(), timeout=ANSWER_S))
-
-
-def ask_ahead(
-    desk: Any, queued: Iterable[tuple[TrialConfig, Leg]], store: ArtifactStore, count: int
-) -> None:
-    """Have the first stages computed that legs of trials begin with and that are not there, `count`
-    of them at most, and do not wait: whoever asks for one first gets it.
-
-    Else a search's first trials, which all need the same teacher, would leave every worker but one
-    idle until it is trained.
-    """
-    begun = first_stages(itertools.islice(queued, LOOK_AHEAD))
-    missing = (stage for stage in begun if store.get(stage) is None)
-    for stage in itertools.islice(missing, count):
-        desk.ahead.remote(stage)
-
-
-def wait_for_desk(desk: Any, timeout: float) -> None:
-    """Block until the desk answers. Raises ray's GetTimeoutError after `timeout` seconds."""
-    ray.get(desk.status.remote(), timeout=timeout)

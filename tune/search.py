@@ -14,8 +14,8 @@ from typing import Any
 from ray import tune as ray_tune
 from ray.tune.search import Searcher
 
+from tune.asking import wait_for_desk
 from tune.callback import StudyCallback
-from tune.desk import wait_for_desk
 from tune.planning import Plan
 from tune.proposer import Proposer
 from tune.resources import COORDINATOR_CPUS

@@ -15,7 +15,7 @@ from ray import tune as ray_tune
 from guard.pipeline import run_trial
 from guard.trial import TrialConfig
 from guard.trial_stages import Leg
-from tune.desk import RayRunner
+from tune.asking import RayRunner
 from tune.results.folder import StudyFolder
 from tune.results.records import Record
 from tune.space import configured

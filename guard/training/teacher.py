@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import shutil
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -12,13 +11,11 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from guard.artifacts import ArtifactStore, MissingInput
 from guard.checkpoint import Checkpoint, Draws, Stateful
 from guard.config import ComputeConfig, DataConfig, ModelConfig, RegularizerConfig, TrainConfig
-from guard.config.labels import kept_epochs
 from guard.data.datasets import load_data
 from guard.data.images import ImageSet, Splits
 from guard.device import setup
@@ -27,11 +24,12 @@ from guard.models.compiling import compiled, eager
 from guard.models.input_layer import load_whitening
 from guard.models.networks import Classifier, build_model
 from guard.models.precision import as_fast_as
-from guard.models.saving import kept_weights, save_model, weights_of
+from guard.models.saving import save_model
 from guard.models.synchronized import synchronize
 from guard.processes import in_processes
 from guard.seeding import derive, generator
 from guard.stages import Squeeze, Whitening
+from guard.training.kept import OnTheWay
 from guard.training.line_search import Perturbations, mebibytes
 from guard.training.loop import (
     NOTHING,
@@ -261,39 +259,6 @@ def begun(stage: Squeeze, store: ArtifactStore, group: Group = ALONE) -> Checkpo
         with contextlib.suppress(MissingInput):
             earlier.append(store.read(look).path / STATE)
     return Checkpoint(store.scratch(stage), earlier=earlier, writes=group.rank == 0)
-
-
-def _lost(path: Path) -> None:
-    raise OSError(f"{path}: the network that was kept is lost")
-
-
-class OnTheWay:
-    """A network as it is after some of the epochs of its training (`kept_epochs`), in files."""
-
-    def __init__(self, epochs: int, checkpoint: Checkpoint, *, writes: bool = True) -> None:
-        """writes: the first process of a group alone does."""
-        self._wanted, self._checkpoint = kept_epochs(epochs), checkpoint
-        self._epoch, self._writes = 0, writes
-
-    def note(self, model: nn.Module) -> None:
-        """After an epoch."""
-        assert isinstance(model, Classifier)
-        self._epoch += 1
-        if self._writes and self._epoch in self._wanted:
-            name, weights = kept_weights(self._epoch), weights_of(model)
-            self._checkpoint.file(name, lambda path: save_file(weights, path))
-
-    def copy_to(self, folder: Path) -> None:
-        """Put the files into a folder, at the end. Raises OSError for one that is lost."""
-        for epoch in self._wanted:
-            name = kept_weights(epoch)
-            shutil.copyfile(self._checkpoint.file(name, _lost), folder / name)
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"epoch": self._epoch}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self._epoch = state["epoch"]
 
 
 def most_pieces(stage: Trains) -> int:

@@ -23,8 +23,9 @@ from studies.bench.nothing import stand_in
 from studies.driver import flags
 from studies.reporting.console import Terminal
 from tune import cluster
+from tune.asking import Timeline
 from tune.callback import StudyCallback
-from tune.desk import DeskStatus, Timeline, open_desk
+from tune.desk import DeskStatus, open_desk
 from tune.options import SamplerName
 from tune.planning import Plan, open_study
 from tune.proposer import Proposer

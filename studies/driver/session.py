@@ -21,7 +21,8 @@ from studies.reporting.console import Terminal
 from studies.reporting.delivery import deliver
 from studies.reporting.progress import Progress
 from tune import cluster, preflight
-from tune.desk import RayRunner, Timeline, ask_ahead, open_desk, totals
+from tune.asking import RayRunner, Timeline, ask_ahead
+from tune.desk import open_desk, totals
 from tune.results.findings import Results
 from tune.results.folder import StudyFolder
 from tune.results.records import Record

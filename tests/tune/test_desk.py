@@ -25,7 +25,8 @@ from guard.stage import Stage
 from guard.trial import TrialConfig
 from guard.trial_stages import WHOLE, Leg, plan
 from helpers import files
-from tune.desk import NAMESPACE, RayRunner, StageLost, ask_ahead, open_desk, wait_for_desk
+from tune.asking import RayRunner, ask_ahead, wait_for_desk
+from tune.desk import NAMESPACE, StageLost, open_desk
 from tune.local import short_folder, start_local
 from tune.resources import COORDINATOR_CPUS, Resources, StageResources
 

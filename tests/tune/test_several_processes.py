@@ -15,7 +15,8 @@ import ray
 from guard.artifacts import ArtifactStore
 from guard.stages import Squeeze
 from guard.trial import TrialConfig
-from tune.desk import NAMESPACE, RayRunner, StageLost, open_desk, wait_for_desk
+from tune.asking import RayRunner, wait_for_desk
+from tune.desk import NAMESPACE, StageLost, open_desk
 from tune.local import short_folder, start_local
 from tune.resources import Resources, StageResources
 

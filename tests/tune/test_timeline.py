@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import ray
 
-from tune.desk import Timeline
+from tune.asking import Timeline
 from tune.timeline import FILE, Span, append, read
 
 SPANS = [
@@ -43,7 +43,7 @@ def test_a_timeline_keeps_what_the_desk_has_seen(
     desk: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     left = [SPANS[:1], [], SPANS[1:]]
-    monkeypatch.setattr("tune.desk.ray.get", lambda reference, timeout: left.pop(0))
+    monkeypatch.setattr("tune.asking.ray.get", lambda reference, timeout: left.pop(0))
     kept = Timeline(desk, tmp_path)
     for _ in range(3):
         kept.update()
@@ -57,10 +57,10 @@ def test_a_busy_desk_is_asked_again_later(
         raise ray.exceptions.GetTimeoutError("busy")
 
     kept = Timeline(desk, tmp_path)
-    monkeypatch.setattr("tune.desk.ray.get", busy)
+    monkeypatch.setattr("tune.asking.ray.get", busy)
     kept.update()
     assert read(tmp_path) == []
-    monkeypatch.setattr("tune.desk.ray.get", lambda reference, timeout: SPANS)
+    monkeypatch.setattr("tune.asking.ray.get", lambda reference, timeout: SPANS)
     kept.update()
     assert read(tmp_path) == SPANS
 
