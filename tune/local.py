@@ -23,8 +23,13 @@ LONGEST_BYTES = 24
 "/ray-xxxxxxxx/r/session_2026-01-31_12-00-00_123456_1234567/sockets/plasma_store"."""
 LEAST_FREE_BYTES = 16 * 2**20
 TOKEN = "RAY_AUTH_TOKEN"
-HEAD_TIMEOUT = ("RAY_gcs_rpc_server_reconnect_timeout_s", "15")
-"""After so long without its head, whose process has died, nobody starts it again here."""
+SETTINGS = {
+    "RAY_gcs_rpc_server_reconnect_timeout_s": "15",
+    "RAY_num_workers_soft_limit": "1000",
+}
+"""Of Ray's, where a user has set nothing else. After so long without its head, whose process has
+died, nobody starts it again here. So many processes are kept when they are idle for a second: Ray
+keeps one a CPU, coordinators among them, and a new one loads PyTorch again for its first stage."""
 
 
 def start_local(folder: str, options: Mapping[str, Any]) -> None:
@@ -33,7 +38,8 @@ def start_local(folder: str, options: Mapping[str, Any]) -> None:
     of the terminal's."""
     if f"{TOKEN}_PATH" not in os.environ:
         os.environ.setdefault(TOKEN, secrets.token_hex(32))  # or it would be kept in the home
-    os.environ.setdefault(*HEAD_TIMEOUT)
+    for name, value in SETTINGS.items():
+        os.environ.setdefault(name, value)
     with secluded():
         ray.init(address="local", include_dashboard=False, _temp_dir=f"{folder}/r", **options)
 

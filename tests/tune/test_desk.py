@@ -95,6 +95,15 @@ def test_a_local_ray_hears_no_signal_of_the_terminals() -> None:
     assert "raylet" in groups and os.getpgrp() not in groups.values()
 
 
+def test_a_local_ray_keeps_its_workers() -> None:
+    """Those that wait, too, or each stage loads PyTorch."""
+    import psutil
+
+    children = psutil.Process().children(recursive=True)
+    (raylet,) = (process for process in children if process.name() == "raylet")
+    assert int(raylet.environ()["RAY_num_workers_soft_limit"]) > 100
+
+
 @dataclass(frozen=True, kw_only=True)
 class Pause(Stage):
     """Waits for a file."""
