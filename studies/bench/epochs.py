@@ -10,7 +10,7 @@ import torch
 
 from guard.checkpoint import NOWHERE
 from guard.config import ComputeConfig, RegularizerConfig
-from guard.data.images import Splits, TensorImages
+from guard.data.images import ImageSet, Splits, TensorImages
 from guard.data.spec import ImageSpec
 from guard.device import setup
 from guard.group import ALONE, Group
@@ -18,6 +18,7 @@ from guard.models.networks import build_model
 from guard.models.synchronized import synchronize
 from guard.training.losses import TrainingLoss
 from guard.training.teacher import TeacherTraining
+from guard.trial import TrialConfig
 from studies.bench.measuring import timed
 from studies.presets import PRESETS
 
@@ -54,20 +55,28 @@ class Case:
         images = TensorImages(pixels.byte(), torch.arange(count) % 10)
         penalty = replace(config.regularizer, weight_warmup_epochs=0)
         regularizer = penalty if self.penalised else RegularizerConfig.named("none")
-        device = setup(self.compute)
-        model = build_model(config.model, spec, 0).to(device)
+        trial = replace(config, regularizer=regularizer, compute=self.compute)
+        made = training(trial, spec, images, group)
         if group.size > 1 and self.batchnorm == "synchronized":
-            synchronize(model, group)
-        return TeacherTraining(
-            model=model,
-            model_config=config.model,
-            config=replace(config.squeeze, epochs=1, warmup_epochs=0),
-            loss=TrainingLoss(regularizer, config.evaluation.eps, group=group),
-            splits=Splits(spec=spec, train=images, validation=images, test=images, sha256=""),
-            seed=0,
-            device=device,
-            group=group,
-        )
+            synchronize(made.model, group)
+        return made
+
+
+def training(
+    trial: TrialConfig, spec: ImageSpec, images: ImageSet, group: Group = ALONE
+) -> TeacherTraining:
+    """The training of a trial's teacher on the images, for one epoch a run."""
+    device = setup(trial.compute)
+    return TeacherTraining(
+        model=build_model(trial.model, spec, 0).to(device),
+        model_config=trial.model,
+        config=replace(trial.squeeze, epochs=1, warmup_epochs=0),
+        loss=TrainingLoss(trial.regularizer, trial.evaluation.eps, group=group),
+        splits=Splits(spec=spec, train=images, validation=images, test=images, sha256=""),
+        seed=0,
+        device=device,
+        group=group,
+    )
 
 
 def measured(cases: Sequence[Case], group: Group) -> list[list[str]]:
