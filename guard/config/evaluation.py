@@ -17,6 +17,7 @@ Split = Literal["validation", "test"]
 
 TARGETS = 9  # of the standard AutoAttack's targeted parts
 AUTOATTACK_STEPS, SQUARE_QUERIES = 100, 5000
+SPSA_STEPS, SPSA_DIRECTIONS = 20, 64
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +38,7 @@ ATTACKS: Mapping[str, AttackFacts] = {
     "cw": AttackFacts(passes=100, unbounded=True),
     "deepfool": AttackFacts(passes=550, unbounded=True),
     "vmi": AttackFacts(passes=240, linf_only=True),
+    "spsa": AttackFacts(passes=SPSA_STEPS * (2 * SPSA_DIRECTIONS + 1), linf_only=True),
     "apgd-ce": AttackFacts(passes=2 * AUTOATTACK_STEPS),
     "apgd-t": AttackFacts(passes=TARGETS * 2 * AUTOATTACK_STEPS),
     "fab-t": AttackFacts(passes=TARGETS * 3 * AUTOATTACK_STEPS),
@@ -53,11 +55,11 @@ SUITES: Mapping[str, tuple[str, ...]] = {
     "paper": ("pgd100", "square", "autoattack", "cw", "mim"),
     "standard": ("autoattack",),
     "dd-robustbench": ("fgsm", "pgd10", "margin10", "vmi", "jitter", "autoattack"),
-    "beard": ("fgsm", "pgd10", "cw", "deepfool", "autoattack"),
+    "beard": ("fgsm", "pgd10", "cw", "deepfool", "spsa", "autoattack"),
 }
 """Names that stand for several attacks: search is cheap, for trials; paper is GUARD's Table 2;
 dd-robustbench is that benchmark's (arXiv 2403.13322; its CW in L_inf is PGD on the logit margin),
-beard the other's, without SPSA, which there is not here (its Square is AutoAttack's)."""
+beard the other's (its Square is AutoAttack's)."""
 
 
 def steps_of(name: str) -> int | None:
@@ -109,9 +111,9 @@ class EvaluationConfig(Config):
     more_eps: tuple[Annotated[float, at_least(0)], ...] = ()
     """Further radii that are reported."""
     attacks: tuple[str, ...] = ("pgd20",)
-    """fgsm, mim, pgd<k>, margin<k> (PGD on the logit margin), jitter, vmi, apgd-ce, apgd-t, fab-t,
-    square, square<k>, cw and deepfool (at any distance), or a suite: search, paper, standard,
-    dd-robustbench, beard, autoattack."""
+    """fgsm, mim, pgd<k>, margin<k> (PGD on the logit margin), jitter, vmi, spsa, apgd-ce, apgd-t,
+    fab-t, square, square<k>, cw and deepfool (at any distance), or a suite: search, paper,
+    standard, dd-robustbench, beard, autoattack."""
     cascade: bool = True
     """Each attack sees only the samples that the earlier, cheaper ones left right: the worst case
     is the same and costs less. False: each attack sees every sample that is right, so that each has

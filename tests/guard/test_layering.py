@@ -24,6 +24,7 @@ NO_TORCH = (
     "errors",
     "objects",
     "pipeline",
+    "trial_stages",
     "remote",
     "stage",
     "stages",

@@ -37,6 +37,7 @@ from guard.robustness.attacks.cw import CarliniWagner
 from guard.robustness.attacks.draws import shared_draws
 from guard.robustness.attacks.passes import Counted
 from guard.robustness.attacks.pgd import ProjectedGradient
+from guard.robustness.attacks.spsa import Spsa
 from guard.robustness.attacks.square import Square
 from guard.seeding import derive, fenced
 
@@ -132,6 +133,10 @@ def square(model: nn.Module, threat: ThreatModel, queries: int | None = None) ->
     return attack
 
 
+def spsa(model: nn.Module, threat: ThreatModel) -> Attack:
+    return Spsa(model, threat.eps)
+
+
 def targets(threat: ThreatModel) -> int:
     """How many wrong classes the targeted attacks aim at."""
     return min(threat.num_classes - 1, TARGETS)
@@ -181,6 +186,7 @@ BUILDS: Mapping[str, Build] = {
     "vmi": vmi,
     "cw": cw,
     "deepfool": deepfool,
+    "spsa": spsa,
     "apgd-ce": apgd_ce,
     "apgd-t": apgd_t,
     "fab-t": fab_t,

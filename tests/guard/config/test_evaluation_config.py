@@ -213,7 +213,7 @@ def test_the_student_is_evaluated_on_chosen_splits(splits: list[str]) -> None:
     ("name", "eps", "figures"),
     [
         ("dd-robustbench", 2 / 255, ("fgsm", "pgd10", "margin10", "vmi", "jitter", "autoattack")),
-        ("beard", 8 / 255, ("fgsm", "pgd10", "cw", "deepfool", "autoattack")),
+        ("beard", 8 / 255, ("fgsm", "pgd10", "cw", "deepfool", "spsa", "autoattack")),
     ],
 )
 def test_the_benchmarks_give_each_attack_a_figure(

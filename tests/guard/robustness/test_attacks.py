@@ -119,7 +119,7 @@ def test_results_depend_neither_on_the_batch_size_nor_on_the_order(name: str, no
 
 
 @pytest.mark.parametrize(
-    "name", ["pgd5", "margin5", "jitter", "vmi", "apgd-ce", "apgd-t", "square"]
+    "name", ["pgd5", "margin5", "jitter", "vmi", "spsa", "apgd-ce", "apgd-t", "square"]
 )
 def test_results_depend_on_the_batch_where_draws_are_not_shared(
     name: str, monkeypatch: pytest.MonkeyPatch
