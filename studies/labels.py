@@ -7,7 +7,7 @@ beside them. `--set 'method=choice(random, kcenter, rded, sre2l, dc)'` takes oth
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from guard.config.labels import OWN
@@ -46,14 +46,21 @@ class Sources:
     images."""
     rest: str = ""
     """What else sets it apart."""
+    maker: str = field(default="none", compare=False)
+    """How the teacher of the images was trained; "none" where they have none."""
 
     @classmethod
     def of(cls, config: TrialConfig, rest: str) -> Sources:
         own = config.regularizer
         members = config.labels.teachers if config.is_taught else (OWN,)
         names = [penalty(own) if member == OWN else member for member in members]
-        teacher, labels = " + ".join(names), config.student.labels
-        return cls(images=config.method, labels=labels, teacher=teacher, rest=rest)
+        return cls(
+            images=config.method,
+            labels=config.student.labels,
+            teacher=" + ".join(names),
+            rest=rest,
+            maker=penalty(own) if config.own.takes_regularizer else "none",
+        )
 
     @property
     def place(self) -> str:
@@ -93,12 +100,9 @@ def teachers(found: Arms) -> list[str]:
 
 
 def by_labels(found: Arms) -> Iterator[tuple[Sequence[str], Comparison, Comparison]]:
-    """Labels of every epoch instead of hard ones, for the same images and teacher. Where the images
-    have no teacher, the hard labels have none."""
+    """Labels of every epoch instead of hard ones, for the same images."""
     for own, ours in found.items():
-        theirs = found.get(replace(own, labels=HARD)) or found.get(
-            replace(own, labels=HARD, teacher="none")
-        )
+        theirs = found.get(replace(own, labels=HARD, teacher=own.maker))
         if own.labels == EPOCH and theirs is not None:
             yield (f"labels: {EPOCH} for {HARD}", own.place, own.teacher), ours, theirs
 

@@ -64,6 +64,8 @@ def test_each_source_is_what_is_changed_alone(results: Results) -> None:
     rows = {tuple(row[:3]): row[4].split(" ")[0] for row in contributions.rows}
     assert rows["labels: soft for hard", "rded", "pgd-at"] == "+10.0"
     assert rows["labels: soft for hard", "random", "pgd-at"] == "+40.0", "hard ones had no teacher"
+    of_committee = rows["labels: soft for hard", "rded", COMMITTEES[1]]
+    assert of_committee == "+25.0", "of the same images, which curvature's teacher has made"
     assert rows["images: sre2l for random", "sre2l", CURVATURE] == "+2.0"
     assert rows["teacher: pgd-at for none", "random", "pgd-at"] == "+40.0"
     assert rows[f"teacher: {COMMITTEES[0]} for none", "rded", COMMITTEES[0]] == "+35.0"
