@@ -178,7 +178,7 @@ def figures(results: Results) -> Mapping[str, Figure]:
         axes.set_xticks(range(len(kinds)), kinds)
         axes.set_title(name, fontsize=9)
         axes.grid(alpha=0.3)
-    panels[0].set_ylabel("robust accuracy (share of images), 95 % interval")
+    panels[0].set_ylabel("robust accuracy, 95 % interval")
     handles, titles = panels[-1].get_legend_handles_labels()
     figure.legend(handles, titles, loc="outside lower center", ncols=2, fontsize=8)
     entitle(figure, results.caption)
