@@ -24,6 +24,7 @@ from torch import Tensor
 
 from guard.checkpoint import NOWHERE
 from guard.config import RegularizerConfig
+from guard.config.data import DATASETS
 from guard.data.decode import SUFFIXES
 from guard.data.images import FileImages
 from guard.data.spec import ImageSpec
@@ -105,7 +106,7 @@ def main(argv: Sequence[str]) -> int:
 
 def row(config: TrialConfig, files: Sequence[str], processes: int) -> list[str]:
     """What so many processes bring."""
-    side = config.data.image_size
+    side = side_of(config)
     photos = Timed(
         files=tuple(files),
         y=torch.arange(len(files)) % CLASSES,
@@ -130,6 +131,11 @@ def row(config: TrialConfig, files: Sequence[str], processes: int) -> list[str]:
     together = timed(lambda: made.run(NOWHERE), made.device)
     rates = (f"{len(files) / seconds:.0f}" for seconds in (alone, together))
     return [str(processes), *rates, f"{100 * photos.waited[0] / together:.0f} %"]
+
+
+def side_of(config: TrialConfig) -> int:
+    """Of the images that a trial's networks see."""
+    return config.data.image_size or DATASETS[config.data.name].image_size
 
 
 def of_noise(folder: Path, count: int) -> Path:

@@ -11,7 +11,8 @@ from PIL import Image
 
 from guard.errors import StudyError
 from studies.bench import decoding
-from studies.bench.decoding import HEIGHT, WIDTH, Timed, of_noise, powers
+from studies.bench.decoding import HEIGHT, WIDTH, Timed, of_noise, powers, side_of
+from studies.presets import PRESETS
 
 
 def test_a_table_has_a_row_for_each_number_of_processes(
@@ -44,6 +45,11 @@ def test_photos_of_noise_are_of_a_photo_s_size(tmp_path: Path) -> None:
     with Image.open(file) as image:
         assert image.size == (WIDTH, HEIGHT) and image.format == "JPEG"
     assert 30_000 < file.stat().st_size < 300_000
+
+
+def test_images_have_the_preset_s_size_or_that_of_its_data() -> None:
+    sides = {name: side_of(PRESETS[name]().config) for name in ("imagenette", "imagenette-small")}
+    assert sides == {"imagenette": 224, "imagenette-small": 64}
 
 
 def test_processes_are_doubled_up_to_the_cores() -> None:
