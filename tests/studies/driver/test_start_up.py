@@ -31,10 +31,12 @@ except SystemExit as end:
     assert not end.code, end.code
 print(sorted(name for name in {heavy!r} if name in sys.modules))
 """
-STUDIES = ("sweep", "compare", "adversarial", "ablation", "transfer", "curvature", "gallery")
+OTHERS = ("compare", "adversarial", "ablation", "transfer", "gallery", "labels", "scaling")
 
 
-@pytest.mark.parametrize("study", [*STUDIES, "scaling"])
+@pytest.mark.parametrize(
+    "study", ["sweep", "curvature", *(pytest.param(s, marks=pytest.mark.slow) for s in OTHERS)]
+)
 def test_a_plan_is_told_without_what_runs_it(study: str, tmp_path: Path) -> None:
     flags = ["--dry-run", "--output", str(tmp_path)]
     told = run_python(CODE.format(study=study, flags=flags, heavy=HEAVY))

@@ -60,7 +60,7 @@ def failing(
 
 
 @pytest.mark.parametrize("late", [False, True], ids=["not carried out", "not answered"])
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", [0, *(pytest.param(n, marks=pytest.mark.slow) for n in (1, 2))])
 def test_calls_that_fail_at_random_change_nothing_in_the_end(
     study: StudyFolder,
     empty_database: Path,
