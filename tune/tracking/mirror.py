@@ -271,13 +271,10 @@ class Mirror:
             self._store.finish_model(model)
         model.is_ready, model.metrics = True, {}
 
-    def count(self, record: Record) -> None:
-        """Of a trial that may go on, only what the study has come to with it is told."""
-        self._live.add(record)
-        self.grow()
-
-    def grow(self) -> None:
-        """Tell what the study has come to, now and then."""
+    def grow(self, stopped: Record | None = None) -> None:
+        """Tell what the study has come to, now and then. stopped: a trial that may go on."""
+        if stopped is not None:
+            self._live.add(stopped)
         if self._live.is_due():
             study = self._runs[STUDY_RUN]
             self._store.log(study, milliseconds(), self._live.pending())

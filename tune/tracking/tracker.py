@@ -113,7 +113,7 @@ class Tracker:
 
     def pause(self, record: Record) -> None:
         """A search has stopped a trial, which may go on: the study's curves say so."""
-        self._courier.add(Job(record.label, lambda: self._mirror.count(record)))
+        self._courier.add(Job(record.label, lambda: self._mirror.grow(record)))
 
     def _add_others(self) -> None:
         """Trials that it was not told of, but that the folder has."""
