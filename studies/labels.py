@@ -6,7 +6,7 @@ beside them. `--set 'method=choice(random, kcenter, rded, sre2l, dc)'` takes oth
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -99,32 +99,23 @@ def teachers(found: Arms) -> list[str]:
     return sorted(names, key=lambda name: (name != "none", " + " in name))
 
 
-def by_labels(found: Arms) -> Iterator[tuple[Sequence[str], Comparison, Comparison]]:
-    """Labels of every epoch instead of hard ones, for the same images."""
-    for own, ours in found.items():
-        theirs = found.get(replace(own, labels=HARD, teacher=own.maker))
-        if own.labels == EPOCH and theirs is not None:
-            yield (f"labels: {EPOCH} for {HARD}", own.place, own.teacher), ours, theirs
+SOURCES = ("teacher", "labels", "images")
+"""Fields of what a student learns from, each of which is changed alone."""
 
 
-def by_images(found: Arms) -> Iterator[tuple[Sequence[str], Comparison, Comparison]]:
-    """Other images than the first, for the same labels of every epoch."""
+def pairs_of(found: Arms, source: str) -> Iterator[Pair]:
+    """Arms with labels of every epoch, and the same ones with one source as plain as it can be."""
     first = next(iter(found)).images
     for own, ours in found.items():
-        theirs = found.get(replace(own, images=first))
-        if own.labels == EPOCH and own.images != first and theirs is not None:
-            yield (f"images: {own.images} for {first}", own.place, own.teacher), ours, theirs
-
-
-def by_teacher(found: Arms) -> Iterator[tuple[Sequence[str], Comparison, Comparison]]:
-    """Another teacher than the unregularized one, for the same images and labels of every epoch."""
-    for own, ours in found.items():
-        theirs = found.get(replace(own, teacher="none"))
-        if own.labels == EPOCH and own.teacher != "none" and theirs is not None:
-            yield (f"teacher: {own.teacher} for none", own.place, own.teacher), ours, theirs
-
-
-SOURCES = {"the teacher": by_teacher, "the labels": by_labels, "the images": by_images}
+        plain = {
+            "teacher": replace(own, teacher="none"),
+            "labels": replace(own, labels=HARD, teacher=own.maker),  # of the very same images
+            "images": replace(own, images=first),
+        }[source]
+        theirs = found.get(plain)
+        if own.labels == EPOCH and plain != own and theirs is not None:
+            change = f"{source}: {getattr(own, source)} for {getattr(plain, source)}"
+            yield (change, own.place, own.teacher), ours, theirs
 
 
 def grid(found: Arms) -> Table:
@@ -152,7 +143,7 @@ def tables(results: Results) -> list[Table]:
     found = arms(results)
     if not found:
         return []
-    pairs: list[Pair] = [pair for source in SOURCES.values() for pair in source(found)]
+    pairs = [pair for source in SOURCES for pair in pairs_of(found, source)]
     columns = ("what changes", "images", "teacher")
     shown = differences("contributions", "What each of them brings", columns, pairs)
     return [grid(found), *shown]
@@ -189,15 +180,16 @@ def answer(results: Results) -> str:
     """The range of what each source brings, and in how many comparisons clearly."""
     found, parts = arms(results), []
     every: list[Estimate] = []
-    for name, pairs in SOURCES.items():
-        gains = [gain for _, ours, theirs in pairs(found) if (gain := versus(ours, theirs))]
+    for source in SOURCES if found else ():
+        pairs = pairs_of(found, source)
+        gains = [gain for _, ours, theirs in pairs if (gain := versus(ours, theirs))]
         if not gains:
             continue
         every += gains
         low, high = (end(gains, key=lambda gain: gain.mean) for end in (min, max))
         clear = sum(gain.is_clear for gain in gains)
         parts.append(
-            f"{name}: from {signed_percent(low)} ({verdict(low)}) to {signed_percent(high)} "
+            f"the {source}: from {signed_percent(low)} ({verdict(low)}) to {signed_percent(high)} "
             f"({verdict(high)}), {clear} of {len(gains)} clear"
         )
     if not parts:

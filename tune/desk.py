@@ -140,7 +140,8 @@ class Desk:
             del self._tasks[stage.address]
             worker, start = self._started.pop(stage.address, ("", 0.0))
             usage = self._used.pop(stage.address, Usage())
-            self._packing.saw(stage, usage.gpu_share)
+            if self._packs(stage):
+                self._packing.saw(stage, usage.gpu_share)
         if worker:
             made = Span(
                 stage=stage.name, key=stage.key, worker=worker, start=start, end=time.time()
@@ -163,18 +164,21 @@ class Desk:
                 await self.run(missing.stage)
         raise OSError(f"{stage.address}: its inputs are damaged as soon as they are written")
 
+    def _packs(self, stage: Stage) -> bool:
+        """Whether the stage shares a GPU by what it takes."""
+        return self._resources.packs and stage.name not in self._resources.named
+
     def _gpus(self, stage: Stage) -> float:
         """What the stage holds of a GPU, or how many it holds."""
         wanted = self._resources.of(stage.name).gpus
-        packs = self._resources.packs and stage.name not in self._resources.named
-        return min(wanted, self._packing.of(stage)) if packs else wanted
+        return min(wanted, self._packing.of(stage)) if self._packs(stage) else wanted
 
     async def _send(self, stage: Stage) -> Artifact:
         while True:
             try:
                 return await self._try(stage)
             except Exception as error:
-                is_short = self._resources.packs and is_out_of_memory(unwrapped(error))
+                is_short = self._packs(stage) and is_out_of_memory(unwrapped(error))
                 if not is_short or not self._packing.ran_out(stage):
                     raise
 

@@ -88,3 +88,8 @@ class DataConfig(Config):
     """Sets up to this size live as tensors on the device; larger ones stream from disk."""
     sha256: str = ""
     """Content of the data, filled in when a study starts; a stage refuses other content."""
+
+    @property
+    def side(self) -> int:
+        """In pixels, of images that are read from files; 0: as the data set has them."""
+        return self.image_size or DATASETS[self.name].image_size

@@ -132,8 +132,7 @@ def _fetched(name: str, source: str, root: Path) -> Raw | Path:
 
 
 def _tree(root: Path, config: DataConfig, info: Dataset) -> Raw:
-    size = config.image_size or info.image_size
-    return read_tree(root, size, info.channels, config.max_tensor_gib, config.center_crop)
+    return read_tree(root, config.side, info.channels, config.max_tensor_gib, config.center_crop)
 
 
 def _check_classes(raw: Raw, part: str, images: ImageSet) -> None:

@@ -23,17 +23,14 @@ from PIL import Image
 from torch import Tensor
 
 from guard.checkpoint import NOWHERE
-from guard.config import RegularizerConfig
-from guard.config.data import DATASETS
 from guard.data.decode import SUFFIXES
 from guard.data.images import FileImages
-from guard.data.spec import ImageSpec
-from guard.device import available_device
 from guard.errors import StudyError
 from guard.trial import TrialConfig
-from studies.bench.epochs import training
+from studies.bench.epochs import CLASS_NAMES, spec_of, training
 from studies.bench.measuring import timed
 from studies.driver import flags
+from studies.driver.checks import on_device
 from studies.presets import PRESETS
 from studies.reporting.console import Terminal
 from tune.results.tables import as_markdown
@@ -41,7 +38,6 @@ from tune.results.tables import as_markdown
 COLUMNS = ("processes", "decoded alone, images/s", "trained, images/s", "waiting")
 WIDTH, HEIGHT, QUALITY = 500, 375, 90
 """Of a JPEG of noise: about what ImageNet's are."""
-CLASSES = 10
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,13 +83,7 @@ def main(argv: Sequence[str]) -> int:
     counts = args.processes or powers(os.cpu_count() or 1)
     if min(args.images, *counts) < 1:
         raise StudyError("--images and --processes must be at least 1")
-    try:
-        device = available_device(args.device)
-    except ValueError as error:
-        raise StudyError(f"--device: {error}") from None
-    config = PRESETS[args.preset]().config.override(
-        {"compute.device": device, "regularizer": RegularizerConfig.named("none").to_dict()}
-    )
+    config = on_device(PRESETS[args.preset]().config.unregularized(), args.device)
     with tempfile.TemporaryDirectory(prefix="photos-") as made:
         folder = args.photos or of_noise(Path(made), args.images)
         files = sorted(str(p) for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES)
@@ -106,36 +96,23 @@ def main(argv: Sequence[str]) -> int:
 
 def row(config: TrialConfig, files: Sequence[str], processes: int) -> list[str]:
     """What so many processes bring."""
-    side = side_of(config)
+    side = config.data.side
     photos = Timed(
         files=tuple(files),
-        y=torch.arange(len(files)) % CLASSES,
+        y=torch.arange(len(files)) % len(CLASS_NAMES),
         channels=3,
         image_size=side,
         num_workers=processes,
-    )
-    spec = ImageSpec(
-        channels=3,
-        image_size=side,
-        num_classes=CLASSES,
-        mean=(0.5,) * 3,
-        std=(0.25,) * 3,
-        class_names=tuple("0123456789"),
     )
     cpu, batch_size = torch.device("cpu"), config.squeeze.batch_size
     draws = torch.Generator().manual_seed(0)
     crop = config.squeeze.crop_scale if "resized-crop" in config.squeeze.augment else None
     alone = timed(lambda: [None for _ in photos.batches(batch_size, cpu, draws, crop)], cpu)
-    made = training(config, spec, photos)
+    made = training(config, spec_of(3, side), photos)
     photos.waited[0] = 0.0
     together = timed(lambda: made.run(NOWHERE), made.device)
     rates = (f"{len(files) / seconds:.0f}" for seconds in (alone, together))
     return [str(processes), *rates, f"{100 * photos.waited[0] / together:.0f} %"]
-
-
-def side_of(config: TrialConfig) -> int:
-    """Of the images that a trial's networks see."""
-    return config.data.image_size or DATASETS[config.data.name].image_size
 
 
 def of_noise(folder: Path, count: int) -> Path:

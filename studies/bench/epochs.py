@@ -24,6 +24,7 @@ from studies.presets import PRESETS
 
 SIZES: Mapping[str, tuple[int, int]] = {"digits": (1, 8), "cifar10-small": (3, 32)}
 """Channels and side of the images of each preset that is measured."""
+CLASS_NAMES = tuple("0123456789")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,25 +42,29 @@ class Case:
     def training(self, group: Group) -> TeacherTraining:
         """As the preset's squeeze says, for one epoch a run."""
         config, (channels, side) = PRESETS[self.preset]().config, SIZES[self.preset]
-        spec = ImageSpec(
-            channels=channels,
-            image_size=side,
-            num_classes=10,
-            mean=(0.5,) * channels,
-            std=(0.25,) * channels,
-            class_names=tuple("0123456789"),
-        )
         draws = torch.Generator().manual_seed(0)
         count = self.steps * config.squeeze.batch_size
         pixels = torch.randint(256, (count, channels, side, side), generator=draws)
-        images = TensorImages(pixels.byte(), torch.arange(count) % 10)
+        images = TensorImages(pixels.byte(), torch.arange(count) % len(CLASS_NAMES))
         penalty = replace(config.regularizer, weight_warmup_epochs=0)
         regularizer = penalty if self.penalised else RegularizerConfig.named("none")
         trial = replace(config, regularizer=regularizer, compute=self.compute)
-        made = training(trial, spec, images, group)
+        made = training(trial, spec_of(channels, side), images, group)
         if group.size > 1 and self.batchnorm == "synchronized":
             synchronize(made.model, group)
         return made
+
+
+def spec_of(channels: int, side: int) -> ImageSpec:
+    """Of images of noise."""
+    return ImageSpec(
+        channels=channels,
+        image_size=side,
+        num_classes=len(CLASS_NAMES),
+        mean=(0.5,) * channels,
+        std=(0.25,) * channels,
+        class_names=CLASS_NAMES,
+    )
 
 
 def training(

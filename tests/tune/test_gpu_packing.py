@@ -163,6 +163,10 @@ def test_what_is_named_is_not_packed(tmp_path: Path) -> None:
     for seed in range(2):
         asyncio.run(desk.run(squeeze(seed=seed)))
     assert task.given == [0.5, 0.5]
+    task.fails_below = 2.0
+    with pytest.raises(ValueError, match="of Ray's"):
+        asyncio.run(desk.run(squeeze(seed=9)))
+    assert task.given == [0.5] * 3, "more of a GPU is not to be had, so it is not tried again"
 
 
 def test_without_packing_memory_changes_nothing(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from PIL import Image
 
 from guard.errors import StudyError
 from studies.bench import decoding
-from studies.bench.decoding import HEIGHT, WIDTH, Timed, of_noise, powers, side_of
+from studies.bench.decoding import HEIGHT, WIDTH, Timed, of_noise, powers
 from studies.presets import PRESETS
 
 
@@ -48,7 +48,7 @@ def test_photos_of_noise_are_of_a_photo_s_size(tmp_path: Path) -> None:
 
 
 def test_images_have_the_preset_s_size_or_that_of_its_data() -> None:
-    sides = {name: side_of(PRESETS[name]().config) for name in ("imagenette", "imagenette-small")}
+    sides = {name: PRESETS[name]().config.data.side for name in ("imagenette", "imagenette-small")}
     assert sides == {"imagenette": 224, "imagenette-small": 64}
 
 
