@@ -5,6 +5,7 @@ Nothing here imports torch.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -27,6 +28,7 @@ from guard.stages import (
 from guard.teachers import distilled_set, labeller, student_of, trained_on_all
 from guard.trial import TrialConfig, methods
 
+RUNG = "rung-"
 SHARED = (
     Whitening,
     EarlySqueeze,
@@ -161,7 +163,8 @@ class Leg:
 
 
 WHOLE = Leg()
-MOST_RUNGS = 10
+EVERY_LOOK = Leg(looks=sys.maxsize)
+"""Whole, and past each rung."""
 
 
 def first_stages(legs: Iterable[tuple[TrialConfig, Leg]]) -> Iterator[Stage]:
@@ -178,4 +181,10 @@ def first_stages(legs: Iterable[tuple[TrialConfig, Leg]]) -> Iterator[Stage]:
 
 def rung_name(number: int) -> str:
     """The heading of what a trial says at a rung, which count from 1."""
-    return f"rung-{number}"
+    return f"{RUNG}{number}"
+
+
+def rung_of(metric: str) -> int:
+    """Where a trial's metric was measured: its rung, or 0 for its end."""
+    heading = metric.partition("/")[0]
+    return int(heading.removeprefix(RUNG)) if heading.startswith(RUNG) else 0

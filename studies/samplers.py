@@ -17,7 +17,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 
 from guard.robustness.measures import CLEAN, ROBUST
 from guard.trial import TrialConfig
-from guard.trial_stages import MOST_RUNGS, Leg, rung_name
+from guard.trial_stages import EVERY_LOOK, rung_name, rung_of
 from studies.design.design import Design
 from studies.design.study import Machine, Row, Study, Table
 from studies.driver.trials_job import run_command
@@ -49,8 +49,7 @@ MOMENTS = 20
 
 def design(preset: Preset) -> Design:
     axes = {path: spread(distribution, POINTS) for path, distribution in preset.space.items()}
-    every_look = Leg(looks=MOST_RUNGS)
-    return Design(axes=axes, settings={"evaluation.splits": ["validation"]}, leg=every_look)
+    return Design(axes=axes, settings={"evaluation.splits": ["validation"]}, leg=EVERY_LOOK)
 
 
 def searched(results: Results) -> SearchSpace:
@@ -205,7 +204,8 @@ def rungs_table(results: Results) -> Table:
         if record.status == "complete" and not record.control:
             groups.setdefault(record.group, []).append(record)
     cells = []
-    for number in range(1, MOST_RUNGS):
+    rungs = {rung_of(metric) for record in results.records for metric in record.metrics}
+    for number in sorted(rungs - {0}):
         names = [measure.on(rung_name(number)) for measure in (ROBUST, CLEAN)]
         for (method, ipc), records in groups.items():
             if names[0] not in records[0].metrics:

@@ -21,7 +21,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution
 
 from guard.stage import closure
 from guard.trial import TrialConfig
-from guard.trial_stages import MOST_RUNGS, Leg, TrialStages, rung_name
+from guard.trial_stages import Leg, TrialStages, rung_of
 from tune.planning import Plan, prepare
 from tune.proposer import Proposal, Proposer
 from tune.results.front import allowed
@@ -56,8 +56,7 @@ class Outcome:
     def after(self, proposal: Proposal) -> Record:
         """The record of a leg like it."""
         leg, own = proposal.leg, self.record
-        unseen = tuple(f"{rung_name(n)}/" for n in range(leg.looks + 1, MOST_RUNGS))
-        metrics = {k: v for k, v in own.metrics.items() if not k.startswith(unseen)}
+        metrics = {k: v for k, v in own.metrics.items() if rung_of(k) <= leg.looks}
         return replace(
             own,
             trial=proposal.number,

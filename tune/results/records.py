@@ -16,7 +16,7 @@ from guard.pipeline import TrialResult
 from guard.robustness.flags import flags_of
 from guard.robustness.measures import CLEAN, ROBUST
 from guard.trial import TrialConfig
-from guard.trial_stages import MOST_RUNGS, rung_name
+from guard.trial_stages import rung_of
 from tune.causes import unwrapped
 from tune.results import wording
 
@@ -175,7 +175,7 @@ class Record:
         """Where a search stopped it, from 1; None for one that it did not stop."""
         if self.status != "stopped":
             return None
-        return sum(CLEAN.on(rung_name(number)) in self.metrics for number in range(1, MOST_RUNGS))
+        return max(map(rung_of, self.metrics), default=0)
 
     @property
     def title(self) -> str:
