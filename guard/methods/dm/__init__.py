@@ -1,17 +1,18 @@
 """DM, IDM, NCFM, ROME and C²R: hyper-parameters, facts and stages. Their work is in `matching.py`,
-the networks that they match on in `networks.py`, what is minimised in `losses.py`."""
+the networks that they match on in `networks.py`, what is minimised in `losses.py`, old embeddings
+in `negatives.py`."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from guard.config.common import ComputeConfig, ModelConfig
 from guard.config.data import DataConfig
 from guard.config.regularizers import RegularizerConfig
 from guard.config.rules import above, at_least
-from guard.config.schema import Config
+from guard.config.schema import LATER, Config
 from guard.config.shared import Shared
 from guard.config.training import DSA_OPS, DsaOp
 from guard.errors import ConfigError
@@ -75,6 +76,24 @@ class NetworksConfig(Config):
 
 
 @dataclass(frozen=True, kw_only=True)
+class NegativesConfig(Config):
+    """Which images of other classes a contrast tells an image from: the nearest ones to it, among
+    those of the step and older ones. C²R (arXiv 2605.20606) has such a queue and such a search, and
+    publishes no constant of them: these are ours."""
+
+    queue: Annotated[int, at_least(0)] = 256
+    """Q: last embeddings of a class that are kept, clean and attacked ones, the oldest leaves
+    first; of whatever networks they are. 0: none, the step's own are searched alone."""
+    hardest: Annotated[int, at_least(1)] = 32
+    """k: nearest embeddings of other classes that an image is told from."""
+    dimensions: Annotated[int, at_least(1)] = 64
+    """r: of the random projection, drawn for each step, in which they are searched. The loss is of
+    whole embeddings."""
+
+    NAMED: ClassVar[Mapping[str, Mapping[str, Any]]] = {"hardest": {}}
+
+
+@dataclass(frozen=True, kw_only=True)
 class DM(Method):
     """DM (arXiv 2110.04181): images whose mean features, class by class, are those of real ones, on
     fresh networks that are never trained. Nothing is differentiated twice.
@@ -124,6 +143,8 @@ class DM(Method):
     of weight 1."""
     contrast_temperature: Annotated[float, above(0)] = 0.5
     """τ of the contrast. Nobody publishes C²R's: this one is ours."""
+    negatives: NegativesConfig | None = field(default=None, metadata=LATER)
+    """What the contrast tells images from; None: from all of other classes in the step."""
 
     @property
     def network(self) -> ModelConfig | None:
@@ -150,6 +171,8 @@ class DM(Method):
                 raise ConfigError(name, "needs networks that are trained, got networks = None")
         if self.contrast_weight and not self.adversary.active:
             raise ConfigError("contrast_weight", "needs an adversary, got adversary = none")
+        if self.negatives is not None and not self.contrast_weight:
+            raise ConfigError("negatives", "are of a contrast, got contrast_weight = 0")
 
     def check_trial(self, shared: Shared) -> None:
         """A regularizer of networks that are never trained, or two attacks at once. Raises

@@ -33,15 +33,25 @@ def mean_distance(kind: str, ours: Tensor, target: Tensor) -> Tensor:
     return (difference.abs().sum(dim=1) / 2).square()
 
 
-def supervised_contrast(e: Tensor, y: Tensor, temperature: float) -> Tensor:
+def supervised_contrast(
+    e: Tensor, y: Tensor, temperature: float, negatives: Tensor | None = None
+) -> Tensor:
     """Of features e (N, F) with labels y (N,): the mean over i of −log of the share that each other
     one of its class has of exp(cos(e_i, ·)/τ) over all others, averaged over these (arXiv
-    2004.11362, Eq. 2). An i that is alone in its class counts nothing."""
+    2004.11362, Eq. 2). An i that is alone in its class counts nothing.
+
+    negatives: cosines (N, k) of each i with what it is told from, in place of the others of other
+    classes.
+    """
     unit = F.normalize(e, dim=1)
     myself = torch.eye(len(e), dtype=torch.bool, device=e.device)
     similarity = (unit @ unit.T / temperature).masked_fill(myself, -torch.inf)
-    log_share = similarity - similarity.logsumexp(dim=1, keepdim=True)
     positive = (y[:, None] == y) & ~myself
+    among = similarity
+    if negatives is not None:
+        own = similarity.masked_fill(~positive, -torch.inf)
+        among = torch.cat([own, negatives / temperature], dim=1)
+    log_share = similarity - among.logsumexp(dim=1, keepdim=True)
     count = positive.sum(dim=1)
     each = log_share.masked_fill(~positive, 0).sum(dim=1) / count.clamp(min=1)
     return -each.sum() / (count > 0).sum().clamp(min=1)

@@ -31,6 +31,7 @@ from guard.errors import Diverged
 from guard.methods.dm import DM, DistributionMatching
 from guard.methods.dm.batches import Batches
 from guard.methods.dm.losses import characteristic, mean_distance, supervised_contrast
+from guard.methods.dm.negatives import Negatives
 from guard.methods.dm.networks import Fresh, Networks, Queue
 from guard.methods.start import class_members, initial_images, ready_to_match
 from guard.models.input_layer import InputLayer, input_layer, load_whitening
@@ -91,6 +92,9 @@ class Matching:
             seed=self.seed,
             device=self.device,
         )
+        own = self.config.negatives
+        number = len(self.members)
+        self.negatives = None if own is None else Negatives(own, number, self.device)
 
     def build(self, seed: int) -> Classifier:
         """An untrained network."""
@@ -138,6 +142,8 @@ class Matching:
             "networks": self.networks,
             "batches": self.batches,
         }
+        if self.negatives is not None:
+            state["negatives"] = self.negatives
         for number in range(checkpoint.restore(state) or 0, config.iterations):
             model, accuracy = self.networks.draw(number)
             draws = generator(self.seed, "matching", number)
@@ -186,7 +192,10 @@ class Matching:
             moved = self.moved(model, x.flatten(0, 1), y, generator(seed, "contrast"))
             attacked = features_and_logits(model, moved)[0].flatten(1)
             both, twice = torch.cat([features.flatten(1), attacked]), y.repeat(2)
-            contrast = supervised_contrast(both, twice, config.contrast_temperature)
+            told_from = None
+            if self.negatives is not None:
+                told_from = self.negatives.of(both, twice, generator(seed, "negatives"))
+            contrast = supervised_contrast(both, twice, config.contrast_temperature, told_from)
             loss = loss + num_classes * config.contrast_weight * contrast
             metrics["contrast"] = float(contrast.detach())
         return loss, metrics

@@ -45,6 +45,7 @@ FULL = TrialConfig().override(
 UNIQUE = {
     "student.regularizer.ascent",
     *(f"{name}.adversary.ascent" for name in DISTRIBUTIONS),
+    *(f"{name}.negatives" for name in DISTRIBUTIONS),
 }
 LEAVES = sorted(FULL.flat().keys() - UNIQUE)
 
