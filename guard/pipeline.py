@@ -141,11 +141,13 @@ def run_trial(
 def metrics_of(
     config: TrialConfig, heading: str, artifacts: Sequence[Artifact]
 ) -> Mapping[str, float]:
-    """Means over the stages of a heading; of a split's attacks, what the last one says of all."""
+    """Means over the stages of a heading, of what each of them has; of a split's attacks, what the
+    last one says of all."""
     if heading in config.evaluation.splits:
         return {**artifacts[-1].summary["metrics"], **peer_metrics(config.evaluation, artifacts)}
     rows = [artifact.summary["metrics"] for artifact in artifacts]
-    return {name: sum(row[name] for row in rows) / len(rows) for name in rows[0]}
+    names = [name for name in rows[0] if all(name in row for row in rows)]
+    return {name: sum(row[name] for row in rows) / len(rows) for name in names}
 
 
 def places(stages: TrialStages, made: Mapping[str, Artifact]) -> dict[str, Path]:

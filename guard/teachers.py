@@ -5,11 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from guard.config.common import ModelConfig
-from guard.config.labels import OWN
-from guard.config.regularizers import RegularizerConfig
+from guard.committees import members, together
 from guard.stages import (
-    Committee,
     Distilled,
     Early,
     Part,
@@ -22,45 +19,19 @@ from guard.stages import (
 )
 from guard.trial import TrialConfig
 
-SEEDS_APART = 1_000_000
-"""Between the seeds of a committee's members that differ in nothing else."""
-
 
 def labeller(config: TrialConfig, teachers: Sequence[Trained]) -> Trained | None:
     """The network whose logits label the student's images; None: nobody's.
 
-    teachers: of the method, the first of which labels where the method has it so and `labels` names
-    no other.
+    teachers: of the method, which label together where the method has it so and `labels` names no
+    others.
     """
     if not config.is_taught:
         return None
     if config.labels.is_plain and config.own.teacher_labels:
-        return teachers[0]
-    members = tuple(_members(config))
-    if len(members) == 1:
-        return members[0]
-    return Committee(teachers=members, compute=config.compute)
-
-
-def _members(config: TrialConfig) -> list[Trained]:
-    """Of the committee: regularizer by regularizer, network by network, seed by seed."""
-    own, shared = config.labels, config.shared
-    found: list[Trained] = []
-    for penalty in own.teachers:
-        for network in own.networks:
-            for number in range(own.seeds):
-                seed = shared.seed + SEEDS_APART * number
-                asked = replace(shared, regularizer=_penalty(config, penalty), seed=seed)
-                found.append(_stopped(config, Squeeze.of(asked, _network(config, network))))
-    return found
-
-
-def _penalty(config: TrialConfig, name: str) -> RegularizerConfig:
-    return config.regularizer if name == OWN else RegularizerConfig.named(name)
-
-
-def _network(config: TrialConfig, name: str) -> ModelConfig:
-    return config.model if name == OWN else replace(config.model, name=name)
+        return together(teachers, config.compute)
+    named = [_stopped(config, own) for own in members(config.shared, config.labels)]
+    return together(named, config.compute)
 
 
 def _stopped(config: TrialConfig, teacher: Squeeze) -> Trained:

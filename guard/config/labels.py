@@ -1,4 +1,4 @@
-"""The teacher of a student's labels."""
+"""Teachers of a set and of a student's labels."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ def kept_epochs(epochs: int) -> tuple[int, ...]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class LabelConfig(Config):
-    """The teacher that labels a student's batches, where one does (student.labels = soft, fixed,
-    budget). Several are a committee: the mean of their logits."""
+class CommitteeConfig(Config):
+    """Teachers, each trained as `squeeze` says: each regularizer with each network and each seed.
+    Several are a committee: the mean of their logits."""
 
     teachers: tuple[Annotated[str, OneOf(TEACHERS)], ...] = (OWN,)
     """What each is trained with: own is the trial's regularizer, others are its settings by name
@@ -34,6 +34,18 @@ class LabelConfig(Config):
     """Of each of them: own is the trial's model, others its names, its other fields as they are."""
     seeds: Annotated[int, at_least(1)] = 1
     """How often each of them is trained, from seeds of their own."""
+
+    def check(self) -> None:
+        """No names, and doubled ones. Raises ConfigError."""
+        _check_distinct("teachers", self.teachers)
+        _check_distinct("networks", self.networks)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelConfig(CommitteeConfig):
+    """The teacher that labels a student's batches, where one does (student.labels = soft, fixed,
+    budget)."""
+
     epoch: Annotated[int, at_least(1)] | None = None
     """The teacher as it is after so many epochs of its training, whose learning rate goes on as if
     it were not stopped (an early teacher's labels are softer); null: at its end. All trials that
@@ -43,13 +55,8 @@ class LabelConfig(Config):
 
     @property
     def is_plain(self) -> bool:
-        """Whether the method's own teacher labels, as it is in the end."""
+        """Whether the method's own teachers label, as they are in the end."""
         return self == LabelConfig(bn=self.bn)
-
-    def check(self) -> None:
-        """No names, and doubled ones. Raises ConfigError."""
-        _check_distinct("teachers", self.teachers)
-        _check_distinct("networks", self.networks)
 
 
 def _check_distinct(field: str, names: tuple[str, ...]) -> None:

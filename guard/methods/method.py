@@ -27,7 +27,7 @@ class Method(Config):
     reads: ClassVar[tuple[str, ...]] = ()
     """Further sections of TrialConfig that not every method reads, and this one does."""
     teacher_labels: ClassVar[bool] = False
-    """Whether its first teacher labels the student's batches where student.labels = auto."""
+    """Whether its teachers label the student's batches where student.labels = auto."""
     learns_rate: ClassVar[bool] = False
     """Whether a learning rate is distilled with the images."""
     takes_regularizer: ClassVar[bool] = True

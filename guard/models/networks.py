@@ -67,6 +67,13 @@ def committee(members: Sequence[Classifier]) -> Classifier:
     return Classifier(Normalize((0.0,), (1.0,)), Average(members))
 
 
+def members_of(model: Classifier) -> list[Classifier]:
+    """The classifiers of a committee; any other one alone."""
+    if not isinstance(model.network, Average):
+        return [model]
+    return [own for own in model.network.members if isinstance(own, Classifier)]
+
+
 def _norm(kind: str, channels: int) -> nn.Module:
     if kind == "none":
         return nn.Identity()

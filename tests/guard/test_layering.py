@@ -19,6 +19,7 @@ NO_TORCH = (
     "artifacts",
     "background",
     "card",
+    "committees",
     "data/__init__",
     "data/spec",
     "errors",

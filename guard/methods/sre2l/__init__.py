@@ -7,8 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, Literal
 
-from guard.config.common import ComputeConfig
+from guard.committees import members, network_of, together
+from guard.config.common import ComputeConfig, ModelConfig
 from guard.config.data import MAX_SIDE, DataConfig
+from guard.config.labels import OWN, CommitteeConfig
 from guard.config.rules import above, at_least
 from guard.config.schema import LATER
 from guard.config.shared import Shared
@@ -41,6 +43,7 @@ class Recover(Part):
 
     name, version, work = "recover", 3, "guard.methods.sre2l.recover:recover"
     teacher: Trained
+    """Of a committee one member after another has a step, and its own statistics."""
     patches: Mosaic | None = None
     """What images start as, and are mixed with; None: noise."""
     statistics: ClassStatistics | None = None
@@ -62,6 +65,20 @@ PLUS_PLUS: Mapping[str, Any] = {
     "flip": True,
     "patches": {"pick": "medium"},
 }
+
+FADRM: Mapping[str, Any] = {
+    **PLUS_PLUS,
+    "iterations": 2000,
+    "patches": {},
+    "phases": 4,
+    "residual": 0.5,
+}
+FOUR_NETWORKS = (
+    "resnet18",
+    "torchvision:densenet121",
+    "torchvision:shufflenet_v2_x1_0",
+    "torchvision:mobilenet_v2",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,6 +130,9 @@ class SRe2L(Method):
     bn_scale: Literal["sum", "mean"] = field(default="sum", metadata=LATER)
     """sum: of the norms of all layers (published), which grows with width and depth. mean: of their
     root mean squares over channels, so that one r_bn serves several networks."""
+    committee: CommitteeConfig | None = field(default=None, metadata=LATER)
+    """Teachers that images are recovered from, one a step, over and over; they label together, and
+    the first one chooses patches (FADRM+). None: the trial's own teacher."""
 
     NAMED: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "imagenet": {
@@ -132,31 +152,47 @@ class SRe2L(Method):
         },
         "cifar": {"iterations": 1000, "jitter": 4},
         "sre2l++": {**PLUS_PLUS, "iterations": 4000},
-        "fadrm": {**PLUS_PLUS, "iterations": 2000, "patches": {}, "phases": 4, "residual": 0.5},
+        "fadrm": FADRM,
+        "fadrm+": {
+            **FADRM,
+            "bn_scale": "mean",
+            "bn_weight": 3.6,
+            "committee": {"networks": FOUR_NETWORKS},
+        },
     }
     """SRe2L's settings by data set; SRe2L++'s (arXiv 2501.07575) and FADRM's (NeurIPS 2025) on
     CIFAR-10, where the one's iterations and the other's phases are known: what is not known of
-    FADRM is as in SRe2L++."""
+    FADRM is as in SRe2L++. FADRM+ takes turns on four networks; the width of its ShuffleNetV2 and
+    r_bn, which is what 0.01 comes to on ResNet-18 as a mean, are ours."""
 
     @property
     def needs_real_images(self) -> bool:
         return self.patches is not None
 
     def teachers(self, shared: Shared) -> Sequence[Trained]:
-        return [Squeeze.of(shared)]
+        return members(shared, self.committee or CommitteeConfig())
+
+    def networks(self, shared: Shared) -> Mapping[str, ModelConfig]:
+        """Of its teachers, by their names in the committee. Raises ConfigError."""
+        names = (self.committee or CommitteeConfig()).networks
+        try:
+            return {name: network_of(shared, name) for name in names}
+        except ConfigError as error:
+            path = f"{shared.method}.committee.networks"
+            raise ConfigError(path, str(error.under("model"))) from None
 
     def parts(self, shared: Shared, teachers: Sequence[Trained]) -> Sequence[Part]:
         """A stage for each chunk of images a class."""
         patches = statistics = None
+        teacher, first = together(teachers, shared.compute), teachers[0]
         if self.patches is not None:
-            patches = Mosaic.of(shared, Squeeze.of(shared), self.patches, shared.ipc)
+            assert isinstance(first, Squeeze)
+            patches = Mosaic.of(shared, first, self.patches, shared.ipc)
         if self.bn_statistics == "class":
-            statistics = ClassStatistics(
-                teacher=teachers[0], data=shared.data, compute=shared.compute
-            )
+            statistics = ClassStatistics(teacher=teacher, data=shared.data, compute=shared.compute)
         return [
             Recover(
-                teacher=teachers[0],
+                teacher=teacher,
                 patches=patches,
                 statistics=statistics,
                 recover=self,
@@ -183,9 +219,11 @@ class SRe2L(Method):
             )
 
     def check_trial(self, shared: Shared) -> None:
-        """Sizes that its network does not take, patches by a longer training than there is. Raises
-        ConfigError."""
-        one_size = shared.model.name == "convnet" or shared.model.input == "zca"
+        """Networks without BatchNorm, sizes that one does not take, a regularizer without a
+        teacher, patches by a longer training than there is. Raises ConfigError."""
+        self._check_committee(shared)
+        convnet = any(own.name == "convnet" for own in self.networks(shared).values())
+        one_size = convnet or shared.model.input == "zca"
         if self.sizes and one_size:
             raise ConfigError(
                 f"{shared.method}.sizes",
@@ -196,6 +234,33 @@ class SRe2L(Method):
                 self.patches.check_training(shared.squeeze)
             except ConfigError as error:
                 raise error.under(f"{shared.method}.patches") from None
+
+    def _check_committee(self, shared: Shared) -> None:
+        if self.committee is None:
+            return
+        path = f"{shared.method}.committee"
+        for name, network in self.networks(shared).items():
+            if not network.has_batchnorm:
+                raise ConfigError(
+                    f"{path}.networks",
+                    f"{shared.method} matches BatchNorm statistics, and {name} has none",
+                )
+        if shared.regularizer.active and OWN not in self.committee.teachers:
+            raise ConfigError(
+                f"{path}.teachers",
+                f"must name own, which {shared.regularizer.kind} acts on (or set regularizer=none);"
+                f" got {', '.join(self.committee.teachers)}",
+            )
+
+    def cautions(self, shared: Shared) -> Sequence[str]:
+        """One r_bn for sums over several networks' layers."""
+        networks = self.networks(shared)
+        if self.bn_scale == "mean" or len(networks) == 1:
+            return ()
+        return [
+            f"{shared.method}.bn_weight = {self.bn_weight:g} is shared by {', '.join(networks)}: "
+            "their BatchNorm losses are sums over other layers; bn_scale = mean weighs them alike"
+        ]
 
 
 @dataclass(frozen=True, kw_only=True)

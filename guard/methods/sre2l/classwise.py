@@ -5,8 +5,9 @@ z: (N, C, H, W), what a BatchNorm gets; (mean, variance) of K classes, (K, C) ea
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
@@ -47,6 +48,12 @@ def read(measured: Artifact, device: torch.device) -> Statistics:
         for name in sorted(tensors)
         if name.startswith("mean")
     ]
+
+
+def by_model(statistics: Statistics, models: Sequence[nn.Module]) -> list[Statistics]:
+    """Those of a committee's layers, member by member."""
+    layers = iter(statistics)
+    return [list(islice(layers, len(batchnorms(model)))) for model in models]
 
 
 def of_classes(statistics: Statistics, classes: Tensor) -> Statistics:

@@ -1,4 +1,4 @@
-"""SRe2L's and CDA's work: squeeze a data set into a teacher, recover images from it.
+"""SRe2L's and CDA's work: squeeze a data set into teachers, recover images from them.
 
 Yin et al., "Squeeze, Recover and Relabel", NeurIPS 2023 (arXiv 2306.13092). From real patches and
 back towards them: SRe2L++ (arXiv 2501.07575) and FADRM (NeurIPS 2025).
@@ -7,8 +7,9 @@ u: images in the teacher's normalised space, (N, C, H, W); K classes; one chunk 
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -28,11 +29,11 @@ from guard.device import setup
 from guard.distilled import save_part
 from guard.errors import Diverged
 from guard.methods.sre2l import Recover, SRe2L
-from guard.methods.sre2l.classwise import ClassBatchNormLoss, of_classes, read
+from guard.methods.sre2l.classwise import ClassBatchNormLoss, by_model, of_classes, read
 from guard.methods.sre2l.statistics import BatchNormLoss
 from guard.models.batchnorm import Statistics
 from guard.models.input_layer import InputLayer
-from guard.models.networks import Classifier, frozen
+from guard.models.networks import Classifier, frozen, members_of
 from guard.models.precision import as_fast_as
 from guard.models.saving import load_model, load_spec
 from guard.seeding import generator
@@ -45,11 +46,13 @@ def recover(stage: Recover, store: ArtifactStore, folder: Path) -> Mapping[str, 
     """One chunk of images per class. Writes images (m, K, C, H, W) in [0, 1]."""
     device = setup(stage.compute)
     config, teacher_path = stage.recover, store.read(stage.teacher).path
-    teacher, spec = load_model(teacher_path, device), load_spec(teacher_path)
-    as_fast_as(teacher, stage.compute).to(memory_format=torch.channels_last)
+    teachers, spec = members_of(load_model(teacher_path, device)), load_spec(teacher_path)
+    for teacher in teachers:
+        as_fast_as(teacher, stage.compute).to(memory_format=torch.channels_last)
     checkpoint = Checkpoint(store.scratch(stage))
     patches = None if stage.patches is None else patches_of(stage, store)
-    statistics = None if stage.statistics is None else read(store.read(stage.statistics), device)
+    known = None if stage.statistics is None else read(store.read(stage.statistics), device)
+    statistics = None if known is None else by_model(known, teachers)
 
     def write(first: int, path: Path) -> None:
         classes = torch.arange(first, min(first + MAX_CLASSES_AT_ONCE, spec.num_classes))
@@ -57,9 +60,9 @@ def recover(stage: Recover, store: ArtifactStore, folder: Path) -> Mapping[str, 
         y, own = classes.repeat(config.chunk), checkpoint.at(str(first))
         aims = Aims(
             patches=None if patches is None else patches[:, classes].flatten(0, 1).to(device),
-            statistics=None if statistics is None else of_classes(statistics, classes.to(device)),
+            statistics=statistics and [of_classes(own, classes.to(device)) for own in statistics],
         )
-        images, losses = recover_images(teacher, spec, y, config, draws, own, aims)
+        images, losses = recover_images(teachers, spec, y, config, draws, own, aims)
         folded = images.unflatten(0, (config.chunk, len(classes))).cpu().contiguous()
         ends = {name: torch.tensor(loss, dtype=torch.float64) for name, loss in losses.items()}
         save_file({"images": folded, **ends}, path)
@@ -82,19 +85,19 @@ def patches_of(stage: Recover, store: ArtifactStore) -> Tensor:
 
 @dataclass(frozen=True, kw_only=True)
 class Aims:
-    """What images are recovered towards, beside the teacher's own knowledge."""
+    """What images are recovered towards, beside the teachers' own knowledge."""
 
     patches: Tensor | None = None
     """Real ones in [0, 1], (N, C, H, W): what each image starts as, and is mixed with."""
-    statistics: Statistics | None = None
-    """Of each class of the group."""
+    statistics: Sequence[Statistics] | None = None
+    """Teacher by teacher, of each class of the group."""
 
 
 NO_AIMS = Aims()
 
 
 def recover_images(
-    teacher: Classifier,
+    teachers: Sequence[Classifier],
     spec: ImageSpec,
     y: Tensor,
     config: SRe2L,
@@ -106,9 +109,10 @@ def recover_images(
     [0, 1] with the last losses.
 
     Minimises CE + r_bn·Σ_l w_l(‖μ_l − running μ_l‖ + ‖σ²_l − running σ²_l‖) over the input of every
-    BatchNorm layer l; the last iterate is kept. Raises Diverged if the loss is not finite.
+    BatchNorm layer l; the last iterate is kept. Teachers, which have the same first layer, take
+    turns of a step each. Raises Diverged if the loss is not finite.
     """
-    layer = teacher.normalize
+    layer = teachers[0].normalize
     if aims.patches is None:
         shape = (len(y), spec.channels, spec.image_size, spec.image_size)
         start = torch.randn(shape, generator=draws).to(layer.mean.device)
@@ -120,8 +124,9 @@ def recover_images(
     loss_ce = loss_bn = start.new_zeros(())
     state: dict[str, Stateful] = {"iterate": iterate, "draws": Draws(draws)}
     done, begins = checkpoint.restore(state) or 0, phase_begins(config)
-    with frozen(teacher), bn_losses(teacher, config, aims) as bn_loss:
+    with taking_turns(teachers, config, aims) as turns:
         for step in range(done, config.iterations):
+            teacher, bn_loss = turns[step % len(turns)]
             if step in begins:
                 iterate.begin(between(iterate.u.detach(), layer, config, begins[step], aims))
             for group in iterate.optimizer.param_groups:
@@ -183,13 +188,23 @@ def between(u: Tensor, layer: InputLayer, config: SRe2L, phase: int, aims: Aims)
     return layer.project(layer(images))
 
 
-def bn_losses(teacher: Classifier, config: SRe2L, aims: Aims) -> BatchNormLoss:
-    """The BatchNorm loss of a configuration."""
-    if aims.statistics is not None:
-        return ClassBatchNormLoss(
-            teacher, config.first_bn_multiplier, aims.statistics, config.bn_scale
-        )
-    return BatchNormLoss(teacher, config.first_bn_multiplier, config.bn_scale)
+@contextlib.contextmanager
+def taking_turns(
+    teachers: Sequence[Classifier], config: SRe2L, aims: Aims
+) -> Iterator[list[tuple[Classifier, BatchNormLoss]]]:
+    """Teachers without gradients of their own, each with its BatchNorm loss."""
+    multiplier, scale = config.first_bn_multiplier, config.bn_scale
+    with contextlib.ExitStack() as stack:
+        turns = []
+        for number, teacher in enumerate(teachers):
+            stack.enter_context(frozen(teacher))
+            if aims.statistics is None:
+                bn_loss = BatchNormLoss(teacher, multiplier, scale)
+            else:
+                own = aims.statistics[number]
+                bn_loss = ClassBatchNormLoss(teacher, multiplier, own, scale)
+            turns.append((teacher, stack.enter_context(bn_loss)))
+        yield turns
 
 
 def augmented(u: Tensor, config: SRe2L, step: int, draws: torch.Generator) -> Tensor:

@@ -29,6 +29,8 @@ FULL = TrialConfig().override(
         "rded.budget": 12,
         "sre2l.patches": {"budget": 12},
         "cda.patches": {"budget": 12},
+        "sre2l.committee": {},
+        "cda.committee": {},
         "dm.networks": {},
         "c2r.contrast_weight": 0,
         "datm.lr_labels": 0,

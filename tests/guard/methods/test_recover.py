@@ -24,7 +24,7 @@ LABELS = torch.arange(4).repeat(2)
 
 def recovered(seed: int = 0, **config: Any) -> tuple[Tensor, dict[str, float]]:
     settings = SRe2L(**{"iterations": 4, **config})
-    return recover_images(teacher(), SPEC, LABELS, settings, draws(seed))
+    return recover_images([teacher()], SPEC, LABELS, settings, draws(seed))
 
 
 def two_layers() -> nn.Sequential:
@@ -151,7 +151,7 @@ def test_the_bn_weight_trades_the_losses_against_each_other() -> None:
 def test_recovery_leaves_the_teacher_as_it_was() -> None:
     model = teacher()
     before = copy.deepcopy(model.state_dict())
-    recover_images(model, SPEC, LABELS, SRe2L(iterations=2), draws())
+    recover_images([model], SPEC, LABELS, SRe2L(iterations=2), draws())
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert all(p.requires_grad and p.grad is None for p in model.parameters())
     assert not model.training
@@ -163,4 +163,4 @@ def test_a_recovery_that_is_not_finite_diverges(bad: float) -> None:
     model = teacher()
     model.network[-1].bias.data[0] = bad
     with pytest.raises(Diverged, match="the recovery loss became nan"):
-        recover_images(model, SPEC, LABELS, SRe2L(iterations=2), draws())
+        recover_images([model], SPEC, LABELS, SRe2L(iterations=2), draws())

@@ -35,7 +35,7 @@ def recovered(
     settings = SRe2L.from_dict({"iterations": 4, **({"patches": {}} if config else {}), **config})
     place = [checkpoint] if checkpoint else []
     aims = Aims(patches=patches)
-    return recover_images(teacher(), SPEC, LABELS, settings, draws(), *place, aims=aims)[0]
+    return recover_images([teacher()], SPEC, LABELS, settings, draws(), *place, aims=aims)[0]
 
 
 def test_images_start_as_their_patches_and_draw_nothing_for_it() -> None:
@@ -105,7 +105,7 @@ def after(config: SRe2L, steps: int) -> Tensor:
 
     with pytest.raises(Stop) as caught:
         aims = Aims(patches=PATCHES)
-        recover_images(teacher(), SPEC, LABELS, config, draws(), Kept(None), aims)
+        recover_images([teacher()], SPEC, LABELS, config, draws(), Kept(None), aims)
     layer = teacher().normalize
     u = caught.value.args[0]
     assert isinstance(u, Tensor)
@@ -125,7 +125,7 @@ def test_each_phase_has_its_size_and_the_last_images_their_own(patches: Tensor |
     config = SRe2L.from_dict(
         {"iterations": 6, "phases": 3, "sizes": [6, 12, 4], "crop": "batch", "jitter": 1}
     )
-    images, _ = recover_images(model, SPEC, LABELS, config, draws(), aims=Aims(patches=patches))
+    images, _ = recover_images([model], SPEC, LABELS, config, draws(), aims=Aims(patches=patches))
     assert seen == [6, 6, 12, 12, 4, 4]
     assert images.shape == (8, 3, 8, 8)
     assert 0 <= images.min() and images.max() <= 1
