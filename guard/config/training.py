@@ -12,7 +12,7 @@ from guard.config.rules import above, at_least
 from guard.config.schema import LATER, Config
 from guard.errors import ConfigError
 
-Augmentation = Literal["crop", "flip", "resized-crop", "dsa"]
+Augmentation = Literal["crop", "flip", "resized-crop", "dsa", "shuffle"]
 DsaOp = Literal["color", "crop", "cutout", "flip", "scale", "rotate"]
 Labels = Literal["auto", "soft", "hard", "own", "fixed", "budget"]
 DSA_OPS: tuple[DsaOp, ...] = ("color", "crop", "cutout", "flip", "scale", "rotate")
@@ -40,10 +40,14 @@ class TrainConfig(Config):
     """Epochs of linear rise, from lr/100."""
     augment: tuple[Augmentation, ...] = ()
     """crop: shifts by up to size/8 with zero padding; resized-crop: `crop_scale` of the area; dsa:
-    one operation of `dsa_ops` a batch, with parameters per image (arXiv 2102.08259)."""
+    one operation of `dsa_ops` a batch, with parameters per image (arXiv 2102.08259); shuffle: an
+    image's rows and columns of patches in a new order (RDED, arXiv 2312.03526), before the others,
+    but after a resized-crop of real images."""
     crop_scale: Annotated[float, above(0, at_most=1)] = 0.08
     """Smallest share of the area that resized-crop keeps."""
     dsa_ops: tuple[DsaOp, ...] = DSA_OPS
+    shuffle_patches: Annotated[int, at_least(2)] = field(default=2, metadata=LATER)
+    """k of shuffle: an image is k rows of k patches, as equal as its pixels let them be."""
 
     def check(self) -> None:
         """A warm-up that does not end, and dsa without operations. Raises ConfigError."""
@@ -253,7 +257,11 @@ class StudentConfig(Config):
         },
         "rded": {"train": {**RDED_STUDENT, "augment": ("flip",)}, "mix": "cutmix"},
         "rded-imagenet": {
-            "train": {**RDED_STUDENT, "augment": ("resized-crop", "flip"), "crop_scale": 0.5},
+            "train": {
+                **RDED_STUDENT,
+                "augment": ("shuffle", "resized-crop", "flip"),
+                "crop_scale": 0.5,
+            },
             "mix": "cutmix",
         },
         "edc": {
@@ -271,6 +279,5 @@ class StudentConfig(Config):
     }
     """The papers' recipes: SRe2L (arXiv 2306.13092) by data set, DC, DSA and MTT; RD3, one for all
     methods that label by a teacher (its Adam is AdamW without decay); RDED (arXiv 2312.03526) at
-    IPC 10, on CIFAR as on Tiny ImageNet, and at 224 px, where it shuffles patches too, which there
-    is not here; EDC (arXiv 2404.13733), of which epochs, loss and average are published and the
-    rest is RDED's."""
+    IPC 10, on CIFAR as on Tiny ImageNet, and at 224 px, where images are two by two crops; EDC
+    (arXiv 2404.13733), of which epochs, loss and average are published and the rest is RDED's."""

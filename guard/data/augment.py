@@ -34,16 +34,23 @@ class Augmenter:
     names: tuple[str, ...]
     crop_scale: float
     dsa_ops: tuple[str, ...]
+    shuffle_patches: int
     space: Space
 
     @classmethod
     def of(cls, config: TrainConfig, space: Space) -> Augmenter:
         return cls(
-            names=config.augment, crop_scale=config.crop_scale, dsa_ops=config.dsa_ops, space=space
+            names=config.augment,
+            crop_scale=config.crop_scale,
+            dsa_ops=config.dsa_ops,
+            shuffle_patches=config.shuffle_patches,
+            space=space,
         )
 
     def __call__(self, x: Tensor, generator: torch.Generator) -> Tensor:
         """x: (B, C, H, W) in pixels; the color operation of dsa may leave [0, 1]."""
+        if "shuffle" in self.names:
+            x = shuffled(x, self.shuffle_patches, generator)
         if "resized-crop" in self.names:
             height, width = x.shape[-2:]
             windows = crop_windows(len(x), self.crop_scale, (height, width), generator)
@@ -78,8 +85,27 @@ def padded_crop(x: Tensor, pad: int, generator: torch.Generator) -> Tensor:
     offsets = torch.randint(0, 2 * pad + 1, (2, len(x)), generator=generator).to(x.device)
     rows = offsets[0][:, None] + torch.arange(height, device=x.device)
     columns = offsets[1][:, None] + torch.arange(width, device=x.device)
+    return _pixels(padded, rows, columns)
+
+
+def shuffled(x: Tensor, k: int, generator: torch.Generator) -> Tensor:
+    """Images x (B, C, H, W) of k by k patches, with the rows and the columns of patches of each in
+    a new order, as RDED's code has it (arXiv 2312.03526)."""
+    rows, columns = (_shuffled(len(x), size, k, generator).to(x.device) for size in x.shape[-2:])
+    return _pixels(x, rows, columns)
+
+
+def _shuffled(count: int, size: int, k: int, generator: torch.Generator) -> Tensor:
+    """Places (count, size) of a line of so many pixels, whose k parts are in a new order."""
+    places = torch.rand(count, k, generator=generator)
+    return places[:, torch.arange(size) * k // size].argsort(dim=1, stable=True)
+
+
+def _pixels(x: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """The pixels of each image x (B, C, H, W) at its rows (B, h) and columns (B, w): (B, C, h, w),
+    contiguous."""
     batch = torch.arange(len(x), device=x.device)[:, None, None]
-    return padded[batch, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2).contiguous()
+    return x[batch, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2).contiguous()
 
 
 def roll(x: Tensor, jitter: int, generator: torch.Generator, *, two_sided: bool = False) -> Tensor:

@@ -317,7 +317,7 @@ def test_longer_warmup_and_longer_training_may_come_in_either_order() -> None:
         ("regularizer.power", 3, "at least 1 and at most 2"),
         ("regularizer.fraction", 0, "greater than 0 and at most 1"),
         ("squeeze.lr", float("nan"), "finite number"),
-        ("squeeze.augment", ["rotate"], "must be one of crop, flip, resized-crop, dsa"),
+        ("squeeze.augment", ["rotate"], "must be one of crop, flip, resized-crop, dsa, shuffle"),
         ("student.train.epochs", 0, "at least 1"),
         ("sre2l.chunk", 0, "at least 1"),
         ("ipc", 0, "at least 1"),

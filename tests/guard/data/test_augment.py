@@ -15,6 +15,7 @@ from guard.data.augment import (
     mixing_weight,
     padded_crop,
     roll,
+    shuffled,
 )
 from guard.data.dsa import DsaDraw, draw_dsa
 from guard.models.input_layer import Normalize
@@ -43,6 +44,7 @@ OPERATIONS: dict[str, Callable[[Tensor, torch.Generator], Tensor]] = {
     "crop": lambda x, g: augment(x, ["crop"], 0.08, g),
     "all": lambda x, g: augment(x, ["resized-crop", "crop", "flip"], 0.3, g),
     "dsa": lambda x, g: augment(x, ["dsa"], 0.3, g),
+    "shuffle": lambda x, g: augment(x, ["shuffle"], 0.3, g),
 }
 
 
@@ -72,7 +74,7 @@ def test_gradients_flow_to_the_images(name: str) -> None:
     assert reached.double().mean() > 0.9
 
 
-@pytest.mark.parametrize("name", ["flip", "roll"])
+@pytest.mark.parametrize("name", ["flip", "roll", "shuffle"])
 def test_a_permutation_of_pixels_has_a_gradient_of_ones(name: str) -> None:
     x = images().requires_grad_()
     (gradient,) = torch.autograd.grad(OPERATIONS[name](x, draws(1)).sum(), x)
@@ -218,3 +220,40 @@ def test_cutmix_boxes_have_the_drawn_area_unless_the_border_cuts_them() -> None:
     assert min(surplus) > -0.03
     assert sum(abs(difference) < 0.03 for difference in surplus) > 10
     assert max(surplus) > 0.1
+
+
+def cut(image: Tensor, k: int) -> list[list[Tensor]]:
+    """Its rows of patches."""
+    return [list(row.chunk(k, dim=2)) for row in image.chunk(k, dim=1)]
+
+
+@pytest.mark.parametrize("k", [2, 4])
+def test_a_shuffle_has_the_patches_of_an_image_in_other_rows_and_columns(k: int) -> None:
+    x = images(40)
+    found, orders = shuffled(x, k, draws(5)), set()
+    for image, moved in zip(x, found, strict=True):
+        before, after = cut(image, k), cut(moved, k)
+        known = {
+            part.numpy().tobytes(): (r, c)
+            for r, row in enumerate(before)
+            for c, part in enumerate(row)
+        }
+        places = [[known[part.numpy().tobytes()] for part in row] for row in after]
+        rows, columns = [row[0][0] for row in places], [column for _, column in places[0]]
+        assert places == [[(r, c) for c in columns] for r in rows]
+        assert sorted(rows) == sorted(columns) == list(range(k))
+        orders.add((*rows, *columns))
+    assert len(orders) == 4 if k == 2 else len(orders) > 30
+
+
+def test_a_shuffle_of_parts_that_are_not_equal_keeps_every_line_together() -> None:
+    x = torch.arange(5.0).expand(30, 1, 5, 5)
+    seen = {tuple(row) for row in shuffled(x, 2, draws())[:, 0, 0].tolist()}
+    assert seen == {(0, 1, 2, 3, 4), (3, 4, 0, 1, 2)}
+
+
+def test_a_shuffle_comes_before_the_crop_and_its_number_is_that_of_the_config() -> None:
+    config = TrainConfig(augment=("flip", "shuffle"), shuffle_patches=4)
+    order, x = draws(3), images()
+    expected = flip(shuffled(x, 4, order), order)
+    assert torch.equal(Augmenter.of(config, SPACE)(x, draws(3)), expected)

@@ -144,7 +144,9 @@ def test_a_recipe_holds_what_the_config_says() -> None:
             "mix_alpha": 0.7,
         }
     )
-    augmenter = Augmenter(names=("flip",), crop_scale=0.3, dsa_ops=("color",), space=SPACE)
+    augmenter = Augmenter(
+        names=("flip",), crop_scale=0.3, dsa_ops=("color",), shuffle_patches=2, space=SPACE
+    )
     assert Recipe.of(config, SPACE) == Recipe(
         seed=4, batch_size=3, augment=augmenter, mix="cutmix", mix_alpha=0.7
     )
