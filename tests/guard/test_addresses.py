@@ -73,6 +73,13 @@ OTHERS: dict[str, dict[str, Any]] = {
         "sre2l.sizes": [6, 8, 6, 8],
         "sre2l.bn_statistics": "class",
     },
+    "the hardest negatives": {"method": "c2r", "c2r.negatives": {"hardest": 9}},
+    "a committee that recovers": {
+        "sre2l": "fadrm",
+        "sre2l.committee": {"teachers": ["own", "pgd-at"], "seeds": 2},
+        "sre2l.bn_statistics": "class",
+    },
+    "patches are shuffled": {"method": "rded", "student": "rded-imagenet"},
     "part of a chunk": {"ipc": 5, "sre2l": {"chunk": 4, "crop": "image", "curriculum": "linear"}},
 }
 
