@@ -106,6 +106,12 @@ class TrialConfig(Config):
                 f"{student.regularizer.kind} stays near a teacher's logits, so {self.method} needs "
                 f"student.labels = {', '.join(TAUGHT)}; got {student.labels}",
             )
+        if self.distils and student.hard_epochs and not self.is_taught:
+            raise ConfigError(
+                "student.hard_epochs",
+                f"lie between a teacher's labels, so {self.method} needs student.labels = "
+                f"{', '.join(TAUGHT)}; got {student.labels}",
+            )
         if student.regularizer.active and student.regularizer.units == "normalized":
             self._check_units("student.regularizer.units", {self.student_model.input})
         kept = kept_epochs(self.squeeze.epochs)

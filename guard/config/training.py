@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, ClassVar, Literal
 
 from guard.config.common import ModelConfig, Seed
+from guard.config.recipes import STUDENT_RECIPES
 from guard.config.regularizers import RegularizerConfig
 from guard.config.rules import above, at_least
 from guard.config.schema import LATER, Config
@@ -91,18 +92,6 @@ TAUGHT = ("soft", "fixed", "budget")
 """Kinds of labels that a teacher gives."""
 PORTABLE = ("fixed", "budget")
 """Those that lie in the distilled set."""
-CONDENSATION_STUDENT: Mapping[str, Any] = {"batch_size": 256, "lr": 0.01, "schedule": "step"}
-
-
-RDED_STUDENT: Mapping[str, Any] = {
-    "epochs": 300,
-    "batch_size": 50,
-    "optimizer": "adamw",
-    "lr": 1e-3,
-    "weight_decay": 0.01,
-    "decay_all": True,
-    "schedule": "half-cosine",
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,6 +127,12 @@ class StudentConfig(Config):
     hard_weight: Annotated[float, at_least(0)] | None = field(default=None, metadata=LATER)
     """Of the classes: γ of their cross-entropy beside kl and mse, the share w of cosine; null: as
     published, 0, 0.025 and 0.1."""
+    hard_epochs: Annotated[int, at_least(0)] = field(default=0, metadata=LATER)
+    """Epochs in the middle of the training that are of the classes instead of a teacher's logits:
+    soft, hard, soft (HALD, arXiv 2512.15647). Their batches are augmented and mixed like the
+    others, and never those of a pool; their loss is the cross-entropy."""
+    hard_smoothing: Annotated[float, at_least(0, at_most=1)] = field(default=0.8, metadata=LATER)
+    """Share of the uniform distribution in the labels of these epochs."""
     ema: Annotated[float, at_least(0, at_most=0.99999)] = field(default=0.0, metadata=LATER)
     """The student is a moving average of its weights: a·average + (1−a)·weights after each step,
     with this a; 0: none."""
@@ -152,7 +147,7 @@ class StudentConfig(Config):
 
     def check(self) -> None:
         """A share above 1, robust soft label distillation without a teacher's logits to be near
-        to, and attacks that go on. Raises ConfigError."""
+        to, hard epochs alone, and attacks that go on. Raises ConfigError."""
         self.regularizer.check_forgets("regularizer", "a student's images, augmented and mixed,")
         if self.loss == "cosine" and self.hard_share > 1:
             raise ConfigError("hard_weight", f"is a share of cosine, got {self.hard_share}")
@@ -162,6 +157,32 @@ class StudentConfig(Config):
                 f"{self.regularizer.kind} stays near a teacher's logits, so it needs labels = "
                 f"{', '.join(TAUGHT)}; got {self.labels}",
             )
+        if self.hard_epochs >= self.train.epochs:
+            raise ConfigError(
+                "hard_epochs",
+                f"must be below train.epochs = {self.train.epochs}, got {self.hard_epochs}",
+            )
+        if self.hard_epochs and self.regularizer.facts.needs_teacher:
+            raise ConfigError(
+                "hard_epochs",
+                f"have no teacher's logits for {self.regularizer.kind} to stay near to: must be 0, "
+                f"got {self.hard_epochs}",
+            )
+
+    @property
+    def soft_epochs(self) -> int:
+        """Of a teacher's logits, where one labels."""
+        return self.train.epochs - self.hard_epochs
+
+    def phase(self, epoch: int) -> tuple[bool, int]:
+        """Whether an epoch of the training (from 0) is a hard one, and the number of its batches:
+        soft ones count from 0, hard ones go on after the last of these."""
+        begin = self.soft_epochs // 2
+        if epoch < begin:
+            return False, epoch
+        if epoch < begin + self.hard_epochs:
+            return True, self.soft_epochs + epoch - begin
+        return False, epoch - self.hard_epochs
 
     @property
     def hard_share(self) -> float:
@@ -183,10 +204,13 @@ class StudentConfig(Config):
             scale_by_t2=plain.scale_by_t2,
             loss=plain.loss,
             hard_weight=plain.hard_weight,
+            hard_epochs=plain.hard_epochs,
+            hard_smoothing=plain.hard_smoothing,
             ema=plain.ema,
             regularizer=plain.regularizer,
             train=replace(
                 self.train,
+                epochs=self.soft_epochs,
                 optimizer=loop.optimizer,
                 lr=loop.lr,
                 momentum=loop.momentum,
@@ -207,77 +231,4 @@ class StudentConfig(Config):
         loop = replace(kept.train, epochs=plain.train.epochs)
         return replace(kept, labels=self.labels, budget=self.budget, train=loop)
 
-    NAMED: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "sre2l-imagenet": {
-            "train": {
-                "epochs": 300,
-                "batch_size": 1024,
-                "optimizer": "adamw",
-                "lr": 1e-3,
-                "weight_decay": 0.01,
-                "augment": ("resized-crop", "flip"),
-            },
-            "mix": "cutmix",
-        },
-        "sre2l-tiny-imagenet": {
-            "train": {
-                "epochs": 100,
-                "batch_size": 256,
-                "lr": 0.2,
-                "weight_decay": 1e-4,
-                "warmup_epochs": 5,
-                "augment": ("resized-crop", "flip"),
-            },
-            "scale_by_t2": True,
-        },
-        "sre2l-cifar": {
-            "train": {
-                "epochs": 400,
-                "batch_size": 128,
-                "optimizer": "adamw",
-                "lr": 1e-3,
-                "weight_decay": 0.01,
-                "decay_all": True,
-                "augment": ("crop", "flip"),
-            },
-            "temperature": 30,
-            "mix": "mixup",
-            "mix_alpha": 0.8,
-        },
-        "rd3": {
-            "train": {
-                "epochs": 400,
-                "batch_size": 50,
-                "optimizer": "adamw",
-                "lr": 1e-3,
-                "weight_decay": 0.0,
-                "augment": ("resized-crop", "flip"),
-            },
-            "mix": "cutmix",
-        },
-        "rded": {"train": {**RDED_STUDENT, "augment": ("flip",)}, "mix": "cutmix"},
-        "rded-imagenet": {
-            "train": {
-                **RDED_STUDENT,
-                "augment": ("shuffle", "resized-crop", "flip"),
-                "crop_scale": 0.5,
-            },
-            "mix": "cutmix",
-        },
-        "edc": {
-            "train": {**RDED_STUDENT, "epochs": 1000, "augment": ("resized-crop", "flip")},
-            "loss": "mse",
-            "ema": 0.99,
-            "mix": "cutmix",
-        },
-        "dc": {"train": {**CONDENSATION_STUDENT, "epochs": 300}},
-        "dsa": {"train": {**CONDENSATION_STUDENT, "epochs": 1000, "augment": ("dsa",)}},
-        "mtt": {
-            "train": {**CONDENSATION_STUDENT, "epochs": 1000, "augment": ("dsa",)},
-            "learned_lr": True,
-        },
-    }
-    """The papers' recipes: SRe2L (arXiv 2306.13092) by data set, DC, DSA and MTT; RD3, one for all
-    methods that label by a teacher (its Adam is AdamW without decay); RDED (arXiv 2312.03526) at
-    IPC 10, on CIFAR as on Tiny ImageNet, and at 224 px, where images are two by two crops; EDC
-    (arXiv 2404.13733), of which epochs, loss and average are published and the rest is RDED's."""
+    NAMED: ClassVar[Mapping[str, Mapping[str, Any]]] = STUDENT_RECIPES

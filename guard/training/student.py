@@ -56,13 +56,21 @@ def train_student(stage: Student, store: ArtifactStore, folder: Path) -> Mapping
         compiled(model, stage.compute)
     recipe = Recipe.of(config, model.normalize)
     taught = None if stage.labels is None else SoftLabels.of(store.read(stage.labels))
-    loss, batches = lesson(config, distilled, recipe, taught, device)
+    images, classes = near(distilled.images, device), distilled.one_hot().to(device)
+    soft = lesson(config, distilled, recipe, taught, images, classes)
+    hard = of_classes(config, recipe, images, classes)
     defended = TrainingLoss(config.regularizer, stage.eps)
     draws = generator(config.seed, "student-regularizer")
 
     def objective(model: nn.Module, x: Tensor, target: Tensor, epoch: int) -> tuple[Tensor, Tensor]:
+        loss, _ = hard if config.phase(epoch)[0] else soft
         of_logits = partial(loss, target=target)
         return defended(model, x, loss.distribution(target), epoch, draws, of_logits)
+
+    def batches(epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+        is_hard, number = config.phase(epoch)
+        _, own = hard if is_hard else soft
+        return own(number)
 
     run = config.train
     if config.learned_lr:
@@ -92,19 +100,29 @@ def lesson(
     distilled: DistilledSet,
     recipe: Recipe,
     taught: SoftLabels | None,
-    device: torch.device,
+    images: Tensor,
+    classes: Tensor,
 ) -> tuple[Loss, Batches]:
-    """What a student is shown, and the loss that it is judged by. taught: a teacher's logits of
-    every epoch; None: there are those of the set, or its own labels."""
-    images, classes = near(distilled.images, device), distilled.one_hot().to(device)
+    """What a student is shown of the set's images (N, C, H, W), of classes (N, K), and the loss
+    that it is judged by. taught: a teacher's logits of every epoch; None: there are those of the
+    set, or its own labels."""
     if taught is not None:
         return relabelled(LabelLoss(config=config), recipe, images, classes, taught)
     kept = distilled.portable
     if kept is not None and config.labels in (kept.kind, "own", "auto"):
         return portable(LabelLoss(config=config), recipe, images, classes, distilled)
     own = distilled.soft_labels if config.labels != "hard" else None
-    targets = classes if own is None else own.to(device)
-    return OwnLoss(), lambda epoch: recipe.batches(images, targets, epoch)
+    targets = classes if own is None else own.to(classes.device)
+    return OwnLoss(), partial(recipe.batches, images, targets)
+
+
+def of_classes(
+    config: StudentConfig, recipe: Recipe, images: Tensor, classes: Tensor
+) -> tuple[Loss, Batches]:
+    """What a student is shown in its hard epochs: the classes (N, K), smoothed."""
+    share = config.hard_smoothing
+    smooth = (1 - share) * classes + share / classes.shape[1]
+    return OwnLoss(), partial(recipe.batches, images, smooth)
 
 
 def relabelled(

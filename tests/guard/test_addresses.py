@@ -80,6 +80,7 @@ OTHERS: dict[str, dict[str, Any]] = {
         "sre2l.bn_statistics": "class",
     },
     "patches are shuffled": {"method": "rded", "student": "rded-imagenet"},
+    "hard epochs": {"student": "hald"},
     "part of a chunk": {"ipc": 5, "sre2l": {"chunk": 4, "crop": "image", "curriculum": "linear"}},
 }
 

@@ -45,6 +45,7 @@ FULL = TrialConfig().override(
 )
 """A trial in which every leaf may take another value, but for these."""
 UNIQUE = {
+    "student.hard_epochs",
     "student.regularizer.ascent",
     *(f"{name}.adversary.ascent" for name in DISTRIBUTIONS),
     *(f"{name}.negatives" for name in DISTRIBUTIONS),
