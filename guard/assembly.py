@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from guard.distilled import DistilledSet, save_card
 from guard.errors import Diverged
 from guard.models.input_layer import first_layer
 from guard.models.saving import load_model, load_spec, spec_from_dict
-from guard.portable import CARD, PortableLabels
+from guard.portable import CARD, FILE, PortableLabels
 from guard.stages import Distilled
 from guard.tensors import all_finite, pieces, write_rows
 from guard.training.labelling import labelling
@@ -66,6 +67,8 @@ def assemble(stage: Distilled, store: ArtifactStore, folder: Path) -> Mapping[st
         seen = parts_of_set(written, spec.num_classes, facts.get("partition", 1))
         made = portable_labels(stage, stage.portable, store, seen, device)
         card[CARD] = {**made.save(folder), "bn": stage.bn}
+    elif CARD in facts:
+        shutil.copyfile(paths[0] / FILE, folder / FILE)
     save_card(card, spec, folder)
     DistilledSet.load(folder).contact_sheet().save(folder / "images.png")
     return {"metrics": metrics}

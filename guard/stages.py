@@ -178,27 +178,10 @@ class Distilled(Stage):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Given(Distilled):
-    """A set that somebody made, in whatever form (`guard.data.given`)."""
-
-    name, version, work = "given", 1, "guard.given:read_set"
-    path: str
-    """Where it lies; not what it is."""
-    sha256: str
-    """Its content."""
-    data: DataConfig
-    """What its images are of."""
-
-    @property
-    def config(self) -> dict[str, Any]:
-        return {**super().config, "path": ""}
-
-
-@dataclass(frozen=True, kw_only=True)
 class Loaded(Trained):
     """A network that somebody trained."""
 
-    name, version, work = "loaded", 1, "guard.given:load_weights"
+    name, version, work = "loaded", 1, "guard.loaded:load_weights"
     path: str
     """Of its weights; not what they are."""
     sha256: str

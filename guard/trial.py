@@ -19,6 +19,7 @@ from guard.config.training import PORTABLE, TAUGHT, SqueezeConfig, StudentConfig
 from guard.errors import ConfigError
 from guard.methods.dc import DC, DSA
 from guard.methods.dm import C2R, DM, IDM, NCFM, ROME
+from guard.methods.given import Given
 from guard.methods.method import Method
 from guard.methods.mtt import DATM, MAT, MTT, TESLA
 from guard.methods.rded import RDED
@@ -60,10 +61,16 @@ class TrialConfig(Config):
     rome: ROME = field(default=ROME(), metadata=LATER)
     c2r: C2R = field(default=C2R(), metadata=LATER)
     kcenter: KCenter = field(default=KCenter(), metadata=LATER)
+    given: Given = field(default=Given(), metadata=LATER)
     student: StudentConfig = field(default_factory=StudentConfig)
     labels: LabelConfig = field(default_factory=LabelConfig, metadata=LATER)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     compute: ComputeConfig = field(default_factory=ComputeConfig)
+
+    def __post_init__(self) -> None:
+        """Raises ConfigError. A method that brings its images per class has the last word."""
+        super().__post_init__()
+        object.__setattr__(self, "ipc", self.own.images_per_class(self.ipc))
 
     def check(self) -> None:
         """What the sections say together. Raises ConfigError."""
@@ -86,7 +93,7 @@ class TrialConfig(Config):
         self.own.check_trial(self.shared)
         self._check_labels()
         if self.student.learned_lr and not self.own.learns_rate:
-            able = ", ".join(name for name, method in methods().items() if method.learns_rate)
+            able = ", ".join(name for name in methods() if getattr(self, name).learns_rate)
             raise ConfigError(
                 "student.learned_lr", f"{self.method} learns no learning rate; {able} do"
             )
@@ -216,12 +223,15 @@ class TrialConfig(Config):
         return self.student.model or self.distilled_model
 
     def fingerprint(self) -> str:
-        """As of any config, but data with a known content is named by it, wherever it lies, and a
-        method's section that was added later says something only where the method is used."""
+        """As of any config, but data and sets with a known content are named by it, wherever they
+        lie, and a method's section that was added later says something only where the method is
+        used."""
         values = self.to_dict()
         unused = later(type(self)).keys() & methods().keys() - set(sections(type(self.own)))
         for name in unused:
             values.pop(name, None)
+        if self.method in values:
+            values[self.method] = self.own.identity
         if self.data.sha256:
             values["data"]["path"] = ""
         return digest(values)[:16]

@@ -107,12 +107,8 @@ def request(args: argparse.Namespace) -> Asked:
         raise StudyError(f"--seeds: must be at least 1, got {args.seeds}")
     config = on_device(configured(args), args.device)
     config = checked(config, [config])
-    spec = load_data(config.data).spec
     as_trial = args.like is not None
-    sets = [
-        Entry.of_set(typed("SET", text), text, config, spec, as_trial=as_trial)
-        for text in args.sets
-    ]
+    sets = [Entry.of_set(text, config, as_trial=as_trial) for text in args.sets]
     networks = [network(text, config) for text in args.models]
     ipc = sets[0].ipc if sets and sets[0].ipc else config.ipc
     beside = [own(name, config, ipc) for name in filter(None, args.beside.split(","))]

@@ -22,6 +22,7 @@ from guard.trial import TrialConfig
 from studies.driver import flags
 from studies.driver.checks import checked, on_device, opened_folder, study_folder
 from studies.driver.dryrun import print_notes
+from studies.driver.sets import with_sets
 from studies.driver.settings import overridden, parse_settings
 from studies.reporting.console import Terminal
 from studies.reporting.progress import duration
@@ -65,6 +66,7 @@ def main(argv: Sequence[str]) -> int:
         usable_folder("--export", typed("--export", args.export))
     config = overridden(read_config(args.config), values)
     config = on_device(config, args.device or config.compute.device)
+    config = with_sets(config, ())
     config = checked(config, [config])
     print_notes(console, load_data(config.data), config.compute)
     print_cautions(console, before([config]))

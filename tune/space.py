@@ -118,12 +118,7 @@ class SearchSpace:
         if section == "regularizer":
             used = not name or name in config.regularizer.fields_used()
             return used and config.can_be_regularized
-        if section == "squeeze" and config.is_taught:
-            return True
-        if section == "labels":
-            return config.is_taught
-        others = {name for method in methods().values() for name in sections(method)}
-        return section not in others or section in sections(type(config.own))
+        return reads(config, path)
 
     def _first(self, drawn: Params) -> TrialConfig | None:
         """The base with what other paths depend on; None where the draws have no meaning."""
@@ -205,6 +200,18 @@ class SearchSpace:
                 for value in (values if self.active(path, params) else values[:1])
             ]
         return combinations
+
+
+def reads(config: TrialConfig, path: str) -> bool:
+    """Whether a trial reads a path that is no regularizer's, as far as its method and its labels
+    decide it."""
+    section, own = path.partition(".")[0], type(config.own)
+    if section == "labels" or (section == "squeeze" and config.is_taught):
+        return config.is_taught
+    if path == "ipc":
+        return own.takes_ipc
+    others = {name for method in methods().values() for name in sections(method)}
+    return section not in others or section in sections(own)
 
 
 def is_regularizer(path: str) -> bool:

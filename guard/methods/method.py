@@ -7,7 +7,7 @@ imports no torch; their work in other files) and a field of `guard.trial.TrialCo
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from guard.config.common import ModelConfig
 from guard.config.regularizers import RegularizerConfig
@@ -28,14 +28,24 @@ class Method(Config):
     """Further sections of TrialConfig that not every method reads, and this one does."""
     teacher_labels: ClassVar[bool] = False
     """Whether its teachers label the student's batches where student.labels = auto."""
-    learns_rate: ClassVar[bool] = False
-    """Whether a learning rate is distilled with the images."""
     takes_regularizer: ClassVar[bool] = True
     """Whether a penalty has a place in it: in every one that trains on real images."""
     distils: ClassVar[bool] = True
     """Whether there is a small set, of `ipc` images a class, that the student is trained on."""
+    takes_ipc: ClassVar[bool] = True
+    """Whether the trial says how many images per class there are, and not the method."""
     needs_batchnorm: ClassVar[bool] = False
     """Whether its teacher must have BatchNorm layers."""
+
+    @property
+    def title(self) -> str:
+        """What it is of, beside its name; "" for nothing."""
+        return ""
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What of its fields decides what a trial is."""
+        return self.to_dict()
 
     @property
     def network(self) -> ModelConfig | None:
@@ -48,9 +58,18 @@ class Method(Config):
         return False
 
     @property
+    def learns_rate(self) -> bool:
+        """Whether a learning rate is distilled with the images."""
+        return False
+
+    @property
     def needs_real_images(self) -> bool:
         """Whether synthetic images start as real ones, so that IPC is bounded by the class size."""
         return False
+
+    def images_per_class(self, ipc: int) -> int:
+        """As many as the trial says, or as the method has it."""
+        return ipc
 
     def check_trial(self, shared: Shared) -> None:
         """Rules between its fields and the trial's. Raises ConfigError, its path from the trial."""

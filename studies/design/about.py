@@ -87,6 +87,8 @@ def claim(folder: StudyFolder, about: About, base: TrialConfig, varied: Mapping[
     path = folder.path / "study.json"
     now: dict[str, Any] = {"study": about.study, **base.stated(), **varied}
     del now["data.path"]  # data.sha256 says which data
+    if "given.known" in now:  # and their contents which sets
+        now["given.known"] = {own["path"]: own["sha256"] for own in now["given.known"]}
     before = settings_before(path)
     if before is not None:
         defaults = {name: v for name, v in TrialConfig().flat().items() if name in now}

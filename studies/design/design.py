@@ -14,7 +14,7 @@ from guard.trial import TrialConfig
 from guard.trial_stages import WHOLE, Leg
 from tune.results.records import SEEDS
 from tune.runs import Run
-from tune.space import Params, is_regularizer
+from tune.space import Params, is_regularizer, reads
 
 Settings = Mapping[str, Any]
 """Config path -> value."""
@@ -85,7 +85,9 @@ class Design:
                 for config in arm(base, settings):
                     config = config.override(own)
                     control = not config.regularizer.active
-                    params = {**unregularized(settings), **({} if control else settings)}
+                    plain = {k: v for k, v in unregularized(settings).items() if reads(config, k)}
+                    penalty = {k: v for k, v in settings.items() if is_regularizer(k)}
+                    params = {**plain, **({} if control else penalty)}
                     run = Run(
                         trial=len(found),
                         config=config,

@@ -14,6 +14,7 @@ from guard.objects import check_uri, is_uri
 from guard.stages import EarlySqueeze, Squeeze
 from guard.trial import TrialConfig
 from guard.trial_stages import STAGES
+from studies.driver.sets import check_named, spaced
 from studies.presets import PRESETS, Preset
 from tune.places import typed, usable_folder
 from tune.resources import EVERY_STAGE, PACKED, Resources, StageResources
@@ -99,10 +100,11 @@ def on_device(config: TrialConfig, device: str, address: str | None = None) -> T
 
 
 def checked_space(space: SearchSpace) -> SearchSpace:
-    """The space with its data read and its controls checked (`checked`).
+    """The space with its data and its sets read and its controls checked (`checked`).
 
-    Raises DataError or ConfigError.
+    Raises DataError, ConfigError or StudyError.
     """
+    space = spaced(space)
     return dataclasses.replace(space, base=checked(space.base, space.control_configs()))
 
 
@@ -123,6 +125,7 @@ def checked(base: TrialConfig, configs: Iterable[TrialConfig]) -> TrialConfig:
     models: dict[ModelConfig, str] = {}
     batches: set[int] = set()
     for config in configs:
+        check_named(config)
         if config.own.needs_real_images and config.ipc > smallest:
             raise ConfigError(
                 "ipc",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,20 +11,17 @@ import numpy as np
 
 from guard.artifacts import ArtifactStore
 from guard.config import ModelConfig
-from guard.config.training import PORTABLE, Labels
+from guard.config.training import PORTABLE, TAUGHT
 from guard.data.given import content_of
-from guard.data.spec import ImageSpec
-from guard.errors import StudyError
-from guard.given import given_set
 from guard.pipeline import local_runner
 from guard.robustness.measures import CLEAN, ROBUST, Measure, worst_cases
 from guard.robustness.stages import chain
 from guard.robustness.verdicts import Verdicts, right
 from guard.stage import waves
-from guard.stages import Given, Loaded, Relabel, Student, Trained, Whitening
-from guard.teachers import labeller
+from guard.stages import Loaded, Trained
 from guard.trial import TrialConfig
 from guard.trial_stages import TrialStages
+from studies.driver.sets import with_sets
 from tune.results.comparison import Values, columns, gain
 from tune.results.records import SEEDS
 from tune.results.statistics import Estimate, estimate
@@ -60,41 +57,31 @@ class Entry:
     notes: Sequence[str] = ()
 
     @classmethod
-    def of_set(
-        cls, path: Path, title: str, config: TrialConfig, spec: ImageSpec, *, as_trial: bool
-    ) -> Entry:
-        """A set, read and checked. as_trial: its labels are those of the trial `config`, a
-        teacher's among them; else its own, or its classes. Raises DataError or StudyError."""
-        made, notes = given_set(path, spec)
+    def of_set(cls, title: str, config: TrialConfig, *, as_trial: bool) -> Entry:
+        """A set. as_trial: its labels are those of the trial `config`, a teacher's among them; else
+        its own, or its classes. Raises ConfigError or StudyError."""
+        changes = {"method": "given", "given.path": title, "regularizer": "none"}
+        given = with_sets(config.override({**changes, "student.labels": "auto"}), ())
+        facts = given.given.facts
+        assert facts is not None
         wanted = config.student.labels
-        if not as_trial and wanted == "auto":
+        if as_trial and wanted == "auto" and config.is_taught:
+            wanted = "soft"
+        if wanted in PORTABLE and wanted == facts.labels:
             wanted = "own"
-        kept = None if made.portable is None else made.portable.kind
-        taught = as_trial and config.is_taught and wanted not in PORTABLE
-        if wanted in PORTABLE and wanted != kept:
-            raise StudyError(f"{title}: holds no {wanted} labels of a teacher")
-        if config.student.learned_lr and "learned_lr" not in made.card:
-            raise StudyError(f"{title}: holds no learning rate; set student.learned_lr=false")
-        own: Labels = kept or ("hard" if made.soft_labels is None else "own")
-        labels: Labels = own
-        if taught or wanted in ("soft", "hard"):
-            labels = "soft" if taught else wanted
-        sha256 = content_of(path)
-
-        def network(seeded: TrialConfig) -> Student:
-            given = Given(
-                teacher=None,
-                parts=(),
-                method="given",
-                ipc=made.ipc,
-                path=str(path),
-                sha256=sha256,
-                data=seeded.data,
-                compute=seeded.compute,
-            )
-            return _student(seeded, given, labels)
-
-        return cls(title=title, labels=labels, ipc=made.ipc, network_of=network, notes=tuple(notes))
+        if wanted == "own" and facts.labels == "hard":
+            wanted = "hard"
+        changes = {"regularizer": config.regularizer} if wanted in TAUGHT else {}
+        trial = given.override({**changes, "student.labels": wanted})
+        labels = facts.labels if wanted in ("auto", "own") else wanted
+        return cls(
+            title=title,
+            labels=labels,
+            ipc=trial.ipc,
+            config=trial,
+            notes=facts.notes,
+            network_of=lambda seeded: TrialStages.of(seeded).student,
+        )
 
     @classmethod
     def of_network(cls, path: Path, title: str, model: ModelConfig) -> Entry:
@@ -125,25 +112,6 @@ class Entry:
             network_of=lambda seeded: TrialStages.of(seeded).student,
             config=config,
         )
-
-
-def _student(config: TrialConfig, given: Given, labels: Labels) -> Student:
-    student = replace(config.student, labels=labels)
-    whitening, relabelled = Whitening.of(config.shared, config.student_model), None
-    if labels == "soft":
-        asked = config if config.is_taught else config.override({"student.labels": "soft"})
-        teacher = labeller(asked, asked.own.teachers(asked.shared))
-        assert teacher is not None
-        relabelled = Relabel.of(teacher, given, student, whitening, config.labels.bn)
-    return Student(
-        distilled=given,
-        whitening=whitening,
-        labels=relabelled,
-        model=config.student_model,
-        student=student,
-        eps=config.shared.radius(config.student.regularizer),
-        compute=config.compute,
-    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -189,7 +157,7 @@ def seeded(config: TrialConfig, number: int) -> TrialConfig:
 def table_of(rows: Sequence[Found]) -> tuple[str, list[dict[str, Any]]]:
     """As Markdown, in percent, and as rows of a table in [0, 1]; with the paired differences to the
     random subset where that is among them."""
-    control = next((row for row in rows if row.entry.config and row.entry.title == CONTROL), None)
+    control = next((row for row in rows if row.entry.title == CONTROL), None)
     measures = list(rows[0].values) if rows else []
     shown = [CLEAN, ROBUST, *(m for m in measures if m not in (CLEAN, ROBUST))]
     gains = [[_gain(row, control, measure) for measure in shown] for row in rows]

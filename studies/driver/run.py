@@ -15,6 +15,7 @@ from studies.driver.interrupts import Interrupts
 from studies.driver.place import Place, settled_place
 from studies.driver.request import Request
 from studies.driver.seal import is_sealed, seal
+from studies.driver.sets import keep_sets
 from studies.driver.streams import epitaph, native_apart
 from studies.driver.tracking import known_store, named_store, opened_store
 from studies.reporting.console import Terminal
@@ -126,6 +127,7 @@ def carry_out(console: Terminal, job: Job, resources: StageResources) -> int:
         console.print(f"study {folder}: {finished} of {all_trials} trials are finished")
         print_notes(console, load_data(job.base.data), job.base.compute)
         if job.unfinished():
+            keep_sets(folder.store, job.configs)
             results = worked(console, job, about, place, asked, named)
         else:
             results = completed(console, job, about, named)

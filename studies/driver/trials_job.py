@@ -20,6 +20,7 @@ from studies.driver.options import TRIALS_ONLY
 from studies.driver.place import placed
 from studies.driver.request import Request, settled
 from studies.driver.run import run
+from studies.driver.sets import paths_in, with_sets
 from studies.driver.settings import base_config
 from studies.reporting.console import Terminal
 from studies.reporting.terminal import print_results
@@ -141,6 +142,7 @@ def prepared(study: Study, request: Request) -> TrialsJob:
         fixed["data.path"] = request.data
     base = base_config(request.preset.config, fixed, design.axes.get("method", ()))
     base = placed(base, request, design.axes)
+    base = with_sets(base, paths_in([*design.points(), *design.variants, *design.single]))
     configs = [run.config for run in design.runs(base, request.seeds)]
     base = checked(base, configs)
     return TrialsJob(story=study, request=request, base=base, design=design)

@@ -119,7 +119,7 @@ class Comparison:
         penalty = config.regularizer
         used = penalty.fields_used() if penalty.active else frozenset()
         facts: dict[str, Any] = {
-            "method": config.method,
+            "method": wording.method(config),
             "ipc": config.ipc,
             "regularizer": penalty.title,
             "weight": penalty.weight if "weight" in used else None,

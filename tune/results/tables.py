@@ -34,7 +34,7 @@ def markdown(comparisons: Sequence[Comparison]) -> str:
     columns += headings(measured)
     rows = [
         [
-            comparison.arm.config.method,
+            wording.method(comparison.arm.config),
             str(comparison.arm.config.ipc) if comparison.arm.config.distils else "",
             comparison.arm.penalty,
             *([comparison.arm.settings] if with_settings else []),

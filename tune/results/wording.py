@@ -16,6 +16,7 @@ from guard.trial import TrialConfig
 
 IN_TITLE = (
     "method",
+    "given.path",
     "ipc",
     "regularizer",
     "regularizer.kind",
@@ -46,7 +47,12 @@ def joined(*parts: str) -> str:
 
 def place(config: TrialConfig) -> str:
     """Where the penalty acts: "sre2l, IPC 10", or the method alone where nothing is distilled."""
-    return f"{config.method}, IPC {config.ipc}" if config.distils else config.method
+    return f"{method(config)}, IPC {config.ipc}" if config.distils else method(config)
+
+
+def method(config: TrialConfig) -> str:
+    """The method, and what it is of: "sre2l", "given set.npz"."""
+    return f"{config.method} {config.own.title}".rstrip()
 
 
 def penalty(regularizer: RegularizerConfig) -> str:

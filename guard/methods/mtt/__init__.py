@@ -59,7 +59,6 @@ class MTT(Method):
     The regularizer acts in the training of the experts."""
 
     stages: ClassVar = (Expert, TrajectoryMatching)
-    learns_rate: ClassVar = True
 
     model: ModelConfig | None = None
     """The network of experts and students; None: the trial's model."""
@@ -139,6 +138,10 @@ class MTT(Method):
     @property
     def learns_labels(self) -> bool:
         return self.soft_labels
+
+    @property
+    def learns_rate(self) -> bool:
+        return True
 
     @property
     def needs_real_images(self) -> bool:
