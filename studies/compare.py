@@ -2,19 +2,23 @@
 
 At the preset's images per class; `--set 'ipc=choice(1, 10, 50)'` makes them an axis, and `--set
 'student.model.name=choice(bn-convnet, resnet18, torchvision:mobilenet_v2)'` the student's network.
+`--set 'method=choice(given, sre2l, random, whole)' --set 'given.path=choice(a.npz, b/)'` puts sets
+that somebody made beside ours.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from guard.config import ModelConfig
 from guard.config.common import TORCHVISION
 from studies.design.design import Design
+from studies.design.differences import differences
 from studies.design.study import Study, Table, confirmed
 from studies.driver.trials_job import run_command
 from studies.presets import Preset
+from tune.results.comparison import Comparison, short_titles
 from tune.results.findings import Results, gains_in_words
 from tune.results.tables import percent, shared_attacks
 from tune.results.wording import title
@@ -53,6 +57,35 @@ def figures(results: Results) -> Mapping[str, Figure]:
 
 
 def tables(results: Results) -> list[Table]:
+    """Sets that were given against the others, and methods by the student's network, where there
+    are several."""
+    return [*given(results.comparisons), *across_networks(results)]
+
+
+def given(comparisons: Sequence[Comparison]) -> list[Table]:
+    """Each set that was given against all that was not, of as many images per class."""
+    titled = list(zip(short_titles(comparisons), comparisons, strict=True))
+    pairs = [
+        ((title, other), ours, theirs)
+        for title, ours in titled
+        for other, theirs in titled
+        if is_given(ours) and not is_given(theirs) and alike(ours, theirs)
+    ]
+    meaning = "; a set that was given is one set: its runs differ in student and attacks alone"
+    return differences("given", "Sets that were given", ("set", "against"), pairs, meaning)
+
+
+def is_given(comparison: Comparison) -> bool:
+    return comparison.arm.config.method == "given"
+
+
+def alike(ours: Comparison, theirs: Comparison) -> bool:
+    """Whether both train the same network on as many images per class, or one on all of them."""
+    own, other = ours.arm.config, theirs.arm.config
+    return own.student_model == other.student_model and (not other.distils or own.ipc == other.ipc)
+
+
+def across_networks(results: Results) -> list[Table]:
     """Methods by the student's network, where there are several."""
     cells: dict[str, dict[str, str]] = {}
     for comparison in results.comparisons:

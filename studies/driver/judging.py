@@ -59,28 +59,27 @@ class Entry:
     @classmethod
     def of_set(cls, title: str, config: TrialConfig, *, as_trial: bool) -> Entry:
         """A set. as_trial: its labels are those of the trial `config`, a teacher's among them; else
-        its own, or its classes. Raises ConfigError or StudyError."""
-        changes = {"method": "given", "given.path": title, "regularizer": "none"}
-        given = with_sets(config.override({**changes, "student.labels": "auto"}), ())
-        facts = given.given.facts
-        assert facts is not None
-        wanted = config.student.labels
+        its own, or its classes. Raises ConfigError or DataError."""
+        plain = {"method": "given", "given.path": title, "regularizer": "none"}
+        rate, wanted = config.student.learned_lr, config.student.labels
+        plain |= {"student.labels": "auto", "student.learned_lr": False}
+        given = with_sets(config.override(plain), ())
+        facts = given.given.known[0]
         if as_trial and wanted == "auto" and config.is_taught:
             wanted = "soft"
-        if wanted in PORTABLE and wanted == facts.labels:
-            wanted = "own"
-        if wanted == "own" and facts.labels == "hard":
-            wanted = "hard"
-        changes = {"regularizer": config.regularizer} if wanted in TAUGHT else {}
-        trial = given.override({**changes, "student.labels": wanted})
-        labels = facts.labels if wanted in ("auto", "own") else wanted
+        if wanted == facts.labels:
+            wanted = "own" if wanted in PORTABLE else wanted
+        changes: dict[str, Any] = {"student.labels": wanted, "student.learned_lr": rate}
+        if wanted in TAUGHT:
+            changes["regularizer"] = config.regularizer.to_dict()
+        trial = given.override(changes)
         return cls(
             title=title,
-            labels=labels,
+            labels=facts.labels if wanted in ("auto", "own") else wanted,
             ipc=trial.ipc,
             config=trial,
-            notes=facts.notes,
             network_of=lambda seeded: TrialStages.of(seeded).student,
+            notes=facts.notes,
         )
 
     @classmethod

@@ -81,6 +81,12 @@ OTHERS: dict[str, dict[str, Any]] = {
     },
     "patches are shuffled": {"method": "rded", "student": "rded-imagenet"},
     "hard epochs": {"student": "hald"},
+    "a set by content": {
+        "method": "given",
+        "given": {"path": "a", "known": [{"path": "a", "place": "/a", "sha256": "ab" * 32}]},
+        "regularizer": "none",
+    },
+    "a set by place": {"method": "given", "given.path": "a.npz", "regularizer": "none"},
     "part of a chunk": {"ipc": 5, "sre2l": {"chunk": 4, "crop": "image", "curriculum": "linear"}},
 }
 

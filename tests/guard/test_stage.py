@@ -20,7 +20,7 @@ import guard
 from guard.config import ComputeConfig, DataConfig, ModelConfig
 from guard.config.schema import Config, field_names, later
 from guard.stage import Sizes, Stage, closure, input_fields, waves
-from guard.stages import Given, Loaded
+from guard.stages import Loaded
 from guard.trial import TrialConfig, methods
 from guard.trial_stages import STAGES, TrialStages, landscapes, plan
 from helpers import run_python
@@ -76,11 +76,8 @@ def stages_of(config: TrialConfig) -> list[Stage]:
 
 PLANNED = {stage.address: stage for config in configs() for stage in stages_of(config)}
 FROM_OTHERS = {"path": "somewhere", "sha256": "ab" * 32, "data": DataConfig()}
-for stage in (
-    Given(teacher=None, parts=(), method="given", ipc=2, compute=ComputeConfig(), **FROM_OTHERS),
-    Loaded(model=ModelConfig(), compute=ComputeConfig(), **FROM_OTHERS),
-):
-    PLANNED[stage.address] = stage
+LOADED = Loaded(model=ModelConfig(), compute=ComputeConfig(), **FROM_OTHERS)
+PLANNED[LOADED.address] = LOADED
 ONE_EACH = {type(stage): stage for stage in PLANNED.values()}
 
 
@@ -153,7 +150,7 @@ def test_config_and_inputs_are_the_fields_each_once(kind: type[Stage]) -> None:
         addresses = sorted(needed.address for needed in given)
         assert sorted(needed.address for needed in stage.inputs.values()) == addresses
         for name, plain in stage.config.items():
-            value = "" if kind in (Given, Loaded) and name == "path" else getattr(stage, name)
+            value = "" if kind is Loaded and name == "path" else getattr(stage, name)
             assert plain == (value.to_dict() if isinstance(value, Config) else value)
 
 

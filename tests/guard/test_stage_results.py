@@ -28,10 +28,11 @@ from safetensors.torch import load_file, save_file
 from guard.artifacts import ArtifactStore
 from guard.data.datasets import load_data
 from guard.data.given import content_of
+from guard.methods.given import GivenImages
 from guard.models.networks import build_model
 from guard.seeding import generator
 from guard.stage import Stage
-from guard.stages import Given, Loaded
+from guard.stages import Loaded
 from guard.trial import TrialConfig
 from guard.trial_stages import STAGES, TrialStages, landscapes, plan
 
@@ -148,11 +149,9 @@ def from_others() -> list[Stage]:
         for name, value in model.network.state_dict().items()
     }
     save_file(weights, folder / "net.safetensors")
-    given = Given(
-        teacher=None,
-        parts=(),
-        method="given",
+    given = GivenImages(
         ipc=2,
+        tiles=1,
         path=str(folder / "set.npz"),
         sha256=content_of(folder / "set.npz"),
         data=config.data,

@@ -11,7 +11,7 @@ import torch
 from guard.artifacts import ArtifactStore
 from guard.data.datasets import load_data
 from guard.distilled import DistilledSet
-from guard.errors import StudyError
+from guard.errors import ConfigError, StudyError
 from guard.pipeline import local_runner, run_trial
 from guard.trial import TrialConfig
 from studies.judge import main
@@ -132,9 +132,8 @@ def test_what_cannot_be_judged_is_told(ours: SimpleNamespace) -> None:
         main([])
     with pytest.raises(StudyError, match=r"--model: must be WEIGHTS:NETWORK, got 'net\.pt'"):
         main(["--model", "net.pt"])
-    fixed = ["--set", "student.labels=fixed"]
-    with pytest.raises(StudyError, match=r"set\.pt: holds no fixed labels of a teacher"):
-        judged(ours, ["set.pt"], *fixed)
+    with pytest.raises(ConfigError, match=r"^student\.labels: own: random learns no labels here"):
+        judged(ours, ["set.pt"], "--set", "student.labels=own")
     with pytest.raises(StudyError, match=r"--beside: no method is named 'best'"):
         main([str(ours.root / "set.pt"), "--beside", "best"])
     assert json.loads((ours.root / "config.json").read_text())["method"] == "random"

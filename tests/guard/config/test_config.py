@@ -92,6 +92,8 @@ def another_list(item: Any, value: list[Any]) -> list[Any]:
     if tables:
         return [other_name(tables[0], *value)]
     kind = next(option for option in (*get_args(item), item) if isinstance(option, type))
+    if issubclass(kind, Config):
+        return [kind().to_dict()]
     return {str: ["mim"], int: [7]}.get(kind, [0.3])
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +21,11 @@ from torch import Tensor
 from guard.artifacts import ArtifactStore
 from guard.config.schema import field_names
 from guard.data.datasets import resolve
+from guard.data.given import content_of
 from guard.distilled import DistilledSet
 from guard.methods.dc import DC
 from guard.methods.dm import DM, IDM, ROME
+from guard.methods.given import SetFacts
 from guard.methods.method import Method
 from guard.methods.mtt import DATM, MAT, MTT
 from guard.methods.rded import RDED
@@ -74,7 +77,7 @@ def with_field(field: str) -> tuple[str, ...]:
 METHODS = names(lambda method: True)
 DISTILS = names(lambda method: method.distils)
 LABELLED = names(lambda method: method.teacher_labels)
-LEARNS_RATE = names(lambda method: method.learns_rate)
+LEARNS_RATE = names(lambda method: method().learns_rate)
 REGULARIZED = names(lambda method: method.takes_regularizer)
 UNLABELLED = tuple(name for name in DISTILS if name not in LABELLED)
 
@@ -140,8 +143,21 @@ class Lab:
     """Whether the global random state was another one after a trial."""
 
     def config(self, method: str, **changes: Any) -> TrialConfig:
-        config = tiny(method, **{"data.path": str(self.data), **changes})
+        given = {"given": self.given} if method == "given" else {}
+        config = tiny(method, **{"data.path": str(self.data), **given, **changes})
         return replace(config, data=resolve(config.data))
+
+    @cached_property
+    def given(self) -> dict[str, Any]:
+        """A set of some of the real images, and what is known of it."""
+        place = self.data.with_name("given.npz")
+        with np.load(self.data) as real:
+            x, y = real["x_train"], real["y_train"]
+        rows = [np.flatnonzero(y == label)[:IPC] for label in range(CLASSES)]
+        chosen = np.concatenate(rows)
+        np.savez(place, images=x[chosen], labels=y[chosen])
+        facts = SetFacts(path="set", place=str(place), sha256=content_of(place), ipc=IPC)
+        return {"path": "set", "known": [facts.to_dict()]}
 
     def run(self, config: TrialConfig) -> TrialResult:
         name = config.fingerprint()
