@@ -60,19 +60,16 @@ class Entry:
     def of_set(cls, title: str, config: TrialConfig, *, as_trial: bool) -> Entry:
         """A set. as_trial: its labels are those of the trial `config`, a teacher's among them; else
         its own, or its classes. Raises ConfigError or DataError."""
-        plain = {"method": "given", "given.path": title, "regularizer": "none"}
-        rate, wanted = config.student.learned_lr, config.student.labels
-        plain |= {"student.labels": "auto", "student.learned_lr": False}
-        given = with_sets(config.override(plain), ())
-        facts = given.given.known[0]
+        told, wanted = with_sets(config, [title]), config.student.labels
+        facts = told.given.known[-1]
         if as_trial and wanted == "auto" and config.is_taught:
             wanted = "soft"
-        if wanted == facts.labels:
-            wanted = "own" if wanted in PORTABLE else wanted
-        changes: dict[str, Any] = {"student.labels": wanted, "student.learned_lr": rate}
-        if wanted in TAUGHT:
-            changes["regularizer"] = config.regularizer.to_dict()
-        trial = given.override(changes)
+        if wanted in PORTABLE and wanted == facts.labels:
+            wanted = "own"
+        chosen = {"method": "given", "given.path": title, "student.labels": wanted}
+        if wanted not in TAUGHT:
+            chosen["regularizer"] = "none"
+        trial = told.override(chosen)
         return cls(
             title=title,
             labels=facts.labels if wanted in ("auto", "own") else wanted,
