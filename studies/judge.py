@@ -3,7 +3,8 @@
 Each set is trained on by the same student, and each student and network attacked by the same suite
 as those of this project, which stand beside them in one table. A set is a folder of images (a
 folder a class), an .npz file, a .pt file of (images, labels), or the folder of a distilled set of
-this project. It runs in this process, without Ray; what the output folder holds is reused.
+this project. It runs in this process, without Ray; what the output folder holds is reused. As an
+arm of any study, on Ray and in MLflow, such a set is `--set method=given --set given.path=SET`.
 """
 
 from __future__ import annotations

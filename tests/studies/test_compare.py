@@ -11,6 +11,8 @@ from tune.results.comparison import compare as compared
 from tune.results.findings import Results
 from tune.results.folder import StudyFolder
 
+SETS = [{"path": name, "place": f"/{name}", "sha256": name, "ipc": 5} for name in ("a", "b")]
+
 
 @pytest.mark.parametrize(("ipcs", "shown"), [((5,), False), ((1, 5), True)])
 def test_an_axis_of_images_per_class_is_drawn(
@@ -24,3 +26,29 @@ def test_an_axis_of_images_per_class_is_drawn(
         folder=StudyFolder(tmp_path, "s"), records=records, comparisons=compared(records)
     )
     assert ("ipc" in compare.figures(results)) is shown
+
+
+def test_sets_that_were_given_are_held_against_all_others(tmp_path: Path) -> None:
+    plain = {"evaluation.splits": ["test"], "given.known": SETS, "regularizer": "none"}
+    base = DIGITS.config.override(plain)
+    arms = [
+        ({"method": "given", "given.path": "a"}, 0.9, 0.5),
+        ({"method": "given", "given.path": "b"}, 0.8, 0.2),
+        ({"method": "random", "ipc": 5}, 0.85, 0.3),
+        ({"method": "random", "ipc": 1}, 0.5, 0.1),
+        ({"method": "whole"}, 0.99, 0.4),
+    ]
+    records = [
+        judged(tmp_path, planned(number, base.override(own)), clean, robust)
+        for number, (own, clean, robust) in enumerate(arms)
+    ]
+    found = compare.given(compared(records))
+    assert [row[:2] for row in found[0].rows] == [
+        ["given a, IPC 5, none", "random, IPC 5, none"],
+        ["given a, IPC 5, none", "whole, none"],
+        ["given b, IPC 5, none", "random, IPC 5, none"],
+        ["given b, IPC 5, none", "whole, none"],
+    ]
+    assert [row[3].split()[0] for row in found[0].rows] == ["+20.0", "+10.0", "-10.0", "-20.0"]
+    assert "runs differ in student and attacks alone" in found[0].caption
+    assert compare.given(compared(records[2:])) == []

@@ -91,7 +91,7 @@ class Given(Method):
 
     @property
     def identity(self) -> dict[str, Any]:
-        return {"sha256": self.facts.sha256} if self.facts else self.to_dict()
+        return {"sha256": self.facts.sha256} if self.facts else {"path": self.path}
 
     @property
     def learns_labels(self) -> bool:
