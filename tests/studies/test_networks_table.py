@@ -7,7 +7,7 @@ import pytest
 
 from builders import configured
 from guard.config import ModelConfig
-from studies.compare import network, tables
+from studies.compare import across_networks, network
 
 
 def arm(clean: float, **fields: Any) -> SimpleNamespace:
@@ -17,7 +17,7 @@ def arm(clean: float, **fields: Any) -> SimpleNamespace:
 
 
 def found(*arms: SimpleNamespace) -> Any:
-    return tables(SimpleNamespace(comparisons=arms))  # type: ignore[arg-type]
+    return across_networks(SimpleNamespace(comparisons=arms))  # type: ignore[arg-type]
 
 
 def test_methods_stand_by_their_students_networks() -> None:
