@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from guard.artifacts import ArtifactStore
 from guard.data.datasets import load_data
-from guard.data.given import content_of
+from guard.data.given import check_content
 from guard.data.names import shown
 from guard.errors import DataError
 from guard.models.networks import build_model
@@ -27,8 +27,7 @@ def load_weights(stage: Loaded, store: ArtifactStore, folder: Path) -> Mapping[s
     """Keep a network that somebody trained like one of ours. Raises DataError for weights that are
     not of the named architecture."""
     path, spec = Path(stage.path), load_data(stage.data).spec
-    if content_of(path) != stage.sha256:
-        raise DataError(f"{shown(path)}: is not what it was when the study began")
+    check_content(path, stage.sha256)
     model = build_model(stage.model, spec)
     weights = state_dict(path)
     whole = any(name.startswith("network.") for name in weights)

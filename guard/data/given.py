@@ -57,6 +57,12 @@ def content_of(path: Path) -> str:
     return total.hexdigest()
 
 
+def check_content(path: Path, sha256: str) -> None:
+    """Raises DataError where a file or folder is not what it was when its content was taken."""
+    if content_of(path) != sha256:
+        raise DataError(f"{shown(path)}: is not what it was when the study began")
+
+
 def read_given(path: Path, spec: ImageSpec) -> GivenSet:
     """A set of images like those of a data set: a tree of image files (a folder a class), an .npz
     file, or a .pt file of (images, labels). spec: of the data set.

@@ -12,7 +12,7 @@ import torch
 from guard.artifacts import ArtifactStore
 from guard.config.training import Labels
 from guard.data.datasets import load_data
-from guard.data.given import GivenSet, content_of, read_given
+from guard.data.given import GivenSet, check_content, content_of, read_given
 from guard.data.names import shown
 from guard.data.spec import ImageSpec
 from guard.distilled import DistilledSet, save_part
@@ -80,8 +80,8 @@ def read_set(stage: GivenImages, store: ArtifactStore, folder: Path) -> Mapping[
     if not stage.path:
         raise DataError("given.path: names no set")
     path = Path(stage.path)
-    if stage.sha256 and content_of(path) != stage.sha256:
-        raise DataError(f"{shown(path)}: is not what it was when the study began")
+    if stage.sha256:
+        check_content(path, stage.sha256)
     made, notes = given_set(path, load_data(stage.data).spec)
     if made.ipc != stage.ipc:
         raise DataError(f"ipc: {shown(path)} has {made.ipc} images per class, got {stage.ipc}")

@@ -56,6 +56,22 @@ def matching(ipc: int = 2, eps: float = 0.1, model: ModelConfig = MODEL, **confi
     )
 
 
+def interrupted(made: Matching, last: int) -> list[int]:
+    """Have a run stop where it draws for so many iterations; those that it has drawn for, as they
+    come."""
+    calls: list[int] = []
+    draw = made.networks.draw
+
+    def stopped(iteration: int) -> Any:
+        calls.append(iteration)
+        if len(calls) == last:
+            raise KeyboardInterrupt
+        return draw(iteration)
+
+    made.networks.draw = stopped  # type: ignore[method-assign]
+    return calls
+
+
 @pytest.mark.parametrize("kind", ["squared", "absolute"])
 def test_the_distance_is_that_of_the_mean_features(kind: str) -> None:
     ours, theirs = torch.randn(2, 3, 7, generator=draws(), dtype=torch.float64).numpy()

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from test_dm import PGD, QUEUE, matching
+from test_dm import PGD, QUEUE, interrupted, matching
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -97,16 +97,7 @@ def test_a_run_that_is_taken_up_again_ends_in_the_same_bytes(
     whole, metrics = matching(**settings).run()
     made = matching(**settings)
     kept = Checkpoint(tmp_path, every_s=0)
-    calls = []
-    draw = made.networks.draw
-
-    def stopped(iteration: int) -> Any:
-        calls.append(iteration)
-        if len(calls) == 4:
-            raise KeyboardInterrupt
-        return draw(iteration)
-
-    made.networks.draw = stopped  # type: ignore[method-assign]
+    calls = interrupted(made, 4)
     with pytest.raises(KeyboardInterrupt):
         made.run(kept)
     again, last = matching(**settings).run(Checkpoint(tmp_path, every_s=0))

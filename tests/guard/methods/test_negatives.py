@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from test_dm import PGD, QUEUE, matching
+from test_dm import PGD, QUEUE, interrupted, matching
 from torch import Tensor
 
 from guard.checkpoint import Checkpoint
@@ -147,16 +147,8 @@ def test_a_run_that_is_taken_up_again_has_the_queue_that_it_had(tmp_path: Path) 
         "negatives": {"queue": 6, "hardest": 5, "dimensions": 4},
     }
     whole, metrics = matching(**settings).run()
-    made, calls = matching(**settings), []
-    draw = made.networks.draw
-
-    def stopped(iteration: int) -> Any:
-        calls.append(iteration)
-        if len(calls) == 3:
-            raise KeyboardInterrupt
-        return draw(iteration)
-
-    made.networks.draw = stopped  # type: ignore[method-assign]
+    made = matching(**settings)
+    interrupted(made, 3)
     with pytest.raises(KeyboardInterrupt):
         made.run(Checkpoint(tmp_path, every_s=0))
     again, last = matching(**settings).run(Checkpoint(tmp_path, every_s=0))
