@@ -15,15 +15,15 @@ import optuna
 from matplotlib.figure import Figure
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 
-from guard.robustness.measures import CLEAN, ROBUST
 from guard.trial import TrialConfig
-from guard.trial_stages import EVERY_LOOK, rung_name, rung_of
+from guard.trial_stages import EVERY_LOOK, rung_of
 from studies.design.design import Design
 from studies.design.study import Machine, Row, Study, Table
 from studies.driver.trials_job import run_command
 from studies.presets import Preset
 from tune.options import SamplerName, SearchConfig
 from tune.planning import SAMPLERS, Plan
+from tune.proposer import seen
 from tune.replay import Mark, replayed
 from tune.replay import Table as TrialTable
 from tune.results.findings import Results
@@ -43,6 +43,8 @@ REDUCTIONS = (1.0, 2.0, 3.0)
 SLOTS = 2
 """Legs at a time."""
 SAMPLED = tuple(name for name in SAMPLERS if name != "grid")
+FIGURES = ("robust", "kept", "clean")
+"""Of a teacher at a rung."""
 MOMENTS = 20
 """Of a replay, for the curves."""
 
@@ -206,23 +208,24 @@ def rungs_table(results: Results) -> Table:
     cells = []
     rungs = {rung_of(metric) for record in results.records for metric in record.metrics}
     for number in sorted(rungs - {0}):
-        names = [measure.on(rung_name(number)) for measure in (ROBUST, CLEAN)]
         for (method, ipc), records in groups.items():
-            if names[0] not in records[0].metrics:
+            looks = [look for own in records for look in list(seen(own))[number - 1 : number]]
+            if len(looks) < len(records):
                 continue
-            ends = [[r.objectives[1] for r in records], [r.objectives[0] for r in records]]
+            ends = [record.objectives[1] for record in records]
             found = [
-                float(spearmanr([r.metrics[name] for r in records], end).statistic)
-                for name, end in zip(names, ends, strict=True)
+                float(spearmanr([getattr(look, figure) for look in looks], ends).statistic)
+                for figure in FIGURES
             ]
             about = [str(number), method, str(ipc), str(len(records))]
             cells.append([*about, *(f"{rho:.2f}" for rho in found)])
     return Table(
         anchor="rungs",
         title="What a rung says of a trial's end",
-        caption="Spearman's rank correlation between the teacher's validation accuracy at a rung "
-        "and the student's at the end, over the grid.",
-        columns=["rung", "method", "IPC", "trials", "robust", "clean"],
+        caption="Spearman's rank correlation of the teacher's validation accuracy at a rung with "
+        "the student's robust one at the end, over the grid. kept: of the teacher's right answers, "
+        "the share that stays right under attack. Trials go on by robust and kept.",
+        columns=["rung", "method", "IPC", "trials", *FIGURES],
         rows=cells,
     )
 

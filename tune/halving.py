@@ -1,9 +1,14 @@
 """Asynchronous successive halving over two objectives: which trials of a search go on.
 
 Trials wait at rungs, and at each rung the best 1/eta of those that have come so far go on (ASHA,
-https://arxiv.org/abs/1810.05934). The best of two objectives: what the constraint allows before
-what it does not, by non-dominated rank, and within a rank by crowding distance (NSGA-II,
-https://doi.org/10.1109/4235.996017). Nothing here imports Ray or Optuna.
+https://arxiv.org/abs/1810.05934). The best of two figures: by non-dominated rank, and within a rank
+by crowding distance (NSGA-II, https://doi.org/10.1109/4235.996017). Nothing here imports Ray or
+Optuna.
+
+They are not the search's objectives: a rung sees a teacher, and the most accurate teacher need not
+have the best student. On CIFAR-10 a teacher's clean accuracy ranks students upside down
+(`studies.samplers`). The share of its right answers that stay right under attack ranks them best;
+its robust accuracy beside it holds back teachers that have learnt little.
 """
 
 from __future__ import annotations
@@ -15,13 +20,16 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True)
 class Figures:
-    """What a trial shows at a rung, in shares."""
+    """What a trial shows at a rung, in [0, 1]."""
 
     clean: float
     robust: float
-    excess: float = 0.0
-    """Clean accuracy that it has lost to its control, less what it may lose; above 0 it breaks the
-    constraint."""
+    """Accuracy without and under attack."""
+
+    @property
+    def kept(self) -> float:
+        """Of the right answers, the share that stays right under attack."""
+        return self.robust / self.clean if self.clean else 0.0
 
 
 class Halving:
@@ -71,23 +79,20 @@ class Halving:
 
 def ranks(figures: Sequence[Figures]) -> list[int]:
     """The place of each, from 0."""
-    allowed = [n for n, own in enumerate(figures) if own.excess <= 0]
-    others = [n for n, own in enumerate(figures) if own.excess > 0]
-    order = [n for front in fronts(figures, allowed) for n in by_crowding(figures, front)]
-    order += sorted(others, key=lambda n: figures[n].excess)
+    order = [n for front in fronts(figures) for n in by_crowding(figures, front)]
     places = {n: place for place, n in enumerate(order)}
     return [places[n] for n in range(len(figures))]
 
 
-def fronts(figures: Sequence[Figures], among: Sequence[int]) -> list[list[int]]:
+def fronts(figures: Sequence[Figures]) -> list[list[int]]:
     """Indices by non-dominated rank: those that none of the rest beats, then again of the rest."""
     found = []
-    left = sorted(among, key=lambda n: (-figures[n].clean, -figures[n].robust, n))
+    left = sorted(range(len(figures)), key=lambda n: (-figures[n].kept, -figures[n].robust, n))
     while left:
         front: list[int] = []
         for n in left:
             last = figures[front[-1]] if front else None
-            same = last and (last.clean, last.robust) == (figures[n].clean, figures[n].robust)
+            same = last and (last.kept, last.robust) == (figures[n].kept, figures[n].robust)
             if last is None or same or figures[n].robust > last.robust:
                 front.append(n)
         found.append(front)
@@ -101,7 +106,7 @@ def by_crowding(figures: Sequence[Figures], front: Sequence[int]) -> list[int]:
     one is the very first."""
     order = sorted(front, key=lambda n: (-figures[n].robust, n))
     spans = {
-        "clean": abs(figures[order[0]].clean - figures[order[-1]].clean) or 1.0,
+        "kept": abs(figures[order[0]].kept - figures[order[-1]].kept) or 1.0,
         "robust": abs(figures[order[0]].robust - figures[order[-1]].robust) or 1.0,
     }
     distances = {order[0]: math.inf, order[-1]: math.inf}

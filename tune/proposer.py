@@ -7,6 +7,8 @@ controls are known. Nothing here imports Ray.
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import optuna
@@ -73,8 +75,7 @@ class Proposer:
         if record is None or record.status == "failed":
             self._tell(number, record)
             return
-        for known in self._standing.records if record.control else [record]:
-            self._take_in(known)
+        self._take_in(record)
         if record.status != "stopped":
             self._held.append(record)
             self._release()
@@ -141,12 +142,9 @@ class Proposer:
         number = record.trial
         if number not in self._rungs:
             self._rungs[number] = rungs_of(TrialConfig.from_dict(record.config))
-        reached = [r for n, r in enumerate(self._rungs[number], 1) if figures_at(n, record)]
-        for place, rung in enumerate(reached, start=1):
-            clean, robust = figures_at(place, record)
-            control = self._standing.control_of(record)
-            excess = lost_at(place, record, control) - self._standing.max_clean_drop
-            self._halving.arrive(number, rung, Figures(clean=clean, robust=robust, excess=excess))
+        reached = dict(zip(self._rungs[number], seen(record), strict=False))
+        for place, (rung, figures) in enumerate(reached.items(), start=1):
+            self._halving.arrive(number, rung, figures)
             if place < len(reached) or record.status == "complete":
                 self._halving.go_on(number, rung)
 
@@ -173,13 +171,10 @@ def rungs_of(config: TrialConfig) -> list[str]:
     return [f"{look[-1].model.name} {number}" for number, look in enumerate(looks, start=1)]
 
 
-def figures_at(rung: int, record: Record) -> tuple[float, ...]:
-    """Clean and robust accuracy at a rung, from 1; empty where it has not been there."""
-    names = [measure.on(rung_name(rung)) for measure in (CLEAN, ROBUST)]
-    return tuple(record.metrics[name] for name in names if name in record.metrics)
-
-
-def lost_at(rung: int, record: Record, control: Record | None) -> float:
-    """Clean accuracy that a trial has lost to its control at a rung; 0 where that is not known."""
-    own, other = figures_at(rung, record), figures_at(rung, control) if control else ()
-    return other[0] - own[0] if own and other else 0.0
+def seen(record: Record) -> Iterator[Figures]:
+    """What a trial has shown at each rung that it has come to, in order."""
+    for rung in itertools.count(1):
+        clean, robust = (record.metrics.get(m.on(rung_name(rung))) for m in (CLEAN, ROBUST))
+        if clean is None or robust is None:
+            return
+        yield Figures(clean=clean, robust=robust)

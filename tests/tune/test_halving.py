@@ -8,14 +8,15 @@ import pytest
 from tune.halving import Figures, Halving, fronts, ranks
 
 
-def made(*points: tuple[float, float], excess: float = 0.0) -> list[Figures]:
-    return [Figures(clean=clean, robust=robust, excess=excess) for clean, robust in points]
+def made(*points: tuple[float, float]) -> list[Figures]:
+    """Of the share of right answers that stay right, and of robust accuracy."""
+    return [Figures(clean=robust / kept if kept else 1.0, robust=robust) for kept, robust in points]
 
 
 def random_points(seed: int, count: int) -> list[tuple[float, float]]:
     """With equals among them, in both figures and in one."""
-    draws = np.random.default_rng(seed).integers(0, 6, (count, 2)) / 5
-    return [(float(clean), float(robust)) for clean, robust in draws]
+    draws = 2.0 ** -np.random.default_rng(seed).integers(0, 6, (count, 2))
+    return [(float(kept), float(robust)) for kept, robust in draws]
 
 
 def beats(one: tuple[float, float], other: tuple[float, float]) -> bool:
@@ -30,17 +31,20 @@ def test_fronts_are_peeled_by_who_beats_whom(seed: int) -> None:
         front = [n for n in left if not any(beats(points[m], points[n]) for m in left)]
         expected.append(set(front))
         left = [n for n in left if n not in front]
-    assert list(map(set, fronts(made(*points), range(len(points))))) == expected
+    assert list(map(set, fronts(made(*points)))) == expected
 
 
-def test_what_breaks_the_constraint_comes_last_the_worse_the_later() -> None:
-    figures = [
-        *made((0.6, 0.9), excess=0.2),
-        *made((0.9, 0.1)),
-        *made((0.7, 0.8), excess=0.1),
-        *made((0.8, 0.1)),
-    ]
-    assert ranks(figures) == [3, 0, 2, 1]
+def test_figures_are_accuracy_under_attack_and_what_it_keeps_of_the_clean_one() -> None:
+    kept = [Figures(clean=clean, robust=0.3).kept for clean in (0.6, 0.4)]
+    assert kept == [0.5, pytest.approx(0.75)] and Figures(clean=0.0, robust=0.0).kept == 0.0
+    inaccurate, accurate = Figures(clean=0.4, robust=0.3), Figures(clean=0.8, robust=0.3)
+    assert ranks([accurate, inaccurate]) == [1, 0]
+
+
+def test_nothing_right_is_the_last_place_however_wrong() -> None:
+    nothing = [Figures(clean=clean, robust=0.0) for clean in (0.0, 0.9)]
+    assert ranks([nothing[0], Figures(clean=0.2, robust=0.1), nothing[1]])[1] == 0
+    assert len(fronts(nothing)) == 1
 
 
 def test_within_a_front_the_ends_come_first_then_what_has_most_room() -> None:

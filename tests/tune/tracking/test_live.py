@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 from mlflow.tracking import MlflowClient
-from tracked import change, content, deliver, finished, rows, runs_of
+from tracked import change, content, deliver, finished, rows, runs_of, wait_for
 
 from builders import configured, record
 from tune.results.folder import StudyFolder
@@ -84,8 +84,7 @@ def test_a_running_study_shows_what_it_has_come_to(
     append(study.path / FILE, SPANS)
     for one in records:
         told.finish(one)
-    while told.backlog:
-        pass
+    wait_for(told)
     told.close(records)
     client, parent = MlflowClient(study.tracking_uri), runs_of(study)["parent"].info.run_id
     grown = client.get_metric_history(parent, "num_trials")
@@ -106,8 +105,7 @@ def test_a_stopped_trial_counts_at_once_and_once(
     study.remove(first)
     study.remove(second)
     told = Tracker(study, open_store(study.tracking_uri, study), "note")
-    while told.backlog:
-        pass
+    wait_for(told)
     for one, tell in ((stopped, told.pause), (second, told.finish)):
         study.write(one)
         tell(one)
@@ -140,8 +138,7 @@ def test_a_trial_that_goes_on_is_delivered_again(study: StudyFolder) -> None:
     stopped = replace(one, status="stopped", reason="rung 1", metrics={}, ended=1.0)
     study.write(stopped)
     told = Tracker(study, open_store(study.tracking_uri, study), "note")
-    while told.backlog:
-        pass
+    wait_for(told)
     study.write(replace(one, ended=2.0))
     told.finish(replace(one, ended=2.0))
     told.close(study.records())

@@ -11,7 +11,7 @@ import mlflow
 import pytest
 from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
-from tracked import artifact_folders, artifacts, deliver, runs_of
+from tracked import artifact_folders, artifacts, deliver, runs_of, wait_for
 
 from builders import configured, record
 from guard.trial import TrialConfig, methods
@@ -48,6 +48,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, empty_database: Path) -> St
     for one in later:
         folder.write(one)
         again.finish(one)
+        wait_for(again)  # what is in the folder when it first looks has one step together
     again.close([done, *later], answer="It is so.")
     assert again.trouble == ""
     return folder

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
-from tracked import content, deliver, finished, rows
+from tracked import content, deliver, finished, rows, wait_for
 
 from builders import configured
 from guard.errors import StudyError
@@ -267,8 +267,7 @@ def test_a_trial_takes_seven_requests(study: StudyFolder, calls: list[str]) -> N
     records = finished(study, 3)
     opened = open_store(study.tracking_uri, study)
     told = Tracker(study, opened, "note")
-    while told.backlog:
-        time.sleep(0.01)
+    wait_for(told)
     assert calls[-21:] == 3 * TRIAL
     told.close(records)
     calls.clear()
@@ -287,8 +286,7 @@ def test_a_short_trial_takes_no_more_for_showing_itself(
     for heading in ("teacher", "distilled", "student"):
         told.stage(0, config, {}, {f"{heading}/clean_accuracy": 0.9})
     told.finish(finished(study, 1)[0])
-    while told.backlog:
-        time.sleep(0.01)
+    wait_for(told)
     assert calls[-7:] == TRIAL
     monkeypatch.setattr(tracker, "SHOW_INTERVAL_S", 0.0)
     told.stage(1, configured({"seed": 1}), {}, {"teacher/clean_accuracy": 0.75}, seconds=5.0)

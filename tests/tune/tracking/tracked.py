@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sqlite3
+import time
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -49,6 +50,12 @@ def deliver(folder: StudyFolder, uri: str = "", name: str = "") -> Tracker:
     tracker = Tracker(folder, open_store(uri or folder.tracking_uri, folder), "note")
     tracker.close(folder.records())
     return tracker
+
+
+def wait_for(tracker: Tracker) -> None:
+    """Until MLflow has every trial that the tracker was told of."""
+    while tracker.backlog:
+        time.sleep(0.01)
 
 
 def runs_of(folder: StudyFolder, uri: str = "") -> dict[str, Run]:
