@@ -19,18 +19,21 @@ Weight = tuple[str, float]
 
 def before(configs: Iterable[TrialConfig]) -> list[str]:
     """What is to be known of trials before they run: each method's own cautions, and weights of
-    BatchNorm losses that several networks share. Each once."""
+    sums over BatchNorm layers that several networks share, of one trial or of several. Each
+    once."""
     every = list(configs)
     own = [line for config in every for line in config.own.cautions(config.shared)]
     shared: dict[Weight, dict[str, None]] = {}
     for config in every:
-        if isinstance(config.own, SRe2L):
-            shared.setdefault(weight(config), {})[described(config.model)] = None
-    for (method, value), networks in shared.items():
-        if len(networks) > 1:
+        if isinstance(config.own, SRe2L) and config.own.bn_scale == "sum":
+            networks = map(described, config.own.networks(config.shared).values())
+            shared.setdefault(weight(config), {}).update(dict.fromkeys(networks))
+    for (method, value), names in shared.items():
+        if len(names) > 1:
             own.append(
-                f"{method}.bn_weight = {value:g} is shared by {' and '.join(networks)}: their "
-                "BatchNorm losses are sums over other layers, so give each network its own"
+                f"{method}.bn_weight = {value:g} is shared by {' and '.join(names)}: their "
+                "BatchNorm losses are sums over other layers, so give each network its own, or set "
+                "bn_scale = mean"
             )
     return list(dict.fromkeys(own))
 

@@ -121,7 +121,10 @@ def gains_in_words(results: Results) -> str:
             continue
         groups.setdefault(verdict(gain), []).append(f"{title}: {signed_percent(gain)}")
     if not groups:
-        return "No arm has a control that is complete."
+        held = not results.comparisons or any(
+            comparison.arm.config.regularizer.active for comparison in results.comparisons
+        )
+        return f"No arm {'has a control that is complete' if held else 'is regularized'}."
     parts = [f"{outcome.capitalize()}: {'; '.join(arms)}." for outcome, arms in groups.items()]
     measure = "Robust accuracy against the unregularized control, in points"
     return " ".join([f"{measure}{results.where}, {level(gains)}.", *parts, by_chance(len(gains))])

@@ -252,16 +252,6 @@ class SRe2L(Method):
                 f" got {', '.join(self.committee.teachers)}",
             )
 
-    def cautions(self, shared: Shared) -> Sequence[str]:
-        """One r_bn for sums over several networks' layers."""
-        networks = self.networks(shared)
-        if self.bn_scale == "mean" or len(networks) == 1:
-            return ()
-        return [
-            f"{shared.method}.bn_weight = {self.bn_weight:g} is shared by {', '.join(networks)}: "
-            "their BatchNorm losses are sums over other layers; bn_scale = mean weighs them alike"
-        ]
-
 
 @dataclass(frozen=True, kw_only=True)
 class CDA(SRe2L):

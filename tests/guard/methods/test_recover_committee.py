@@ -242,15 +242,6 @@ def test_a_committee_that_has_no_meaning_is_one_line(changes: dict[str, Any], to
     assert str(caught.value) == told
 
 
-def test_sums_over_the_layers_of_several_networks_are_cautioned_against() -> None:
-    config = TrialConfig().override({"sre2l.committee.networks": ["own", "resnet18"]})
-    (line,) = config.own.cautions(config.shared)
-    assert line.startswith("sre2l.bn_weight = 0.01 is shared by own, resnet18: ")
-    for weighed in ({"sre2l.bn_scale": "mean"}, {"sre2l.committee.networks": ["resnet18"]}):
-        config = config.override(weighed)
-        assert not config.own.cautions(config.shared)
-
-
 def test_a_committee_that_is_off_says_nothing() -> None:
     assert "committee" not in SRe2L().to_dict()
 

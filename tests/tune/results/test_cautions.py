@@ -36,6 +36,16 @@ def test_a_weight_that_networks_share_gets_a_word() -> None:
     assert before(apart) == before(other_method) == before(wider) == []
 
 
+def test_so_does_one_that_a_committees_networks_share_in_sums_over_layers() -> None:
+    config = configured({"method": "sre2l", "sre2l.committee.networks": ["own", "resnet18"]})
+    (line,) = before([config])
+    assert line.startswith(
+        "sre2l.bn_weight = 0.01 is shared by bn-convnet of depth 4 and resnet18: "
+    )
+    for weighed in ({"sre2l.bn_scale": "mean"}, {"sre2l.committee.networks": ["resnet18"]}):
+        assert before([config.override(weighed)]) == []
+
+
 def recovered(trial: int, loss: float, **fields: Any) -> Record:
     config = configured({"method": "sre2l", **fields})
     metrics = {**record().metrics, "distilled/bn_loss": loss}

@@ -10,7 +10,8 @@ import pytest
 
 from builders import judged, planned
 from guard.trial import TrialConfig
-from tune.results.findings import Results, against_start
+from tune.results.comparison import compare
+from tune.results.findings import Results, against_start, gains_in_words
 from tune.results.folder import StudyFolder
 from tune.results.records import CONFIRMATION, Record
 
@@ -65,3 +66,25 @@ def test_a_study_whose_settings_cannot_be_read_has_no_start(folder: StudyFolder)
     assert Results.read(folder).start is None
     (folder.path / "study.json").write_text("[")
     assert Results.read(folder).start is None
+
+
+@pytest.mark.parametrize(
+    ("kinds", "said"),
+    [
+        (["none"], "No arm is regularized."),
+        (["curvature"], "No arm has a control that is complete."),
+        ([], "No arm has a control that is complete."),
+        (["none", "curvature"], "Robust accuracy against the unregularized control, in points"),
+    ],
+)
+def test_arms_that_nothing_is_held_against_are_told_apart(
+    kinds: list[str], said: str, tmp_path: Path
+) -> None:
+    config = TrialConfig().override({"evaluation.splits": ["test"]})
+    records = [
+        judged(tmp_path, planned(n, config.override({"regularizer": kind})), 0.9, 0.3 + n / 10)
+        for n, kind in enumerate(kinds)
+    ]
+    folder = StudyFolder(tmp_path, "s")
+    results = Results(folder=folder, records=records, comparisons=compare(records))
+    assert gains_in_words(results).startswith(said)
