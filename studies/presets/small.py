@@ -158,35 +158,12 @@ def fashion_mnist() -> Preset:
 
 
 def cifar10_small() -> Preset:
-    experts = {
-        "count": 5,
-        "train": replace(expert_training(), epochs=12, batch_size=128, lr=0.02).to_dict(),
-    }
-    matching = {
-        "iterations": 40,
-        "student_steps": 15,
-        "max_start": 8,
-        "rate": 0.02,
-        "lr_images": 100,
-        "experts": experts,
-    }
-    adversary = RegularizerConfig.named("fgsm-rs").to_dict()
-    means = {"iterations": 100, "batch_size": 64}
-    trained = {**means, "networks": QUEUE.to_dict()}
-    attacked = {**trained, "adversary": FEW_STEPS.to_dict()}
     config = cifar10().config.override(
         {
             "dc": {"iterations": 12, "inner_epochs": 10, "batch_size": 64, "lr_images": 10},
             "dsa": {"iterations": 12, "inner_epochs": 10, "batch_size": 64},
-            "mtt": matching,
-            "tesla": {**matching, "soft_labels": False},
-            "mat": {**matching, "experts": {**experts, "ema": 0.99, "adversary": adversary}},
-            "datm": {**matching, **WINDOW},
-            "dm": means,
-            "idm": trained,
-            "ncfm": trained,
-            "rome": attacked,
-            "c2r": attacked,
+            **_trajectories_of_cifar(),
+            **_distributions_of_cifar(),
             **condensed_on(ModelConfig(name="convnet", width=32, depth=3)),
             "model": {"name": "bn-convnet", "width": 32, "depth": 5},
             "squeeze": {
@@ -226,6 +203,35 @@ def cifar10_small() -> Preset:
         about="CIFAR-10 cut down for a CPU: a 5-layer ConvNet",
         confirm=confirm,
     )
+
+
+def _trajectories_of_cifar() -> dict[str, Any]:
+    experts = {
+        "count": 5,
+        "train": replace(expert_training(), epochs=12, batch_size=128, lr=0.02).to_dict(),
+    }
+    matching = {
+        "iterations": 40,
+        "student_steps": 15,
+        "max_start": 8,
+        "rate": 0.02,
+        "lr_images": 100,
+        "experts": experts,
+    }
+    adversary = RegularizerConfig.named("fgsm-rs").to_dict()
+    return {
+        "mtt": matching,
+        "tesla": {**matching, "soft_labels": False},
+        "mat": {**matching, "experts": {**experts, "ema": 0.99, "adversary": adversary}},
+        "datm": {**matching, **WINDOW},
+    }
+
+
+def _distributions_of_cifar() -> dict[str, Any]:
+    means = {"iterations": 100, "batch_size": 64}
+    trained = {**means, "networks": QUEUE.to_dict()}
+    attacked = {**trained, "adversary": FEW_STEPS.to_dict()}
+    return {"dm": means, "idm": trained, "ncfm": trained, "rome": attacked, "c2r": attacked}
 
 
 def imagenette_small() -> Preset:
