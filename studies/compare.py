@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from guard.config import ModelConfig
 from guard.config.common import TORCHVISION
+from studies.design.costs import distilling
 from studies.design.design import Design
 from studies.design.differences import differences
 from studies.design.study import Study, Table, confirmed
@@ -57,9 +58,9 @@ def figures(results: Results) -> Mapping[str, Figure]:
 
 
 def tables(results: Results) -> list[Table]:
-    """Sets that were given against the others, and methods by the student's network, where there
-    are several."""
-    return [*given(results.comparisons), *across_networks(results)]
+    """Sets that were given against the others, methods by the student's network, where there are
+    several, and what distilling takes."""
+    return [*given(results.comparisons), *across_networks(results), *distilling(results)]
 
 
 def given(comparisons: Sequence[Comparison]) -> list[Table]:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from guard.trial import TrialConfig
+from studies.design.costs import distilling
 from studies.design.design import Design
 from studies.design.differences import differences
 from studies.design.study import Study, Table, confirmed
@@ -33,7 +34,7 @@ def figures(results: Results) -> Mapping[str, Figure]:
 
 
 def tables(results: Results) -> list[Table]:
-    """Penalties against one another, where a control has several."""
+    """Penalties against one another, where a control has several, and what distilling takes."""
     groups: dict[TrialConfig, list[tuple[str, Comparison]]] = {}
     for title, own in zip(short_titles(results.comparisons), results.comparisons, strict=True):
         if not own.is_control:
@@ -43,7 +44,8 @@ def tables(results: Results) -> list[Table]:
         for (less, first), *others in groups.values()
         for title, other in others
     ]
-    return differences("between", "Between penalties", ("configuration", "against"), pairs)
+    between = differences("between", "Between penalties", ("configuration", "against"), pairs)
+    return [*between, *distilling(results)]
 
 
 STUDY = Study(
