@@ -11,7 +11,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution
 
 from guard.errors import ConfigError, StudyError
 from guard.trial import TrialConfig
-from guard.trial_stages import WHOLE, Leg
+from guard.trial_stages import WHOLE, Leg, TrialStages
 from tune.results.records import SEEDS
 from tune.runs import Run
 from tune.space import Params, is_regularizer, reads
@@ -71,13 +71,14 @@ class Design:
             yield dict(zip(self.axes, values, strict=True))
 
     def runs(self, base: TrialConfig, seeds: int) -> list[Run]:
-        """Every trial once, seed by seed, a control before what is held against it.
+        """Every trial once, seed by seed, a control before what is held against it. Of those that
+        differ in what none of their stages reads, the first.
 
         base: the preset with the user's plain values. A combination without meaning, such as a
         regularizer where nothing is trained on real images, is left out. Raises ConfigError for any
         other one.
         """
-        found: dict[str, Run] = {}
+        found: dict[tuple[str, ...], Run] = {}
         for seed in range(seeds):
             own = dict.fromkeys(SEEDS, seed)
             every = [{**p, **variant} for p in self.points() for variant in self.variants]
@@ -95,7 +96,7 @@ class Design:
                         control=control,
                         leg=self.leg,
                     )
-                    found.setdefault(config.fingerprint(), run)
+                    found.setdefault(last_stages(config), run)
         return list(found.values())
 
 
@@ -113,6 +114,13 @@ def arm(base: TrialConfig, settings: Settings) -> list[TrialConfig]:
             raise
         return [control]
     return [control, config] if config.regularizer.active else [control]
+
+
+def last_stages(config: TrialConfig) -> tuple[str, ...]:
+    """The addresses of what a trial ends with, on which all that it reads has its mark."""
+    stages = TrialStages.of(config)
+    judged = [links[-1] for links in stages.verdicts.values()]
+    return tuple(stage.address for stage in (*judged, *stages.diagnosis))
 
 
 def unregularized(settings: Settings) -> Params:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -117,6 +118,15 @@ def test_what_sets_a_run_apart_is_said_and_a_control_names_no_penalty() -> None:
     control, ours = Design(axes={"ipc": (1,)}, variants=[{"regularizer.h": 0.3}]).runs(BASE, 1)
     assert (control.control, control.params) == (True, {"ipc": 1, "seed": 0})
     assert (ours.control, ours.params) == (False, {"ipc": 1, "regularizer.h": 0.3, "seed": 0})
+
+
+def test_of_trials_that_differ_in_what_they_do_not_read_the_first_is_run() -> None:
+    axes = {"method": ("random", "sre2l", "whole"), "sre2l.iterations": (5, 6), "ipc": (1, 5)}
+    runs = Design(axes=axes).runs(BASE.unregularized(), 2)
+    found = Counter((run.config.seed, run.config.method) for run in runs)
+    each = {"random": 2, "sre2l": 4, "whole": 1}
+    assert found == {(seed, name): count for seed in (0, 1) for name, count in each.items()}
+    assert [run.trial for run in runs] == list(range(len(runs)))
 
 
 def test_single_arms_are_not_crossed_with_the_axes() -> None:
