@@ -127,17 +127,13 @@ class Proposer:
         number = number_of(trial)
         self._asked[number] = trial
         self._running.add(number)
-        return Proposal(
-            number=number, params=params, control=control, leg=self._first(params, control)
-        )
-
-    def _first(self, params: Params, control: bool) -> Leg:
-        """Controls, and the values that the search begins with, go to their end: what it finds is
-        held against them."""
         config = configured(self._space.base, params, control=control)
+        return Proposal(number=number, params=params, control=control, leg=self._first(config))
+
+    def _first(self, config: TrialConfig) -> Leg:
         rungs = rungs_of(config) if self._climbs else []
-        stays = config.regularizer.active and params not in self._space.defaults()
-        return Leg(looks=1, whole=False) if rungs and stays else Leg(looks=len(rungs))
+        regularized = config.regularizer.active
+        return Leg(looks=1, whole=False) if rungs and regularized else Leg(looks=len(rungs))
 
     def _take_in(self, record: Record) -> None:
         """What a record says at its rungs. Controls do not compete."""
