@@ -16,8 +16,8 @@ from guard.stage import Sizes, Stage
 LOOKS = (0.5,)
 """Shares of a squeeze's epochs after which its network may be looked at, and its state is kept. On
 digits the robust accuracy of the averaged network after a half ranks configurations as their
-students' does with Spearman's 0.57 to 0.67, of the whole training with 0.66 to 0.95; after a quarter
-with 0.37 to 0.54, and of the network as it is then not at all (`python -m studies.samplers`)."""
+students' does (Spearman 0.57 to 0.67, of the whole training 0.66 to 0.95); after a quarter less
+(0.37 to 0.54), and of the network as it is then not at all (`python -m studies.samplers`)."""
 PLAIN_STEP = 3
 """Passes of an image in a plain training step: forward, input gradients, weight gradients."""
 
