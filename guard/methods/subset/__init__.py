@@ -81,3 +81,4 @@ class Whole(Method):
 
     reads: ClassVar = ("squeeze",)
     distils: ClassVar = False
+    takes_ipc: ClassVar = False
