@@ -110,8 +110,12 @@ class TrialStages:
     @property
     def waves(self) -> list[list[Stage]]:
         """Every stage of a trial that does not diverge, those together that can run together."""
-        last = (self.student, *(links[-1] for links in self.verdicts.values()), *self.diagnosis)
-        return waves(*self.teachers, *self.teacher_check, *last)
+        return waves(*self.teachers, *self.teacher_check, *self.last)
+
+    @property
+    def last(self) -> list[Stage]:
+        """The student, and what is said of it: all that it depends on has its mark on these."""
+        return [self.student, *(links[-1] for links in self.verdicts.values()), *self.diagnosis]
 
 
 def teacher_check(config: TrialConfig, teacher: Trained | None) -> list[Evaluate]:

@@ -96,7 +96,8 @@ class Design:
                         control=control,
                         leg=self.leg,
                     )
-                    found.setdefault(last_stages(config), run)
+                    last = tuple(stage.address for stage in TrialStages.of(config).last)
+                    found.setdefault(last, run)
         return list(found.values())
 
 
@@ -114,13 +115,6 @@ def arm(base: TrialConfig, settings: Settings) -> list[TrialConfig]:
             raise
         return [control]
     return [control, config] if config.regularizer.active else [control]
-
-
-def last_stages(config: TrialConfig) -> tuple[str, ...]:
-    """The addresses of what a trial ends with, on which all that it reads has its mark."""
-    stages = TrialStages.of(config)
-    judged = [links[-1] for links in stages.verdicts.values()]
-    return tuple(stage.address for stage in (*judged, *stages.diagnosis))
 
 
 def unregularized(settings: Settings) -> Params:
