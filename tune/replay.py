@@ -48,7 +48,7 @@ class Outcome:
 
     def __init__(self, record: Record) -> None:
         self.record = record
-        self._seconds = {f"{s['name']}/{s['key']}": float(s["seconds"]) for s in record.stages}
+        self._seconds = record.seconds_of_stages
         stages = TrialStages.of(TrialConfig.from_dict(record.config))
         looks = [closure(look[-1]) for look in stages.rungs]
         self._looks = [[stage.address for stage in look] for look in looks]

@@ -87,7 +87,7 @@ def cells(records: Iterable[Record], peaks: Mapping[str, float]) -> list[str]:
     held: list[float] = []
     for record in records:
         purposes = Purposes.of(TrialConfig.from_dict(record.config)).in_order
-        seconds = {f"{own['name']}/{own['key']}": own["seconds"] for own in record.stages}
+        seconds = record.seconds_of_stages
         taken.append([sum(seconds.get(address, 0.0) for address in own) for own in purposes])
         held += [peaks[address] for address in frozenset().union(*purposes) if address in peaks]
     means = [statistics.mean(column) for column in zip(*taken, strict=True)]

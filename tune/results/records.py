@@ -171,6 +171,11 @@ class Record:
         )
 
     @property
+    def seconds_of_stages(self) -> dict[str, float]:
+        """What each stage that it used took, whoever computed it, by the stage's address."""
+        return {f"{own['name']}/{own['key']}": float(own["seconds"]) for own in self.stages}
+
+    @property
     def rung(self) -> int | None:
         """Where a search stopped it, from 1; None for one that it did not stop."""
         if self.status != "stopped":
