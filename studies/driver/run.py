@@ -10,7 +10,6 @@ from guard.trial_stages import Leg
 from studies.design.about import About, claimed
 from studies.design.study import Story
 from studies.driver.checks import parse_resources
-from studies.driver.dryrun import print_notes
 from studies.driver.interrupts import Interrupts
 from studies.driver.place import Place, settled_place
 from studies.driver.request import Request
@@ -102,8 +101,6 @@ def carry_out(console: Terminal, job: Job, resources: StageResources) -> int:
 
     Raises StudyError, before anything is run.
     """
-    from guard.data.datasets import load_data  # imports torch
-
     folder, about = (
         job.request.folder,
         About(
@@ -123,26 +120,36 @@ def carry_out(console: Terminal, job: Job, resources: StageResources) -> int:
         folder.store.remove_abandoned()
         for line in [*([warning] if warning else []), *folder.set_aside()]:
             console.warn(line)
+        if is_sealed(job.request):
+            console.print(f"study {folder} is finished, and as it was left")
+            tell(console, job, Results.read(folder))
+            return 0
         finished, all_trials = job.counted()
         console.print(f"study {folder}: {finished} of {all_trials} trials are finished")
-        print_notes(console, load_data(job.base.data), job.base.compute)
         if job.unfinished():
-            keep_sets(folder.store, job.configs)
-            results = worked(console, job, about, place, asked, named)
-        else:
-            results = completed(console, job, about, named)
-        job.print_summary(console, results)
-        print_cautions(console, after(results.records))
-        return say_how_to_go_on(console, job, asked)
+            tell(console, job, worked(console, job, about, place, asked, named))
+            return say_how_to_go_on(console, job, asked)
+        tell(console, job, completed(console, job, about, named))
+        return 0
+
+
+def tell(console: Terminal, job: Job, results: Results) -> None:
+    """What the study says, and what is to be taken with caution."""
+    job.print_summary(console, results)
+    print_cautions(console, after(results.records))
 
 
 def worked(
     console: Terminal, job: Job, about: About, place: Place, asked: Interrupts, named: Store | None
 ) -> Results:
     """Do what is missing on Ray; write and deliver what there is then."""
+    from guard.data.datasets import load_data
+    from studies.driver.dryrun import print_notes
     from studies.driver.session import close, opened  # they import Ray
 
     request, folder = job.request, job.request.folder
+    print_notes(console, load_data(job.base.data), job.base.compute)
+    keep_sets(folder.store, job.configs)
     store = named or known_store(console, request)
     with (
         epitaph(f"{LOST}; what is done is kept. Go on:\n  {request.command}"),
@@ -153,33 +160,21 @@ def worked(
         results = write(job, about)
         done = not job.unfinished()
         delivered = close(console, session, job.story, results, done=done)
-    if done and delivered and named is None:
-        seal(folder, request.options.tracking)
+    if done and delivered:
+        seal(request)
     return results
 
 
 def completed(console: Terminal, job: Job, about: About, named: Store | None) -> Results:
-    """Write and deliver what a finished study lacks: nothing where it is as it was left."""
-    folder, tracking, results = job.request.folder, job.request.options.tracking, tables(job)
-    if named is None and is_sealed(folder, tracking):
-        return results
+    """Write and deliver a finished study."""
     from studies.reporting.delivery import deliver
-    from studies.reporting.page import write_report
     from tune.tracking.tracker import Tracker
 
+    folder, results = job.request.folder, write(job, about)
     store = named or opened_store(console, job.request)
-    write_report(job.story, results, about)
     tracker = Tracker(folder, store, about.note(folder), about.module)
-    if deliver(console, tracker, job.story, results) and named is None:
-        seal(folder, tracking)
-    return results
-
-
-def tables(job: Job) -> Results:
-    """Tables of what there is."""
-    job.write_tables()
-    results = Results.read(job.request.folder)
-    write_comparisons(results.folder, results.comparisons)
+    if deliver(console, tracker, job.story, results):
+        seal(job.request)
     return results
 
 
@@ -187,7 +182,9 @@ def write(job: Job, about: About) -> Results:
     """Tables and the report of what there is."""
     from studies.reporting.page import write_report  # imports what draws
 
-    results = tables(job)
+    job.write_tables()
+    results = Results.read(job.request.folder)
+    write_comparisons(results.folder, results.comparisons)
     write_report(job.story, results, about)
     return results
 

@@ -1,8 +1,9 @@
-"""Whether a finished study is as its command left it: then nothing of it is written or delivered,
-and neither MLflow nor what draws is loaded.
+"""Whether a finished study is as its command left it: then it is only told, and neither Optuna's
+storage nor MLflow nor what draws is opened.
 
 A seal is the sums of everything that the report and MLflow's runs are made of, and of what they are
-now. It holds for an output's own database: of a server nothing is known without asking it.
+now, beside what was asked for. It holds for an output's own database: of a server nothing is known
+without asking it.
 """
 
 from __future__ import annotations
@@ -10,12 +11,13 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from guard.config.schema import digest
 from guard.sums import sha256
+from studies.driver.request import Request
 from tune.results.folder import StudyFolder, write_atomically
 from tune.results.reading import read_object
-from tune.tracking.options import TrackingConfig
 from tune.tracking.provenance import package_versions
 
 FILE = ".sealed.json"
@@ -23,30 +25,43 @@ PACKAGES = ("guard", "tune", "studies")
 CODE = (".py", ".j2")
 
 
-def is_sealed(folder: StudyFolder, tracking: TrackingConfig) -> bool:
-    """Whether nothing has changed since `seal`."""
+def is_sealed(request: Request) -> bool:
+    """Whether the same is asked for as before `seal`, and nothing has changed since."""
+    if request.tracking:
+        return False
     try:
-        return read_object(folder.path / FILE) == state(folder, tracking)
+        return read_object(request.folder.path / FILE) == state(request)
     except (OSError, ValueError):
         return False
 
 
-def seal(folder: StudyFolder, tracking: TrackingConfig) -> None:
-    """The study's report is written and delivered. Raises OSError."""
-    write_atomically(folder.path / FILE, json.dumps(state(folder, tracking)))
+def seal(request: Request) -> None:
+    """The study is finished, its report written and delivered. Raises OSError."""
+    if not request.tracking:
+        write_atomically(request.folder.path / FILE, json.dumps(state(request)))
 
 
-def state(folder: StudyFolder, tracking: TrackingConfig) -> dict[str, str]:
-    """Sums of what the study is made with, of its folder, and of the output's MLflow. Raises
-    OSError."""
+def state(request: Request) -> dict[str, str]:
+    """Sums of what is asked for, of what the study is made with, of its folder and the verdicts of
+    its trials, and of the output's MLflow. Raises OSError."""
+    folder = request.folder
     code = [(str(path), sha256(path)) for path in sorted(sources())]
     files = [(path.name, sha256(path)) for path in sorted(contents(folder))]
     return {
         "output": str(folder.output),
-        "made_with": digest([package_versions(), code, tracking.to_dict()]),
+        "asked": digest(asked(request)),
+        "made_with": digest([package_versions(), code]),
         "files": digest(files),
+        "verdicts": digest(sorted(verdicts(folder))),
         "mlflow": digest(sorted(tracked(folder))),
     }
+
+
+def asked(request: Request) -> list[Any]:
+    """What decides how much there is to do, beside what `study.json` says."""
+    known = sorted(str(study) for study in request.known)
+    options = request.options.to_dict()
+    return [request.num_trials, request.sampler, known, request.seeds, options]
 
 
 def sources() -> Iterator[Path]:
@@ -62,6 +77,12 @@ def contents(folder: StudyFolder) -> Iterator[Path]:
     for path in folder.path.glob("**/[!.]*"):
         if path.is_file() and not path.name.startswith("optuna.db"):
             yield path
+
+
+def verdicts(folder: StudyFolder) -> Iterator[str]:
+    """Folders of the trials' verdicts that are there."""
+    for record in (*folder.records(), *folder.confirmations()):
+        yield from (path for path in record.verdicts if Path(path).is_dir())
 
 
 def tracked(folder: StudyFolder) -> Iterator[tuple[str, int, int]]:

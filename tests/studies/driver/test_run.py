@@ -6,6 +6,7 @@ import contextlib
 import errno
 import json
 import os
+import shutil
 import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -15,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from builders import judged
 from guard.errors import StudyError
 from guard.trial import TrialConfig
 from guard.trial_stages import WHOLE, Leg
@@ -24,12 +26,13 @@ from studies.driver import session as sessions
 from studies.driver.flags import parsed
 from studies.driver.request import Request, settled
 from studies.driver.run import run
-from studies.driver.seal import FILE
+from studies.driver.seal import FILE, is_sealed
 from studies.driver.tracking import opened_store
 from studies.reporting import delivery, page
 from studies.reporting.console import Terminal
 from tune.places import held
 from tune.results.folder import StudyFolder
+from tune.runs import Run
 from tune.tracking import opening, tracker
 from tune.tracking.options import TrackingConfig
 
@@ -152,7 +155,7 @@ def test_a_finished_study_that_is_as_it_was_left_is_only_told(job: Pretended) ->
     run(job)
     job.told.clear()
     run(job)
-    assert job.told == ["tables", "summary"]
+    assert job.told == ["summary"]
 
 
 def write_report(folder: StudyFolder) -> None:
@@ -195,7 +198,31 @@ def test_a_finished_study_of_which_anything_has_changed_is_written_again(
     assert job.told == WRITTEN
     job.told.clear()
     run(job)
-    assert job.told == ["tables", "summary"]
+    assert job.told == ["summary"]
+
+
+def test_a_study_whose_verdicts_are_gone_is_not_as_it_was_left(job: Pretended) -> None:
+    folder = job.request.folder
+    done = Run(trial=0, config=TrialConfig(), params={}, control=True)
+    folder.write(judged(folder.artifacts, done, 0.9, 0.7))
+    run(job)
+    assert is_sealed(job.request)
+    shutil.rmtree(folder.records()[0].verdicts[0])
+    assert not is_sealed(job.request)
+
+
+@pytest.mark.parametrize(
+    "more", [["--num-trials", "40"], ["--sampler", "gp"], ["--set", "search.reduction=3"]]
+)
+def test_a_finished_study_of_which_more_is_asked_is_not_only_told(
+    more: list[str], job: Pretended
+) -> None:
+    run(job)
+    job.told.clear()
+    argv = ["--output", str(job.request.folder.output), "--name", "s", *more]
+    job.request = replace(settled(parsed(sweep.parser(), argv)), command=job.request.command)
+    run(job)
+    assert job.told == WRITTEN
 
 
 def test_a_finished_study_of_other_code_is_written_again(
@@ -295,11 +322,11 @@ def test_what_a_killed_process_left_half_made_is_removed(job: Pretended) -> None
 def test_what_cannot_be_read_is_said_before_anything_is_done(
     job: Pretended, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    record = job.request.folder.path / "trials" / "00000.json"
-    record.parent.mkdir(parents=True)
-    record.touch()
+    path = job.request.folder.path / "trials" / "00000.json"
+    path.parent.mkdir(parents=True)
+    path.touch()
     run(job)
-    assert capsys.readouterr().err.startswith(f"{record} is left out: it is empty; it is kept as")
+    assert capsys.readouterr().err.startswith(f"{path} is left out: it is empty; it is kept as")
     run(job)
     assert capsys.readouterr().err == ""
 
