@@ -22,8 +22,12 @@ from guard.trial import TrialConfig
 from studies.bench.measuring import timed
 from studies.presets import PRESETS
 
-SIZES: Mapping[str, tuple[int, int]] = {"digits": (1, 8), "cifar10-small": (3, 32)}
-"""Channels and side of the images of each preset that is measured."""
+SIZES: Mapping[str, tuple[int, int]] = {
+    "digits": (1, 8),
+    "cifar10-small": (3, 32),
+    "cifar10": (3, 32),
+}
+"""Channels and side of the images of each preset that can be measured."""
 CLASS_NAMES = tuple("0123456789")
 
 

@@ -1,6 +1,7 @@
 """What several processes bring to a teacher's training, against one, which has its turns with them.
 
     python -m studies.bench.processes --processes 2
+    python -m studies.bench.processes --presets cifar10 --steps 2 --rounds 5        # ResNet-18
 
 A round is an epoch by the first process alone, while the others wait, and one by all of them
 together, of the same batches of noise; both go on from their own last one. Speed-ups are medians of
@@ -25,12 +26,15 @@ from studies.driver import flags
 from studies.reporting.console import Terminal
 from tune.results.tables import as_markdown
 
+SMALL = ("digits", "cifar10-small")
 COLUMNS = ("preset", "loss", "BatchNorm", "ms by one", "ms by all", "times")
 
 
-def cases(steps: int, rounds: int, compute: ComputeConfig) -> Iterator[Case]:
+def cases(
+    presets: Sequence[str], steps: int, rounds: int, compute: ComputeConfig
+) -> Iterator[Case]:
     kinds = ((False, "synchronized"), (True, "synchronized"), (True, "local"))
-    for preset in SIZES:
+    for preset in presets:
         for penalised, batchnorm in kinds:
             yield Case(
                 preset=preset,
@@ -49,6 +53,14 @@ def parser() -> argparse.ArgumentParser:
         parser.add_argument(
             f"--{name}", type=int, default=default, metavar="N", help=f"default: {default}"
         )
+    parser.add_argument(
+        "--presets",
+        nargs="+",
+        choices=SIZES,
+        default=SMALL,
+        metavar="NAME",
+        help=f"of {', '.join(SIZES)} (default: {' '.join(SMALL)})",
+    )
     parser.add_argument("--device", default="cpu", metavar="NAME", help="cpu (default) or cuda")
     return parser
 
@@ -63,7 +75,8 @@ def main(argv: Sequence[str]) -> int:
     except ValueError as error:
         raise StudyError(f"--device: {error}") from None
     compute = ComputeConfig(device=args.device)
-    work: Callable[[Group], Any] = partial(measured, list(cases(args.steps, args.rounds, compute)))
+    measure = cases(args.presets, args.steps, args.rounds, compute)
+    work: Callable[[Group], Any] = partial(measured, list(measure))
     console, load = Terminal(), os.getloadavg()[0]
     rows = in_processes(work, args.processes, args.device)
     console.print(as_markdown((list(COLUMNS), rows)))

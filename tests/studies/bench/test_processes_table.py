@@ -26,7 +26,8 @@ def test_a_row_says_what_was_measured_and_how_the_times_relate() -> None:
 
 
 def test_the_presets_penalties_are_measured_with_either_batchnorm() -> None:
-    found = list(processes.cases(10, 7, ComputeConfig()))
+    presets = processes.parser().parse_args([]).presets
+    found = list(processes.cases(presets, 10, 7, ComputeConfig()))
     assert {case.preset for case in found} == {"digits", "cifar10-small"}
     assert {case.batchnorm for case in found if case.penalised} == {"synchronized", "local"}
 
