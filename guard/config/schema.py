@@ -145,6 +145,26 @@ def paths(cls: type[Config], prefix: str = "") -> Iterator[str]:
             yield from paths(section, f"{prefix}{name}.")
 
 
+def is_list(cls: type[Config], path: str) -> bool:
+    """Whether a dotted path of a config class is that of a list."""
+    name, _, rest = path.partition(".")
+    if name not in field_names(cls):
+        return False
+    hint = type_hints(cls)[name]
+    section = _section(hint)
+    if rest:
+        return section is not None and is_list(section, rest)
+    return _holds_list(hint)
+
+
+def _holds_list(hint: Any) -> bool:
+    if get_origin(hint) is Annotated:
+        return _holds_list(get_args(hint)[0])
+    if get_origin(hint) in (Union, types.UnionType):
+        return any(map(_holds_list, get_args(hint)))
+    return get_origin(hint) is tuple
+
+
 def _leaves(
     config: Config, prefix: str = "", silent: Callable[[type], Mapping[str, Any]] = lambda cls: {}
 ) -> Iterator[tuple[str, Any]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
-from guard.config.schema import Config
+from guard.config.schema import Config, is_list
 from guard.errors import ConfigError, StudyError
 from guard.trial import TrialConfig
 from studies.presets import Preset
@@ -72,10 +72,9 @@ def base_config(
 def overridden(config: AnyConfig, values: Mapping[str, Any]) -> AnyConfig:
     """The config with the values; for a field that holds a list, text "a,b" is one, and so is
     a lone value. Raises ConfigError."""
-    flat = config.flat()
 
     def listed(path: str, value: Any) -> Any:
-        if not isinstance(flat.get(path), list) or isinstance(value, list):
+        if value is None or isinstance(value, list) or not is_list(type(config), path):
             return value
         if isinstance(value, str):
             return [plain(part.strip()) for part in value.split(",")]

@@ -137,7 +137,7 @@ class MTT(Method):
 
     @property
     def learns_labels(self) -> bool:
-        return self.soft_labels
+        return self.soft_labels or self.lr_labels > 0
 
     @property
     def learns_rate(self) -> bool:

@@ -12,8 +12,9 @@ from typing import Annotated, Any, ClassVar, Literal
 import pytest
 
 from guard.config.rules import Bounds, above, at_least
-from guard.config.schema import LATER, Config, digest, paths
+from guard.config.schema import LATER, Config, digest, is_list, paths
 from guard.errors import ConfigError
+from guard.trial import TrialConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -310,6 +311,23 @@ class Grown(Config):
 
     width: int = 2
     share: float = field(default=1.0, metadata=LATER)
+
+
+@pytest.mark.parametrize(
+    ("path", "expected"),
+    [
+        ("student.train.augment", True),
+        ("sre2l.committee.teachers", True),
+        ("regularizer.h_ramp", True),
+        ("student.train", False),
+        ("student.train.lr", False),
+        ("sre2l.committee", False),
+        ("student.train.lr.x", False),
+        ("nothing.here", False),
+    ],
+)
+def test_lists_are_told_by_their_type(path: str, expected: bool) -> None:
+    assert is_list(TrialConfig, path) is expected
 
 
 def test_a_later_field_says_nothing_at_its_default() -> None:

@@ -186,7 +186,11 @@ def test_students_that_differ_in_training_alone_share_a_pool(
 def test_own_labels_are_refused_where_none_are_learned() -> None:
     with pytest.raises(ConfigError, match=r"student\.labels: own: mtt learns no labels here"):
         TrialConfig().override({"method": "mtt", "student.labels": "own"})
-    learned = TrialConfig().override({"method": "tesla", "student.labels": "own"})
+
+
+@pytest.mark.parametrize("method", ["tesla", "datm"])
+def test_own_labels_are_those_that_were_learned_with_the_images(method: str) -> None:
+    learned = TrialConfig().override({"method": method, "student.labels": "own"})
     assert TrialStages.of(learned).student.inputs.keys() == {"distilled"}
 
 

@@ -57,3 +57,14 @@ def test_any_config_reads_a_list_from_text_or_a_lone_value() -> None:
     changed = overridden(Confirmation(), {"attacks": "pgd5, mim", "seeds": 4})
     assert changed == Confirmation(attacks=("pgd5", "mim"), seeds=4)
     assert overridden(EvaluationConfig(), {"more_eps": 0.2}).more_eps == (0.2,)
+
+
+def test_a_list_inside_a_section_that_was_empty_reads_text_too() -> None:
+    made = space(["sre2l.committee.teachers=own,pgd-at", "regularizer.h_ramp=0.1"]).base
+    assert made.sre2l.committee is not None
+    assert made.sre2l.committee.teachers == ("own", "pgd-at")
+    assert made.regularizer.h_ramp == (0.1,)
+
+
+def test_null_is_no_list() -> None:
+    assert space(["sre2l.committee=null"]).base.sre2l.committee is None
