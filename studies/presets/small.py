@@ -79,7 +79,7 @@ def digits() -> Preset:
         config=config,
         space=space,
         num_trials=24,
-        about="scikit-learn's 8x8 digits; about 7 minutes on 2 cores",
+        about="scikit-learn's 8x8 digits; about 5 minutes on 2 cores",
         confirm=confirm,
     )
 
