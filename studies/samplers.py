@@ -64,7 +64,8 @@ def searched(results: Results) -> SearchSpace:
         if path in SEEDS:
             continue
         if isinstance(values[0], float):
-            distributions[path] = FloatDistribution(min(values), max(values), log=True)
+            low, high = min(values), max(values)
+            distributions[path] = FloatDistribution(low, high, log=low > 0)
         else:
             distributions[path] = CategoricalDistribution(values)
     stated = read_object(results.folder.path / "study.json")
@@ -117,10 +118,10 @@ def rows_of(results: Results, kind: str) -> list[dict[str, str]]:
     return [row for row in read_csv(results.measured) if row["kind"] == kind]
 
 
-def told(rows: Sequence[Mapping[str, str]], name: str, digits: int = 3) -> str:
+def told(rows: Sequence[Mapping[str, str]], name: str) -> str:
     """Mean ± standard deviation."""
     values = [float(row[name]) for row in rows]
-    return f"{statistics.mean(values):.{digits}f} ± {statistics.stdev(values):.{digits}f}"
+    return f"{statistics.mean(values):.3f} ± {statistics.stdev(values):.3f}"
 
 
 def samplers_table(results: Results) -> Table:

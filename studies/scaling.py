@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from guard.errors import StudyError
 from guard.robustness.measures import CLEAN, ROBUST, Measure
 from guard.trial import TrialConfig
 from studies.design.design import Design
@@ -19,7 +20,7 @@ from studies.reporting.powerlaw import PowerLaw, fit
 from tune.results.comparison import Comparison
 from tune.results.findings import Results
 from tune.results.folder import StudyFolder
-from tune.results.records import SEEDS
+from tune.results.records import SEEDS, Record
 from tune.results.rows import read_csv
 from tune.results.statistics import Estimate
 from tune.results.wording import joined, penalty, told_apart
@@ -114,7 +115,7 @@ def measure(results: Results, machine: Machine) -> Sequence[Row]:
                 for trials in (workers, workers * TRIALS_A_WORKER):  # the first warm them up
                     runs = [uncached(config, done + number) for number in range(trials)]
                     start = time.perf_counter()
-                    run_all(scratch, runs, runner, workers, lambda record: None, lambda: None)
+                    run_all(scratch, runs, runner, workers, check_finished, lambda: None)
                     seconds = time.perf_counter() - start
                     done += trials
                 rows.append(
@@ -123,6 +124,12 @@ def measure(results: Results, machine: Machine) -> Sequence[Row]:
     finally:
         shutil.rmtree(scratch.output, ignore_errors=True)
     return rows
+
+
+def check_finished(record: Record) -> None:
+    """Raises StudyError for a trial that failed, whose time says nothing."""
+    if not record.finished:
+        raise StudyError(f"throughput cannot be measured: a trial has failed ({record.reason})")
 
 
 def uncached(config: TrialConfig, seed: int) -> Run:

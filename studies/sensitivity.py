@@ -1,6 +1,6 @@
 """Which hyper-parameters matter in a finished sweep, and the maps of λ and h.
 
-Reads the sweep in DIR/NAME and starts nothing.
+Reads the sweep in DIR/NAME, adds to its tables, figures, report and MLflow run, and runs no trial.
 """
 
 from __future__ import annotations

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, get_args
 
+from guard.errors import ConfigError
 from studies.design.study import Story
 from studies.driver import flags
 from studies.driver.checks import checked_space
@@ -103,6 +104,13 @@ def space(request: Request) -> SearchSpace:
     found = search_space(request.preset, request.settings, request.data)
     if request.sampler != "grid":
         found.check_combinations()
+    for config in found.control_configs():
+        if "validation" not in config.evaluation.splits:
+            raise ConfigError(
+                "evaluation.splits",
+                "a search selects on validation images, so validation must be one of them; got "
+                f"{', '.join(config.evaluation.splits)}",
+            )
     base = placed(found.base, request, found.distributions)
     return checked_space(replace(found, base=base))
 

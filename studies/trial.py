@@ -66,6 +66,8 @@ def main(argv: Sequence[str]) -> int:
         usable_folder("--export", typed("--export", args.export))
     config = overridden(read_config(args.config), values)
     config = on_device(config, args.device or config.compute.device)
+    if args.export is not None and not config.distils:
+        raise StudyError(f"--export: {config.method} trains on the real images, and distils no set")
     config = with_sets(config, ())
     config = checked(config, [config])
     print_notes(console, load_data(config.data), config.compute)
@@ -124,8 +126,7 @@ def fixed_settings(settings: Sequence[str]) -> dict[str, object]:
 
 
 def show(console: Terminal, config: TrialConfig, result: TrialResult, export: str | None) -> int:
-    """Print the figures; exit code 1 if the trial diverged. Raises StudyError for an export of a
-    method that distils no set."""
+    """Print the figures; exit code 1 if the trial diverged."""
     computed = sum(stage.built for stage in result.stages)
     console.print(
         f"{result.status} in {duration(result.seconds)}; {computed} of {len(result.stages)} stages "
@@ -136,8 +137,6 @@ def show(console: Terminal, config: TrialConfig, result: TrialResult, export: st
     if result.status != "complete":
         console.print(f"  {result.reason}")
         return 1
-    if export is not None and "distilled" not in result.paths:
-        raise StudyError("--export: this method trains on the real images and distils no set")
     if export is not None:
         from guard.distilled import DistilledSet
 

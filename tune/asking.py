@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import threading
 from collections.abc import Iterable, Sequence
@@ -55,11 +54,20 @@ class Timeline:
 
     def __init__(self, desk: Any, folder: Path) -> None:
         self._desk, self._path = desk, folder / FILE
+        self._asked: Any = None
+        """A request that the desk, being busy, has not answered yet: its answer is given once."""
 
     def update(self) -> None:
         """Raises StudyError if the file cannot be written for half a minute."""
-        with contextlib.suppress(ray.exceptions.RayError):  # busy: the next time will do
-            append(self._path, ray.get(self._desk.take_spans.remote(), timeout=ANSWER_S))
+        try:
+            self._asked = self._asked or self._desk.take_spans.remote()
+            spans = ray.get(self._asked, timeout=ANSWER_S)
+        except ray.exceptions.GetTimeoutError:
+            return
+        except ray.exceptions.RayError:  # the desk has been restarted, and knows of none
+            spans = []
+        self._asked = None
+        append(self._path, spans)
 
 
 def ask_ahead(

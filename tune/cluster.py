@@ -32,14 +32,14 @@ def check_address(address: str) -> None:
     if address == "auto":
         return
     host, _, port = address.rpartition(":")
-    if "://" in address or not host or not port.isdigit():
+    if "://" in address or not host or not port.isascii() or not port.isdigit():
         raise StudyError(
             "--address: must be host:port of the head node, or auto, run on a machine of the "
             f"cluster; got {address!r}"
         )
     try:
         socket.create_connection((host, int(port)), timeout=ANSWER_TIMEOUT_S).close()
-    except (OSError, OverflowError) as error:
+    except (OSError, OverflowError, ValueError) as error:  # idna refuses names with a ValueError
         raise StudyError(f"--address: no Ray answers at {address} ({error})") from None
 
 

@@ -183,6 +183,7 @@ class Desk:
                     raise
 
     async def _try(self, stage: Stage) -> Artifact:
+        self._started.pop(stage.address, None)  # of an attempt before
         options = {
             "num_cpus": self._resources.of(stage.name).cpus * STAGE_SHARE,
             "num_gpus": self._gpus(stage),

@@ -31,12 +31,19 @@ FIRST = ("method", "student.labels", "regularizer", "regularizer.kind")
 NUMERIC: dict[str, Callable[[Any, Any], BaseDistribution]] = {
     "uniform": lambda low, high: FloatDistribution(low, high),
     "loguniform": lambda low, high: FloatDistribution(low, high, log=True),
-    "int": lambda low, high: IntDistribution(int(low), int(high)),
-    "logint": lambda low, high: IntDistribution(int(low), int(high), log=True),
+    "int": lambda low, high: IntDistribution(whole(low), whole(high)),
+    "logint": lambda low, high: IntDistribution(whole(low), whole(high), log=True),
 }
 KINDS = (
     "choice(a, b, …), uniform(low, high), loguniform(low, high), int(low, high), logint(low, high)"
 )
+
+
+def whole(end: float) -> int:
+    """Raises ValueError for a number that is none."""
+    if int(end) != end:
+        raise ValueError(f"both ends must be whole numbers, got {end:g}")
+    return int(end)
 
 
 class Suggests(Protocol):

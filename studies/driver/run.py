@@ -172,7 +172,7 @@ def completed(console: Terminal, job: Job, about: About, named: Store | None) ->
 
     folder, results = job.request.folder, write(job, about)
     store = named or opened_store(console, job.request)
-    tracker = Tracker(folder, store, about.note(folder), about.module)
+    tracker = Tracker(folder, store, about.note(folder), about.module, about.max_clean_drop)
     if deliver(console, tracker, job.story, results):
         seal(job.request)
     return results

@@ -101,7 +101,7 @@ def opened(
     study is tracked; None: in its output's own database, which is made meanwhile. Raises StudyError
     for machines that cannot compute the study's trials, and for a database that cannot be made.
     """
-    folder, drop = request.folder, request.options.search.max_clean_drop
+    folder = request.folder
     console.print("starting Ray …")
     with cluster.started(place.address, verbose=place.run.verbose):
         if place.address is None:
@@ -113,7 +113,7 @@ def opened(
         desk = open_desk(name, folder.store_place, place.resources, place.run.stage_limit_s)
         ask_ahead(desk, queued, folder.store, cluster.num_slots(place.resources))
         store = store or opened_store(console, request)
-        tracker = Tracker(folder, store, about.note(folder), about.module, drop)
+        tracker = Tracker(folder, store, about.note(folder), about.module, about.max_clean_drop)
         tracker.start()
         with Progress(console) as progress:
             yield Session(

@@ -80,7 +80,10 @@ class TrialsJob:
         """Run the trials that are missing and, when all are finished, measure."""
         finished, all_trials = self.counted()
         session.progress.begin("trials", all_trials, finished)
-        session.run(self.left())
+        left = self.left()
+        if left and self.results().measured.exists():
+            write_atomically(self.results().measured, "")  # it is of fewer trials
+        session.run(left)
         if self.story.measure is not None and not self.left():
             results = self.results()
             rows = self.story.measure(results, session)

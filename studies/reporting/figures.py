@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 
 from guard.config import radius_text
 from guard.robustness.measures import CLEAN, ROBUST
+from guard.trial import TrialConfig
 from studies.reporting.series import BARRED, Search, points
 from tune.results.comparison import Comparison, short_titles
 from tune.results.folder import write_atomically
@@ -57,11 +58,11 @@ def pareto_figure(
 
 
 def search_title(search: Search) -> str:
-    config = search.complete[0].config
-    attacks, eps = ", ".join(config["evaluation"]["attacks"]), config["evaluation"]["eps"]
+    config = TrialConfig.from_dict(search.complete[0].config)
+    own = config.evaluation
     return (
-        f"{config['data']['name']}: {len(search.complete)} students on {search.num_samples} "
-        f"validation images\n{attacks}, L∞ eps {radius_text(eps)}"
+        f"{config.data.name}: {len(search.complete)} students on {search.num_samples} validation "
+        f"images\n{', '.join(own.attacks)}, {own.norm} eps {radius_text(own.eps)}"
     )
 
 

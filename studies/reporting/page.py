@@ -78,7 +78,8 @@ def publish(
     results = Results.read(folder)
     page = write_report(story, results, about)
     console.print(f"report: {page}")
-    deliver(console, Tracker(folder, store, about.note(folder), about.module), story, results)
+    tracker = Tracker(folder, store, about.note(folder), about.module, about.max_clean_drop)
+    deliver(console, tracker, story, results)
 
 
 def content(

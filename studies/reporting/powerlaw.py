@@ -25,7 +25,6 @@ class PowerLaw:
     """Its 95 % interval, by Student's t."""
     constant: float
     """c, the error at n = 1."""
-    smallest: float
     largest: float
     """Of the n that were measured."""
 
@@ -61,6 +60,5 @@ def fit(points: Sequence[tuple[float, float]], samples: int) -> PowerLaw:
         low=exponent - float(reach),
         high=exponent + float(reach),
         constant=math.exp(line.intercept),
-        smallest=min(numbers),
         largest=max(numbers),
     )

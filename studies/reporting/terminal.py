@@ -24,12 +24,13 @@ from tune.uris import is_database, redacted, scheme
 
 LOCAL_UI = "http://127.0.0.1:5000"
 """Where `mlflow ui` is by default."""
-COLUMNS = (
-    ("val clean", CLEAN.on("validation")),
-    ("val robust", ROBUST.on("validation")),
-    ("test clean", CLEAN.on("test")),
-    ("test robust", ROBUST.on("test")),
-)
+COLUMNS = {
+    "val clean": CLEAN.on("validation"),
+    "val robust": ROBUST.on("validation"),
+    "test clean": CLEAN.on("test"),
+    "test robust": ROBUST.on("test"),
+}
+"""Metrics by title, of trials that were evaluated there."""
 
 
 def print_summary(
@@ -67,11 +68,17 @@ def pareto_table(front: list[Record], controls: list[Record]) -> Table:
     table = Table(title="Pareto front on validation, and the unregularized baselines")
     table.add_column("trial", justify="right")
     table.add_column("configuration")
-    for title, _ in COLUMNS:
+    others = [control for control in controls if control not in front]
+    columns = {
+        title: name
+        for title, name in COLUMNS.items()
+        if all(name in record.metrics for record in (*front, *others))
+    }
+    for title in columns:
         table.add_column(title, justify="right")
-    for rows in (front, [control for control in controls if control not in front]):
+    for rows in (front, others):
         for record in rows:
-            cells = [f"{record.metrics[name]:.3f}" for _, name in COLUMNS]
+            cells = [f"{record.metrics[name]:.3f}" for name in columns.values()]
             table.add_row(str(record.trial), record.title + warning(record), *cells)
         table.add_section()
     return table
@@ -141,7 +148,7 @@ def print_choice(
     )
     if best.control:
         console.print("  That is the baseline itself: no penalty has been found to help.")
-    if control is None or best.control:
+    if control is None or best.control or "test/num_samples" not in best.metrics:
         return
     samples = int(best.metrics["test/num_samples"])
     for measure in (CLEAN, ROBUST):

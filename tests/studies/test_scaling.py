@@ -6,7 +6,10 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from builders import configured
+import pytest
+
+from builders import configured, record
+from guard.errors import StudyError
 from pages import begin, told
 from studies import scaling
 from studies.reporting.powerlaw import fit
@@ -65,6 +68,12 @@ def test_what_a_target_needs_is_said_within_reach_alone() -> None:
     law = fit([(n, 0.4 / n) for n in (1.0, 1.5, 1.9)], 100)
     assert says(law, 0.9, "images per class") == "90% at about 4 images per class"
     assert says(law, 0.98, "channels") == "98% too far off to say at how many channels"
+
+
+def test_a_trial_that_failed_has_no_throughput() -> None:
+    scaling.check_finished(record(0))
+    with pytest.raises(StudyError, match=r"a trial has failed \(no images\)"):
+        scaling.check_finished(record(0, status="failed", reason="no images"))
 
 
 def test_throughput_measured_afterwards_is_in_the_page(tmp_path: Path) -> None:

@@ -182,6 +182,8 @@ def test_a_single_trial_knows_the_home_in_every_path(
     assert stores == [tmp_path / "x" / "artifacts"]
     with pytest.raises(StudyError, match=f"--export: {tmp_path}/link is a link to gone"):
         trial.main(["~/c.json", "--output", "~/x", "--export", "~/link"])
+    with pytest.raises(StudyError, match="--export: whole trains on the real images"):
+        trial.main(["~/c.json", "--output", "~/x", "--export", "~/y", "--set", "method=whole"])
     with pytest.raises(StudyError, match=f"--output: cannot write in {tmp_path}/c.json/x"):
         trial.main(["~/c.json", "--output", "~/c.json/x"])
 

@@ -110,6 +110,8 @@ class Task:
     """Of a GPU's memory."""
     fails_below: float = 0.0
     """With less of a GPU a stage has too little memory."""
+    silent: bool = False
+    """Whether a stage that ends well has not said that it starts."""
     given: list[float] = field(default_factory=list)
 
     def options(self, **options: Any) -> Any:
@@ -118,12 +120,13 @@ class Task:
 
         def remote(root: str, stage: Stage, name: str) -> Any:
             answer: Future[Artifact] = Future()
+            if not self.silent or has < self.fails_below:
+                self.desk().started(stage.address, f"worker with {has:g}")
             if has < self.fails_below:
                 error = ValueError("of Ray's")
                 error.cause = torch.OutOfMemoryError("CUDA out of memory")  # type: ignore[attr-defined]
                 answer.set_exception(error)
             else:
-                self.desk().started(stage.address, "worker")
                 self.desk().used(stage.address, Usage(gpu_share=self.takes))
                 made = ArtifactStore(Path(root)).get_or_build(stage, lambda *of: {})
                 answer.set_result(made)
@@ -155,6 +158,15 @@ def test_a_stage_that_finds_too_little_memory_gets_twice_as_much_once(tmp_path: 
     with pytest.raises(ValueError, match="of Ray's"):
         asyncio.run(desk.run(squeeze(seed=2)))
     assert task.given == [1, *(pytest.approx(share) for share in (0.25, 0.5, 0.5, 1.0))]
+
+
+def test_an_attempt_that_failed_is_not_taken_for_the_next_one(tmp_path: Path) -> None:
+    desk, task = desk_of(tmp_path, PACKED, takes=0.2)
+    asyncio.run(desk.run(squeeze(seed=0)))
+    assert [span.worker for span in desk.take_spans()] == ["worker with 1"]
+    task.fails_below, task.silent = 0.4, True
+    asyncio.run(desk.run(squeeze(seed=1)))
+    assert desk.take_spans() == [], "that one never said that it started"
 
 
 def test_what_is_named_is_not_packed(tmp_path: Path) -> None:

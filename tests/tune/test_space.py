@@ -60,6 +60,8 @@ def test_values_and_distributions_are_read(text: str, value: Any) -> None:
         "loguniform(0, 1)",
         "uniform(2, 1)",
         "uniform(0, 1/0)",
+        "int(1.5, 3)",
+        "logint(1, 3.5)",
         "choice()",
     ],
 )

@@ -65,6 +65,40 @@ def test_a_busy_desk_is_asked_again_later(
     assert read(tmp_path) == SPANS
 
 
+def test_what_a_busy_desk_has_given_away_is_not_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It empties its list when it comes to a request, also to one whose answer nobody awaits."""
+    answers: list[list[Span]] = [SPANS, []]
+    desk = SimpleNamespace(take_spans=SimpleNamespace(remote=lambda: answers.pop(0)))
+    busy = [True, False, False]
+
+    def get(answer: list[Span], timeout: float) -> list[Span]:
+        if busy.pop(0):
+            raise ray.exceptions.GetTimeoutError("busy")
+        return answer
+
+    monkeypatch.setattr("tune.asking.ray.get", get)
+    kept = Timeline(desk, tmp_path)
+    for _ in range(3):
+        kept.update()
+    assert read(tmp_path) == SPANS
+
+
+def test_a_desk_that_was_restarted_knows_of_nothing(
+    desk: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def dead(reference: Any, timeout: float) -> list[Span]:
+        raise ray.exceptions.ActorDiedError()
+
+    kept = Timeline(desk, tmp_path)
+    monkeypatch.setattr("tune.asking.ray.get", dead)
+    kept.update()
+    monkeypatch.setattr("tune.asking.ray.get", lambda reference, timeout: SPANS)
+    kept.update()
+    assert read(tmp_path) == SPANS
+
+
 def test_a_line_that_is_being_written_is_left_out(tmp_path: Path) -> None:
     span = Span(stage="student", key="k", worker="w", start=0.0, end=1.0)
     append(tmp_path / FILE, [span])

@@ -44,9 +44,9 @@ class Arm:
     def title(self) -> str:
         return wording.joined(wording.title(self.config), self.settings)
 
-    def accuracies(self, measure: Measure, split: str = "test") -> list[float]:
-        """In [0, 1], one a run. Raises KeyError for what was not measured on the split."""
-        return [record.metrics[measure.on(split)] for record in self.records.values()]
+    def accuracies(self, measure: Measure) -> list[float]:
+        """On test images, in [0, 1], one a run. Raises KeyError for what was not measured there."""
+        return [record.metrics[measure.on("test")] for record in self.records.values()]
 
     def values(self, split: str) -> Mapping[Measure, Values]:
         """0 or 1 of each sample, (N,): clean, the worst case at each radius, and at the search's
@@ -117,13 +117,11 @@ class Comparison:
         """A row of a table, accuracies in [0, 1]."""
         config = self.arm.config
         penalty = config.regularizer
-        used = penalty.fields_used() if penalty.active else frozenset()
         facts: dict[str, Any] = {
             "method": wording.method(config),
             "ipc": config.ipc,
             "regularizer": penalty.title,
-            "weight": penalty.weight if "weight" in used else None,
-            "h": penalty.h if "h" in used else None,
+            **wording.numbers(penalty),
             "settings": self.arm.settings,
             "seeds": self.clean.num_distillations,
             "students": self.clean.num_students,
@@ -189,10 +187,11 @@ def named(arms: Sequence[Arm]) -> list[Arm]:
     return [replace(arm, settings=text) for arm, text in zip(arms, texts, strict=True)]
 
 
-def compare(records: Iterable[Record], split: str = "test") -> list[Comparison]:
-    """Every arm of the records, and its gain over its control on the seeds that both have."""
+def compare(records: Iterable[Record]) -> list[Comparison]:
+    """Every arm of the records on test images, and its gain over its control on the seeds that both
+    have."""
     every = arms(records)
-    values = {arm.config.fingerprint(): arm.values(split) for arm in every}
+    values = {arm.config.fingerprint(): arm.values("test") for arm in every}
     pairs = {arm.config.fingerprint(): pairs_of(arm, values) for arm in every}
     count = sum(measure.attack is None for own in pairs.values() for measure in own)
     sure, comparisons = family_confidence(count), []

@@ -11,6 +11,7 @@ from typing import Any
 
 from guard.config import RegularizerConfig
 from guard.errors import StudyError
+from tune.results import wording
 from tune.results.records import Record
 
 FIXED_COLUMNS = (
@@ -30,20 +31,16 @@ FIXED_COLUMNS = (
 def row_of(record: Record) -> dict[str, Any]:
     """A row of results.csv."""
     penalty = RegularizerConfig.from_dict(record.config["regularizer"])
-    values = (
-        record.trial,
-        record.phase,
-        record.status,
-        record.config["data"]["name"],
-        record.config["method"],
-        penalty.title,
-        penalty.weight,
-        penalty.h if "h" in penalty.fields_used() else None,
-        record.config["ipc"],
-        record.config["seed"],
-    )
     return {
-        **dict(zip(FIXED_COLUMNS, values, strict=True)),
+        "trial": record.trial,
+        "phase": record.phase,
+        "status": record.status,
+        "dataset": record.config["data"]["name"],
+        "method": record.config["method"],
+        "regularizer": penalty.title,
+        **wording.numbers(penalty),
+        "ipc": record.config["ipc"],
+        "seed": record.config["seed"],
         **record.metrics,
         **{f"param/{path}": value for path, value in record.params.items()},
         "seconds": record.seconds,

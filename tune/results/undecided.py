@@ -114,7 +114,10 @@ def right_on_validation(record: Record) -> Values:
     return {(0, 0): values}
 
 
-def nearby_in_words(results: Results, most: int = 12) -> str:
+MOST_NAMED = 12
+
+
+def nearby_in_words(results: Results) -> str:
     """Which trials those are, in a sentence; "" where nothing was chosen."""
     choice, numbers = results.choice, [str(record.trial) for record in nearby(results)]
     if choice is None:
@@ -122,8 +125,9 @@ def nearby_in_words(results: Results, most: int = 12) -> str:
     basis = "by the validation images that it was chosen on, one seed each"
     if not numbers:
         return f"No other trial of the search is within noise of its choice, {basis}."
-    rest = f" and {len(numbers) - most} more" if len(numbers) > most else ""
-    names = ", ".join(numbers[:most]) + rest
+    others = len(numbers) - MOST_NAMED
+    rest = f" and {others} more" if others > 0 else ""
+    names = ", ".join(numbers[:MOST_NAMED]) + rest
     return f"Within noise of the search's choice, trial {choice.trial}, {basis}: {names}."
 
 

@@ -25,6 +25,9 @@ IN_TITLE = (
 )
 """Fields that a title says in words of their own."""
 
+SIGNS = {"weight": "λ", "h": "h"}
+"""Numbers of a regularizer that have a column, or a sign, of their own."""
+
 STUDENTS = "student.regularizer."
 """Fields that are said in the words of a penalty."""
 Field = tuple[str, str]
@@ -57,10 +60,15 @@ def method(config: TrialConfig) -> str:
 
 def penalty(regularizer: RegularizerConfig) -> str:
     """The regularizer with the numbers that it reads: "curvature (λ = 0.3, h = 0.1)", "none"."""
+    read = numbers(regularizer)
+    signs = [f"{SIGNS[name]} = {value:.3g}" for name, value in read.items() if value is not None]
+    return regularizer.title + (f" ({', '.join(signs)})" if signs else "")
+
+
+def numbers(regularizer: RegularizerConfig) -> dict[str, float | None]:
+    """λ and h, as fields are named; None for one that is not read."""
     used = regularizer.fields_used() if regularizer.active else frozenset()
-    signs = {"weight": f"λ = {regularizer.weight:.3g}", "h": f"h = {regularizer.h:.3g}"}
-    numbers = ", ".join(text for name, text in signs.items() if name in used)
-    return regularizer.title + (f" ({numbers})" if numbers else "")
+    return {name: getattr(regularizer, name) if name in used else None for name in SIGNS}
 
 
 def settings(fields: Mapping[str, Any]) -> str:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from tune.options import MAX_CLEAN_DROP
 from tune.results.folder import StudyFolder
 from tune.results.growth import in_order
 from tune.results.records import Record
@@ -48,8 +47,8 @@ class Mirror:
         folder: StudyFolder,
         store: Store,
         note: str,
-        command: str = "",
-        max_clean_drop: float = MAX_CLEAN_DROP,
+        command: str,
+        max_clean_drop: float,
     ) -> None:
         """command: the module that is the study's command. max_clean_drop: of a search."""
         self._folder, self._store, self._note = folder, store, note

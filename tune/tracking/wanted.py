@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from guard.trial import TrialConfig, methods, sections
+from guard.trial import TrialConfig
 from tune.results import wording
 from tune.results.folder import StudyFolder
 from tune.results.records import SEEDS, Record
+from tune.space import reads
 from tune.tracking.held import THIS_RUN, Held, Images, Point, Student
 from tune.tracking.products import MAX_LENGTH, distilled_files, images_of, note_of, student_of
 from tune.tracking.view import ARM
@@ -32,7 +33,6 @@ class Wanted:
     """A run as it is to be. What search finds of it says whether it is: no tag says so alone."""
 
     name: str
-    seconds: float
     status: str
     tags: Mapping[str, str]
     params: Mapping[str, str]
@@ -124,7 +124,6 @@ def wanted(
     of_study = {name: text for name, text in tags.items() if name != PARENT}
     return Wanted(
         name=wording.title(config, record.params),
-        seconds=record.seconds,
         status="FINISHED" if record.finished else "FAILED",
         tags={**tags, **trial, **ended},
         params=params_of(config, record.params),
@@ -170,12 +169,6 @@ def params_of(config: TrialConfig, own: Iterable[str] = ()) -> dict[str, str]:
 
     own: paths that set the trial apart in its study, which come first.
     """
-    every = {name for method in methods().values() for name in sections(method)}
-    unread = every - set(sections(type(config.own)))
-    if config.is_taught:
-        unread.discard("squeeze")
-    else:
-        unread.add("labels")
     penalties = {
         "regularizer.": config.regularizer,
         wording.STUDENTS: config.student.regularizer,
@@ -188,7 +181,7 @@ def params_of(config: TrialConfig, own: Iterable[str] = ()) -> dict[str, str]:
         for prefix, penalty in penalties.items():
             if path.startswith(prefix):
                 return path.removeprefix(prefix) in {"kind"} | penalty.fields_used()
-        return path.partition(".")[0] not in unread
+        return reads(config, path)
 
     flat = config.flat()
     first = {path: flat[path] for path in own if path in flat}

@@ -28,7 +28,6 @@ class Batches:
     batch_size: int
     hardest_first: bool
     attack: TrainingLoss
-    seed: int
     device: torch.device
 
     def __post_init__(self) -> None:

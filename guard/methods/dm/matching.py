@@ -89,7 +89,6 @@ class Matching:
             batch_size=self.config.batch_size,
             hardest_first=self.config.hardest_first,
             attack=self.attack,
-            seed=self.seed,
             device=self.device,
         )
         own = self.config.negatives

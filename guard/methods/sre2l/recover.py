@@ -1,4 +1,4 @@
-"""SRe2L's and CDA's work: squeeze a data set into teachers, recover images from them.
+"""SRe2L's and CDA's work: images that are recovered from teachers.
 
 Yin et al., "Squeeze, Recover and Relabel", NeurIPS 2023 (arXiv 2306.13092). From real patches and
 back towards them: SRe2L++ (arXiv 2501.07575) and FADRM (NeurIPS 2025).

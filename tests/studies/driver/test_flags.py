@@ -42,6 +42,7 @@ BAD = [
     (["--set", "regularizer.hh=1"], "regularizer.hh: no such field (did you mean 'h'?)"),
     (["--set", "method=dd"], "method: must be one of sre2l, cda, dc, dsa, mtt, tesla, mat,"),
     (["--set", "evaluation.attacks=pgd20,x"], "evaluation.attacks[1]: no attack is named 'x'"),
+    (["--set", "evaluation.splits=test"], "evaluation.splits: a search selects on validation"),
     (["--set", "regularizer.weight=-1"], "regularizer.weight: must be at least 0, got -1"),
     (["--set", "regularizer.h=0"], "regularizer.h: must be greater than 0, got 0"),
     (["--set", "regularizer.h=uniform(-1, 1)"], "regularizer.h: must be greater than 0, got -1"),

@@ -1,18 +1,21 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from builders import judged
 from guard.errors import UserError
-from studies import ablation, adversarial, compare, gallery
+from studies import ablation, adversarial, compare, curvature, gallery
 from studies.design.stories import stories
 from studies.design.study import Study
 from studies.driver import flags
 from studies.driver.request import settled
 from studies.driver.trials_job import TrialsJob, main, parser, prepared
 from tune.results.folder import StudyFolder
+from tune.runs import Run
 
 pytestmark = pytest.mark.usefixtures("empty_database")
 STUDIES = [story for story in stories().values() if isinstance(story, Study)]
@@ -56,6 +59,8 @@ BAD = [
     (["--resources", "squeese=1"], "--resources: no stage is named 'squeese'"),
     (["--resources", "all=9999"], "--resources: a stage wants 9999 CPUs"),
     (["--address", "ray://x:1"], "--address: must be host:port"),
+    (["--address", "host:²"], "--address: must be host:port"),
+    (["--address", "..:6379"], "--address: no Ray answers at ..:6379"),
     (["--tracking-uri", "mlruns"], "--tracking-uri: must be sqlite"),
 ]
 
@@ -175,6 +180,24 @@ def test_telling_a_study_again_changes_no_figure_of_it(tmp_path: Path) -> None:
         assert main(gallery.STUDY, argv) == 0
         told.append([(folder.path / name).read_bytes() for name in tables])
     assert told[0] == told[1]
+
+
+def test_what_was_measured_of_fewer_trials_is_measured_anew(tmp_path: Path) -> None:
+    argv = ["--output", str(tmp_path), "--seeds", "1"]
+    folder = finish(curvature.STUDY, argv)
+    (folder.path / "measured.csv").write_text("x\n1\n")
+    assert job_of(curvature.STUDY, argv).unfinished() == ""
+    more = job_of(curvature.STUDY, [*argv[:-1], "2"])
+
+    def interrupted(runs: Sequence[Run]) -> None:
+        for run in runs:
+            folder.write(judged(folder.artifacts, run, 0.9, 0.7))
+        raise KeyboardInterrupt
+
+    session = SimpleNamespace(run=interrupted, progress=SimpleNamespace(begin=lambda *of: None))
+    with pytest.raises(KeyboardInterrupt):
+        more.work(session)  # type: ignore[arg-type]
+    assert more.unfinished() == "measurements"
 
 
 @pytest.mark.parametrize(

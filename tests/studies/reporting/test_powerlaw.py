@@ -22,7 +22,7 @@ def test_an_exact_law_is_recovered(constant: float, exponent: float) -> None:
     assert law.constant == pytest.approx(constant)
     assert law.low == pytest.approx(exponent, abs=1e-6)
     assert law.high == pytest.approx(exponent, abs=1e-6)
-    assert (law.smallest, law.largest) == (1, 20)
+    assert law.largest == 20
 
 
 def test_a_law_says_the_error_at_a_size() -> None:
@@ -75,7 +75,6 @@ def law(exponent: float = 1.0, low: float = 0.5, constant: float = 1.0) -> Power
         low=low,
         high=2 * exponent - low,
         constant=constant,
-        smallest=1,
         largest=20,
     )
 

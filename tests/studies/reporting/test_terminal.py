@@ -54,6 +54,17 @@ def test_the_choice_is_held_against_its_baseline(tmp_path: Path) -> None:
     assert f"mlflow ui --backend-store-uri sqlite:///{tmp_path}/mlflow.db" in text
 
 
+def test_a_search_that_saw_validation_images_alone_is_told(tmp_path: Path) -> None:
+    own = [record(0, 0.9, 0.1, PLAIN), record(1, 0.88, 0.45)]
+    records = [
+        replace(one, metrics={k: v for k, v in one.metrics.items() if not k.startswith("test/")})
+        for one in own
+    ]
+    text = said(records, StudyFolder(tmp_path, "s"))
+    assert "val robust" in text and "test robust" not in text
+    assert "trial 1, sre2l, IPC 10, curvature" in text and "test clean" not in text
+
+
 def test_paths_are_printed_as_they_are_and_quoted_in_commands(tmp_path: Path) -> None:
     folder = StudyFolder(tmp_path / "[bold]my :cat:", "s")
     folder.path.mkdir(parents=True)

@@ -26,6 +26,8 @@ def test_a_row_names_what_is_validation_and_what_is_test() -> None:
     )
     assert row["stage_seconds"] == 2.0
     assert row_of(record(0, 0.9, 0.5, configured(control=True)))["h"] is None
+    attacked = row_of(record(0, 0.9, 0.5, configured({"regularizer": "pgd-at"})))
+    assert (attacked["weight"], attacked["h"]) == (None, None), "it reads neither"
 
 
 def test_a_table_has_the_columns_of_every_row_and_full_precision() -> None:
