@@ -15,8 +15,9 @@ from pathlib import Path
 
 from guard.errors import StudyError
 from guard.objects import Objects, Stored, is_uri
+from guard.stage import closure
 from guard.trial import TrialConfig
-from guard.trial_stages import landscapes, plan
+from guard.trial_stages import TrialStages, landscapes, plan
 from studies.driver import flags
 from studies.driver.checks import typed_place
 from studies.reporting.console import Terminal
@@ -24,7 +25,10 @@ from studies.reporting.progress import duration
 from tune.copies import brought
 from tune.places import held
 from tune.results.folder import RESERVED, StudyFolder
+from tune.results.records import FOLDERS
 
+OWN = ("about.json", *FOLDERS.values())
+"""What a study's folder has, one or the other."""
 DAY_S = 24 * 3600.0
 
 
@@ -88,26 +92,34 @@ def main(argv: Sequence[str]) -> int:
 
 
 def studies(output: str) -> list[StudyFolder]:
-    """Those of an output folder, or of one in an object store. Raises StudyError."""
+    """Those of an output folder, or of one in an object store: what has a record or an about.json.
+    Raises StudyError."""
     try:
+        files: Iterable[str]
         if is_uri(output):
-            names = {name.partition("/")[0] for name in Objects(output).files() if "/" in name}
+            files = Objects(output).files()
         else:
-            names = {path.name for path in Path(output).iterdir() if path.is_dir()}
+            folders = (path for path in Path(output).iterdir() if path.is_dir())
+            files = [f"{path.parent.name}/{path.name}" for f in folders for path in f.iterdir()]
     except OSError as error:
         raise StudyError(f"{output}: cannot be read ({error.strerror or error})") from None
+    inside = (name.split("/") for name in files)
+    names = {parts[0] for parts in inside if parts[1:2] and parts[1] in OWN}
     return [StudyFolder.at(output, name) for name in sorted(names) if name not in RESERVED]
 
 
 def needed(folder: StudyFolder) -> set[str]:
-    """Addresses of everything that a study's trials are made of. Raises StudyError for a record
-    that cannot be read."""
+    """Addresses of everything that a study's trials are made of, and of what those that were
+    stopped have come to. Raises StudyError for a record that cannot be read."""
     for line in folder.left_out():
         raise StudyError(f"{line}; what its trial needs is not known, so nothing is removed")
     found: set[str] = set()
     for record in folder.every_record():
         config = TrialConfig.from_dict(record.config)
-        found |= {stage.address for stage in (*plan(config), *landscapes(config).values())}
+        looks = TrialStages.of(config).rungs if record.rung else ()
+        seen = closure(*(look[-1] for look in looks))
+        stages = (*plan(config), *landscapes(config).values(), *seen)
+        found |= {stage.address for stage in stages}
     return found
 
 

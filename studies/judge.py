@@ -14,7 +14,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from guard.artifacts import ArtifactStore
 from guard.config.evaluation import radius_text
 from guard.data.datasets import load_data
 from guard.errors import ConfigError, StudyError
@@ -26,7 +25,8 @@ from studies.driver.judging import Entry, judged, table_of
 from studies.driver.settings import overridden
 from studies.reporting.console import Terminal
 from studies.trial import fixed_settings, read_config
-from tune.places import typed
+from tune.copies import brought
+from tune.places import held, typed
 from tune.results.folder import write_atomically
 from tune.results.rows import to_csv
 
@@ -83,17 +83,17 @@ def main(argv: Sequence[str]) -> int:
     folder = output_folder(args.output, args.name)
     asked = request(args)
     print_notes(console, load_data(asked.config.data), asked.config.compute)
-    store, rows = ArtifactStore(folder.store.root), []
-    for entry in asked.entries:
-        for note in entry.notes:
-            console.print(f"  {note}")
-        found = judged(asked.config, store, entry, asked.seeds, console.print)
-        if found is not None:
-            rows.append(found)
-    text, values = table_of(rows)
-    folder.path.mkdir(parents=True, exist_ok=True)
-    write_atomically(folder.path / "judge.md", text)
-    write_atomically(folder.path / "judge.csv", to_csv(values))
+    rows = []
+    with held(folder.path), brought(folder):
+        for entry in asked.entries:
+            for note in entry.notes:
+                console.print(f"  {note}")
+            found = judged(asked.config, folder.store, entry, asked.seeds, console.print)
+            if found is not None:
+                rows.append(found)
+        text, values = table_of(rows)
+        write_atomically(folder.path / "judge.md", text)
+        write_atomically(folder.path / "judge.csv", to_csv(values))
     radii = ", ".join(map(radius_text, asked.config.evaluation.radii))
     console.print(f"\n{asked.config.evaluation.norm} eps {radii}\n\n{text}")
     console.print(f"written to {folder.path}")

@@ -27,6 +27,8 @@ from studies.driver.request import settled
 from studies.driver.settings import search_space
 from studies.reporting.console import Terminal
 from studies.reporting.page import publish
+from tune.copies import brought
+from tune.places import held
 from tune.results.findings import Results
 from tune.results.folder import write_atomically
 from tune.results.rows import read_csv, to_csv
@@ -74,20 +76,20 @@ def main(argv: Sequence[str]) -> int:
             console.print(f"{bench.title}: {work}")
         return 0
     folder, about = request.folder, About(study=STORY.name, command=request.command)
-    folder.path.mkdir(parents=True, exist_ok=True)
-    store = open_store(request.tracking_uri, folder, request.options.tracking)
-    claim(folder, about, config, {"sizes": str(sizes)})
-    rows: list[dict[str, Any]] = []
-    setup(config.compute)
-    with threads(config.compute.num_threads):
-        for bench in benches:
-            console.print(f"{bench.title}: {work}")
-            found = bench.rows(args.student_steps, args.rounds)
-            console.print_table(as_table(found, bench.title))
-            rows += found
-    write_atomically(folder.path / "overhead.csv", to_csv(rows))
-    write_atomically(folder.path / "overhead.md", markdown(rows))
-    publish(console, STORY, folder, about, store)
+    with held(folder.path), brought(folder):
+        store = open_store(request.tracking_uri, folder, request.options.tracking)
+        claim(folder, about, config, {"sizes": str(sizes)})
+        rows: list[dict[str, Any]] = []
+        setup(config.compute)
+        with threads(config.compute.num_threads):
+            for bench in benches:
+                console.print(f"{bench.title}: {work}")
+                found = bench.rows(args.student_steps, args.rounds)
+                console.print_table(as_table(found, bench.title))
+                rows += found
+        write_atomically(folder.path / "overhead.csv", to_csv(rows))
+        write_atomically(folder.path / "overhead.md", markdown(rows))
+        publish(console, STORY, folder, about, store)
     return 0
 
 

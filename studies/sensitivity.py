@@ -16,14 +16,16 @@ from rich.table import Table
 from guard.errors import StudyError
 from studies.design.about import About
 from studies.driver import flags
-from studies.driver.request import settled
+from studies.driver.request import Request, settled
 from studies.reporting.console import Terminal
 from studies.reporting.figures import save_png
 from studies.reporting.page import publish
 from studies.reporting.searches import Importance, cannot_be_told, importances, robust, searched
 from studies.reporting.series import STEP, WEIGHT, Search
 from studies.sweep import STORY
-from tune.results.folder import write_atomically
+from tune.copies import brought
+from tune.places import held
+from tune.results.folder import StudyFolder, write_atomically
 from tune.results.records import Record
 from tune.results.rows import to_csv
 from tune.results.tables import as_markdown
@@ -42,11 +44,24 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str]) -> int:
     """Write tables, pictures and the report. Raises StudyError for a folder without a sweep."""
-    request, console = settled(flags.parsed(parser(), argv)), Terminal()
+    request = settled(flags.parsed(parser(), argv))
+    folder = request.folder
+    if folder.objects is None and not folder.path.is_dir():
+        raise no_sweep(folder)
+    with held(folder.path), brought(folder):
+        return examine(request, Terminal())
+
+
+def no_sweep(folder: StudyFolder) -> StudyError:
+    return StudyError(f"--name: {folder} holds no sweep; run python -m studies.sweep first")
+
+
+def examine(request: Request, console: Terminal) -> int:
+    """Of a sweep that nobody else has meanwhile. Raises StudyError, see `main`."""
     folder = request.folder
     study = searched(folder)
     if study is None:
-        raise StudyError(f"--name: {folder.path} holds no sweep; run python -m studies.sweep first")
+        raise no_sweep(folder)
     found = importances(study)
     trials = study.get_trials(deepcopy=False)
     if not found:
@@ -75,7 +90,7 @@ def main(argv: Sequence[str]) -> int:
     console.print_table(as_table(rows))
     if cannot_be_told(len(trials)):
         console.warn(cannot_be_told(len(trials)))
-    publish(console, STORY, folder, about, store)
+    publish(console, STORY, folder, about, store, done=None)
     return 0
 
 

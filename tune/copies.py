@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import socket
 import sqlite3
@@ -15,7 +16,7 @@ from pathlib import Path
 from guard.background import repeating
 from guard.errors import StudyError
 from guard.objects import Objects, Stored
-from tune.places import retrying, told
+from tune.places import is_held, retrying, told
 from tune.results.folder import StudyFolder
 from tune.results.records import FOLDERS
 
@@ -28,26 +29,24 @@ PUSH_EVERY_S, LEASE_S = 10.0, 90.0
 def brought(folder: StudyFolder, *, alone: bool = True) -> Iterator[None]:
     """Have a study's folder here, as it is in the object store, and bring back what changes, now
     and then and at the end. Nothing to do for a plain folder. alone: no other driver may have the
-    study meanwhile.
+    study meanwhile; without it, what a driver of this machine has here is left as it is.
 
     Raises StudyError if another driver has the study, or the object store refuses.
     """
-    if folder.objects is None:
+    if folder.objects is None or (not alone and is_held(folder.path)):
         yield
         return
     copy = Copy(folder, folder.objects)
-    with said(folder):
-        if alone:
-            copy.take()
-        copy.pull()
-    try:
-        with repeating(lambda: copy.keep(alone), PUSH_EVERY_S):
-            yield
-    finally:
+    with copy.leased() if alone else contextlib.nullcontext():
         with said(folder):
-            retrying(copy.push, folder.output)
-            if alone:
-                copy.give_back()
+            copy.pull()
+        try:
+            with repeating(copy.keep, PUSH_EVERY_S):
+                yield
+        finally:
+            copy.check_kept()
+            with said(folder):
+                retrying(copy.push, folder.output)
 
 
 @contextlib.contextmanager
@@ -67,7 +66,21 @@ class Copy:
         self._owner = f"{socket.gethostname()}, process {os.getpid()}"
         self._sent: dict[str, tuple[int, int]] = {}
         """Size and time of change of the files that are in the object store as they are here."""
-        self._until = 0.0
+        self._until = math.inf
+        """When the lease ends; without one there is none to renew."""
+        self._lost = ""
+        """Who has taken the study over, in a line."""
+
+    @contextlib.contextmanager
+    def leased(self) -> Iterator[None]:
+        """The study is this driver's meanwhile. Raises StudyError if it is another's."""
+        with said(self._folder):
+            self.take()
+        try:
+            yield
+        finally:
+            with said(self._folder):
+                self.give_back()
 
     def take(self) -> None:
         """Make the study this driver's for a while. Raises StudyError if it is another's."""
@@ -91,7 +104,8 @@ class Copy:
             return "", 0.0
 
     def give_back(self) -> None:
-        self._objects.remove(LEASE)
+        if self._lease()[0] == self._owner:
+            self._objects.remove(LEASE)
 
     def pull(self) -> None:
         """Have the files here that are there, and no record that is not."""
@@ -120,12 +134,28 @@ class Copy:
                 self._objects.upload(file, name)
             self._sent[name] = state
 
-    def keep(self, alone: bool) -> None:
-        """`push`, and renew the lease in time. What is refused is tried again the next time."""
-        with contextlib.suppress(OSError, sqlite3.Error, StudyError):
-            self.push()
-            if alone and time.time() > self._until - LEASE_S / 2:
-                self.take()
+    def keep(self) -> None:
+        """Renew the lease in time, and `push`. What is refused is tried again the next time; a
+        study that another driver has taken over meanwhile is left to it."""
+        with contextlib.suppress(OSError, sqlite3.Error):
+            if not self._lost and time.time() > self._until - LEASE_S / 2:
+                self._renew()
+            if not self._lost:
+                self.push()
+
+    def _renew(self) -> None:
+        try:
+            self.take()
+        except StudyError as error:
+            self._lost = str(error)
+
+    def check_kept(self) -> None:
+        """Raises StudyError if another driver has taken the study over."""
+        if self._lost:
+            raise StudyError(
+                f"{self._lost}; it took the study over while the object store did not answer, so "
+                f"what this driver has written since is in {self._folder.path} alone"
+            )
 
     def _files_there(self) -> dict[str, Stored]:
         every = self._objects.files().items()

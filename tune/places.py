@@ -105,6 +105,17 @@ def retrying(write: Callable[[], Made], place: Path) -> Made:
         pause = min(2 * pause, LONGEST_PAUSE_S)
 
 
+def is_held(folder: Path) -> bool:
+    """Whether a study is running in a folder of this machine."""
+    if not folder.is_dir():
+        return False
+    try:
+        with held(folder):
+            return False
+    except StudyError:
+        return True
+
+
 @contextlib.contextmanager
 def held(folder: Path) -> Iterator[str]:
     """Make a study's folder and hold it; gives a warning where the file system cannot lock, else

@@ -24,7 +24,7 @@ from tune.causes import causes, reason
 from tune.mounts import is_on_network
 from tune.results.folder import StudyFolder, write_atomically
 from tune.results.reading import read_object
-from tune.uris import lacking, passwordless, redacted, scheme
+from tune.uris import check_storage_url, lacking, passwordless, redacted, scheme
 
 FILE, JOURNAL, ELSEWHERE = "optuna.db", "optuna.journal", "optuna.json"
 FILES = (FILE, JOURNAL, ELSEWHERE)
@@ -139,9 +139,10 @@ def location(folder: StudyFolder, url: str = "") -> Location:
     try:
         values = read_object(file)
         known = Location(url=str(values["url"]), study=str(values["study"]))
+        check_storage_url(known.url)
     except FileNotFoundError:
         return Location(url=own_url(folder), study=folder.name)
-    except (ValueError, KeyError) as error:
+    except (ValueError, KeyError, StudyError) as error:
         raise StudyError(
             f"{file}: does not say where the study's storage is ({error}); remove it, and the "
             "study's own command makes one from the records in trials/"

@@ -53,12 +53,21 @@ def check_storage_url(url: str) -> None:
             "search.storage: must be postgresql://…, mysql+pymysql://…, grpc://HOST:PORT, "
             f"journal:///FILE or sqlite:///FILE, got {redacted(url)!r}"
         )
-    file = Path(url.partition("://")[2])
+    file = Path(url.partition(":///")[2]).absolute()
     if kind == "sqlite" and is_on_network(file):
         raise StudyError(
             f"search.storage: SQLite is not safe on a network's file system, got {url!r}; "
             f"journal://{file} is"
         )
+
+
+def from_anywhere(url: str) -> str:
+    """The URL of a storage, of an SQLite file by its absolute path: SQLAlchemy reads
+    `sqlite:///FILE` from where the process is."""
+    head, mark, file = url.partition(":///")
+    if scheme(url) != "sqlite" or file.startswith("/"):
+        return url
+    return f"{head}{mark}{Path(file).absolute()}"
 
 
 EXTRAS: Mapping[str, str] = {

@@ -14,6 +14,7 @@ from optuna.trial import FrozenTrial
 
 from guard.errors import ConfigError, StudyError
 from guard.trial import TrialConfig
+from tune.copies import brought
 from tune.results.folder import StudyFolder
 from tune.results.records import Record
 from tune.results.standing import Standing
@@ -38,7 +39,8 @@ def known_to(
 ) -> dict[str, FrozenTrial]:
     """The trials of another study that are trials of the space, by where they are from. Raises
     StudyError where there is none."""
-    standing = Standing(folder, max_clean_drop)
+    with brought(folder, alone=False):
+        standing = Standing(folder, max_clean_drop)
     taken = {}
     for record in standing.records:
         params = place(record, space)

@@ -15,7 +15,7 @@ from studies.driver.settings import parse_settings
 from studies.presets import Preset
 from tune.options import SamplerName
 from tune.results.folder import StudyFolder
-from tune.uris import check_storage_url, check_tracking_uri
+from tune.uris import check_storage_url, check_tracking_uri, from_anywhere
 
 MAX_SEEDS = 1000
 EXPERIMENT_NAME = "MLFLOW_EXPERIMENT_NAME"
@@ -74,6 +74,8 @@ def settled(args: argparse.Namespace) -> Request:
     options = followed(chosen(preset, settings, args.sections))
     if options.search.storage:
         check_storage_url(options.search.storage)
+        storage = from_anywhere(options.search.storage)
+        options = options.override({"search.storage": storage})
     return Request(
         command=args.command,
         folder=output_folder(args.output, args.name or args.preset),

@@ -72,14 +72,21 @@ def draw(story: Story, results: Results) -> Mapping[str, Figure]:
 
 
 def publish(
-    console: Terminal, story: Story, folder: StudyFolder, about: About, store: Store
+    console: Terminal,
+    story: Story,
+    folder: StudyFolder,
+    about: About,
+    store: Store,
+    *,
+    done: bool | None = True,
 ) -> None:
-    """The report of a study that runs no trials, in its folder and in MLflow."""
+    """The report of a command that runs no trials, in the study's folder and in MLflow. done: see
+    `deliver`."""
     results = Results.read(folder)
     page = write_report(story, results, about)
     console.print(f"report: {page}")
     tracker = Tracker(folder, store, about.note(folder), about.module, about.max_clean_drop)
-    deliver(console, tracker, story, results)
+    deliver(console, tracker, story, results, done=done)
 
 
 def content(

@@ -11,8 +11,9 @@ import pytest
 from builders import configured, record
 from guard.artifacts import ArtifactStore
 from guard.errors import StudyError
-from guard.stage import Stage
-from guard.trial_stages import plan
+from guard.robustness.measures import CLEAN, ROBUST
+from guard.stage import Stage, closure
+from guard.trial_stages import TrialStages, plan, rung_name
 from studies import clean
 from tune.places import held
 from tune.results.folder import StudyFolder
@@ -66,6 +67,27 @@ def test_an_object_store_is_cleaned_like_a_folder(
     assert clean.main([uri, "--older-than", "0"]) == 0
     assert f"{len(stages(9))} results" in capsys.readouterr().out
     assert folder.store.sizes().keys() == set(stages(0))
+
+
+def test_what_a_stopped_trial_has_come_to_is_needed(tmp_path: Path) -> None:
+    folder, config = StudyFolder(tmp_path, "s"), configured()
+    looks = [look[-1] for look in TrialStages.of(config).rungs]
+    reached = list(closure(looks[0]))
+    for stage in reached:
+        folder.store.get_or_build(stage, write)
+    seen = {CLEAN.on(rung_name(1)): 0.9, ROBUST.on(rung_name(1)): 0.4}
+    folder.write(record(0, config=config, status="stopped", metrics=seen))
+    assert clean.main([str(folder.output), "--older-than", "0"]) == 0
+    assert addresses(folder) == {stage.address for stage in reached}
+
+
+def test_what_is_no_study_is_neither_locked_nor_counted(
+    folder: StudyFolder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder.output / "photos" / "cats").mkdir(parents=True)
+    assert clean.main([str(folder.output), "--dry-run"]) == 0
+    assert "1 studies kept" in capsys.readouterr().out
+    assert not (folder.output / "photos" / ".lock").exists()
 
 
 def test_what_a_study_needs_stays_and_the_rest_goes(

@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable
 from pathlib import Path
 
+import mlflow
 import optuna
 import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution
@@ -17,8 +18,11 @@ from guard.errors import StudyError
 from guard.trial import TrialConfig
 from studies import sensitivity
 from studies.reporting.series import Search
+from tune.places import held
 from tune.results.folder import StudyFolder
 from tune.space import CONTROL
+from tune.tracking.opening import open_store
+from tune.tracking.tracker import Tracker
 
 pytestmark = pytest.mark.usefixtures("empty_database")
 SPACE = {
@@ -67,7 +71,9 @@ def published(monkeypatch: pytest.MonkeyPatch) -> list[StudyFolder]:
     """The folders whose report would be written and tracked."""
     told: list[StudyFolder] = []
     monkeypatch.setattr(
-        sensitivity, "publish", lambda console, story, folder, *others: told.append(folder)
+        sensitivity,
+        "publish",
+        lambda console, story, folder, *others, done: told.append(folder),
     )
     return told
 
@@ -101,13 +107,13 @@ def test_too_few_trials_that_differ_are_refused_in_one_line(
 ) -> None:
     folder = StudyFolder(tmp_path, "few")
     write_sweep(folder, POINTS[:count], score)
-    before = sorted(folder.path.iterdir())
+    before = sorted(folder.path.glob("[!.]*"))
     with pytest.raises(StudyError) as caught:
         sensitivity.main(["--output", str(tmp_path), "--name", "few"])
     assert str(caught.value) == (
         f"--name: {folder.path} must have at least 4 regularized trials that differ, got {count}"
     )
-    assert sorted(folder.path.iterdir()) == before and published == []
+    assert sorted(folder.path.glob("[!.]*")) == before and published == []
 
 
 def test_what_robustness_depends_on_comes_first(
@@ -208,6 +214,26 @@ def test_a_sweep_without_the_penalty_s_numbers_has_no_map(
     assert [row["field"] for row in read(folder)] == ["sre2l.bn_weight"]
     assert (folder.path / "importance.png").is_file()
     assert not (folder.path / "map.png").exists()
+
+
+def test_a_sweep_that_is_running_is_left_alone(tmp_path: Path) -> None:
+    folder = StudyFolder(tmp_path, "s")
+    write_sweep(folder, POINTS, by_h)
+    with held(folder.path), pytest.raises(StudyError, match="is running already"):
+        sensitivity.main(["--output", str(tmp_path), "--name", "s"])
+    assert not (folder.path / "sensitivity.csv").exists()
+
+
+def test_a_sweep_that_was_ended_is_not_called_finished(tmp_path: Path) -> None:
+    folder = StudyFolder(tmp_path, "s")
+    write_sweep(folder, POINTS, by_h)
+    store = open_store(folder.tracking_uri, folder)
+    Tracker(folder, store, max_clean_drop=0.03).close([], status="KILLED")
+    sensitivity.main(["--output", str(tmp_path), "--name", "s"])
+    client = mlflow.MlflowClient(folder.tracking_uri)
+    runs = client.search_runs([e.experiment_id for e in client.search_experiments()])
+    parents = [run for run in runs if "mlflow.parentRunId" not in run.data.tags]
+    assert [run.info.status for run in parents] == ["KILLED"]
 
 
 def test_the_report_is_written_and_tracked_anew(

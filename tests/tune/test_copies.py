@@ -14,6 +14,7 @@ from builders import record
 from guard.errors import StudyError
 from tune import copies
 from tune.copies import LEASE, brought
+from tune.places import held
 from tune.results.folder import StudyFolder
 
 Machine = Callable[[str], StudyFolder]
@@ -159,6 +160,60 @@ def test_a_lease_is_renewed(machine: Machine, there: Path, monkeypatch: pytest.M
         first = json.loads((there / LEASE).read_text())["until"]
         time.sleep(1.0)
         assert json.loads((there / LEASE).read_text())["until"] > max(first, time.time() - 0.3)
+
+
+def test_a_study_that_another_driver_has_taken_over_is_left_to_it(
+    machine: Machine, there: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As after an outage that was longer than the lease."""
+    monkeypatch.setattr(copies, "PUSH_EVERY_S", 0.05)
+    monkeypatch.setattr(copies, "LEASE_S", 0.4)
+    folder = machine("a")
+    other = json.dumps({"owner": "elsewhere, process 1", "until": time.time() + 60})
+    with pytest.raises(StudyError, match=r"elsewhere, process 1.* is in .*/a/.* alone"):
+        with brought(folder):
+            (there / LEASE).write_text(other)
+            time.sleep(1.0)
+            (folder.path / "results.csv").write_text("of the first driver")
+            time.sleep(0.5)
+    assert (there / LEASE).read_text() == other, "it is not given back: it is the other's"
+    assert not (there / "results.csv").exists()
+
+
+def test_what_cannot_be_brought_is_free_for_others(
+    machine: Machine, there: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(copy: copies.Copy) -> None:
+        raise OSError("refused")
+
+    monkeypatch.setattr(copies.Copy, "pull", refused)
+    with pytest.raises(StudyError, match="refused"), brought(machine("a")):
+        pass
+    assert not (there / LEASE).exists()
+
+
+def test_what_a_driver_of_this_machine_has_is_read_as_it_is(machine: Machine, there: Path) -> None:
+    folder = machine("a")
+    with held(folder.path), brought(folder):
+        (folder.path / "timeline.jsonl").write_text("newer, not there yet")
+        (there / "timeline.jsonl").write_text("older")
+        with brought(folder, alone=False):
+            assert (folder.path / "timeline.jsonl").read_text() == "newer, not there yet"
+        assert (there / "timeline.jsonl").read_text() == "older"
+
+
+def test_an_unreadable_record_is_kept_there_too(machine: Machine, there: Path) -> None:
+    first = machine("a")
+    with brought(first):
+        first.write(record(0))
+    (there / "trials" / "00000.json").write_text("{")
+    for name in ("b", "c"):
+        folder = machine(name)
+        with brought(folder):
+            told = folder.set_aside()
+            assert len(told) == (name == "b")
+            kept = folder.path / "trials" / "00000.json.unreadable"
+            assert kept.read_text() == "{" and folder.records() == []
 
 
 def test_a_plain_folder_is_left_alone(tmp_path: Path) -> None:

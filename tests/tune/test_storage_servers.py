@@ -139,7 +139,9 @@ def test_another_place_begins_anew_and_leaves_the_first(tmp_path: Path) -> None:
     assert found is not None and found.trials == []
 
 
-@pytest.mark.parametrize("text", ["", "{}", '{"url": "journal:///x"}', "[]"])
+@pytest.mark.parametrize(
+    "text", ["", "{}", '{"url": "journal:///x"}', '{"url": "redis://h", "study": "s"}', "[]"]
+)
 def test_an_optuna_json_that_says_nothing_is_one_line(text: str, tmp_path: Path) -> None:
     folder = new_study(tmp_path)
     (folder.path / ELSEWHERE).write_text(text, encoding="utf-8")

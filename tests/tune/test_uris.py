@@ -8,7 +8,13 @@ from sqlalchemy import make_url
 from guard.errors import StudyError
 from tune import uris
 from tune.places import sqlite_uri
-from tune.uris import check_storage_url, check_tracking_uri, passwordless, redacted
+from tune.uris import (
+    check_storage_url,
+    check_tracking_uri,
+    from_anywhere,
+    passwordless,
+    redacted,
+)
 
 PATHS = ["/a b/x", "/a%20b/x", "/r?1/x", "/ü#/x", "/a@b:c/x", "/100%25/x", "/%/?x=1"]
 
@@ -119,7 +125,14 @@ def test_no_place_of_optunas_is_one_line(url: str) -> None:
 
 def test_sqlite_on_a_network_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(uris, "is_on_network", lambda path: True)
-    line = r"SQLite is not safe on .*, got 'sqlite:////shared/o.db'; journal:////shared/o.db is"
+    line = r"SQLite is not safe on .*, got 'sqlite:////shared/o.db'; journal:///shared/o.db is"
     with pytest.raises(StudyError, match=line):
         check_storage_url("sqlite:////shared/o.db")
-    check_storage_url("journal:////shared/o.db")
+    check_storage_url("journal:///shared/o.db")
+
+
+def test_a_file_is_the_same_from_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert from_anywhere("sqlite:///o.db") == f"sqlite:///{tmp_path}/o.db"
+    for url in ("sqlite:////x/o.db", "journal:///o.log", "postgresql://h/x"):
+        assert from_anywhere(url) == url

@@ -78,6 +78,19 @@ def test_only_what_ended_by_itself_can_be_compared(other: StudyFolder) -> None:
     assert list(known_to(other, SPACE, DROP)) == ["other/1", "other/2", "other/3"]
 
 
+def test_a_study_in_an_object_store_is_read_where_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uri = f"file://{tmp_path}/store"
+    for machine in ("a", "b"):
+        monkeypatch.setenv("GUARD_CACHE", str(tmp_path / machine))
+        folder = StudyFolder.at(uri, "other")
+        if machine == "a":
+            write(folder, 1, 0.1)
+    assert folder.records() == [], "nothing is on this machine"
+    assert list(known_to(folder, SPACE, DROP)) == ["other/1"]
+
+
 def test_a_study_of_another_meaning_is_refused_in_one_line(tmp_path: Path) -> None:
     folder = StudyFolder(tmp_path, "other")
     write(folder, 0, 0.1, {"model.width": 64})

@@ -172,10 +172,17 @@ class StudyFolder:
             for path, reason in bad.items():
                 line = f"{path} is left out: {reason}"
                 if RECORD_NAME.fullmatch(path.name):
-                    path.rename(path.with_name(path.name + ASIDE))
+                    self._put_aside(path)
                     line += f"; it is kept as {path.name}{ASIDE}, and its trial is repeated"
                 lines.append(line)
         return lines
+
+    def _put_aside(self, path: Path) -> None:
+        aside = path.with_name(path.name + ASIDE)
+        path.rename(aside)
+        if self.objects:
+            with contextlib.suppress(FileNotFoundError):
+                self.objects.rename(self._name(path), self._name(aside))
 
     def _found(self, phase: str) -> tuple[list[Record], dict[Path, str]]:
         """The records of a phase, in order, and why each other file there is none."""

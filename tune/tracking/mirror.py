@@ -279,8 +279,9 @@ class Mirror:
             self._store.log(study, milliseconds(), self._live.pending())
             self._live.delivered()
 
-    def close(self, records: list[Record], status: str, note: str) -> None:
-        """Complete the study's own run, and end those of trials that were interrupted."""
+    def close(self, records: list[Record], status: str | None, note: str) -> None:
+        """Complete the study's own run, and end those of trials that were interrupted. status: of
+        the study's; None: what it has, and KILLED if it was left running."""
         study = self._runs[STUDY_RUN]
         note = linked(note, self._page)
         self._save_view(records)
@@ -296,4 +297,5 @@ class Mirror:
             if run.status == "RUNNING":
                 self._store.end(run, "KILLED", milliseconds())
                 run.status = "KILLED"
-        self._store.end(study, status, milliseconds())
+        had = "KILLED" if study.status == "RUNNING" else study.status
+        self._store.end(study, status or had, milliseconds())

@@ -132,14 +132,14 @@ class Tracker:
     def close(
         self,
         records: list[Record],
-        status: str = "FINISHED",
+        status: str | None = "FINISHED",
         answer: str = "",
         say: Callable[[str], None] = lambda line: None,
     ) -> None:
         """Complete the study's own run with its answer before the note, and wait until everything
         is delivered, or until that goes no further: then there is `trouble`.
 
-        say: told once if it takes long.
+        status: of the study's run; None: what it has. say: told once if it takes long.
         """
         note = f"{answer}\n\n{self._note}" if answer else self._note
         self._add_others()
