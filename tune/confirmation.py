@@ -47,7 +47,7 @@ def planned(
     known = Controls(records)
     controls = [control for record in wanted if (control := known.of(record))]
     every = distinct([*controls, *wanted])
-    seed = 1 + max((record.config["seed"] for record in records), default=0)
+    seed = 1 + max((used(record, path) for record in records for path in SEEDS), default=0)
     return [
         Run(
             trial=record.trial,
@@ -59,6 +59,14 @@ def planned(
         for number in range(plan.seeds)
         for record in every
     ]
+
+
+def used(record: Record, seed: str) -> int:
+    """What a record's config has at the path of a seed."""
+    found: Any = record.config
+    for name in seed.split("."):
+        found = found[name]
+    return int(found)
 
 
 def distinct(records: list[Record]) -> list[Record]:

@@ -13,6 +13,7 @@ from guard.config.common import ModelConfig
 from guard.config.regularizers import RegularizerConfig
 from guard.config.schema import Config
 from guard.config.shared import Shared
+from guard.data.spec import ImageSpec
 from guard.errors import ConfigError
 from guard.stage import Stage
 from guard.stages import Part, Trained
@@ -74,6 +75,16 @@ class Method(Config):
     def check_trial(self, shared: Shared) -> None:
         """Rules between its fields and the trial's. Raises ConfigError, its path from the trial."""
 
+    def check_images(self, shared: Shared, spec: ImageSpec, smallest: int) -> None:
+        """Rules between its fields, the trial's and the data set, whose smallest class has so many
+        images for training. Raises ConfigError, its path from the trial."""
+        if self.needs_real_images and shared.ipc > smallest:
+            raise ConfigError(
+                "ipc",
+                f"{shared.method} starts from real images and the smallest class has {smallest} "
+                f"for training, got {shared.ipc}",
+            )
+
     def cautions(self, shared: Shared) -> Sequence[str]:
         """What is to be known before it runs in this trial, a line each; nothing is refused."""
         return ()
@@ -90,6 +101,12 @@ class Method(Config):
     def network_of(self, shared: Shared) -> ModelConfig:
         """The network that the set is distilled with."""
         return self.network or shared.model
+
+
+def check_divides(path: str, k: int, spec: ImageSpec) -> None:
+    """Raises ConfigError where images are not k by k parts."""
+    if spec.image_size % k:
+        raise ConfigError(path, f"must divide images of {spec.image_size} px, got {k}")
 
 
 def one_adversary(adversary: RegularizerConfig, shared: Shared, networks: str) -> None:

@@ -126,12 +126,7 @@ def checked(base: TrialConfig, configs: Iterable[TrialConfig]) -> TrialConfig:
     batches: set[int] = set()
     for config in configs:
         check_named(config)
-        if config.own.needs_real_images and config.ipc > smallest:
-            raise ConfigError(
-                "ipc",
-                f"{config.method} starts from real images and the smallest class has {smallest} "
-                f"for training, got {config.ipc}",
-            )
+        config.own.check_images(config.shared, spec, smallest)
         check_fits("ipc", config.ipc, config.ipc * spec.num_classes * spec.num_values)
         models.setdefault(config.model, "model")
         models.setdefault(config.distilled_model, f"{config.method}.model")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol
 
+from guard.errors import StudyError
 from guard.trial import TrialConfig
 from guard.trial_stages import Leg
 from studies.design.about import About, claimed
@@ -156,13 +157,21 @@ def worked(
         native_apart(None if place.run.verbose else folder.path / RAY_LOG),
         opened(console, request, place, about, job.base, job.queued(), store) as session,
     ):
-        asked.until(lambda: job.work(session))
+        asked.until(lambda: go_on(console, job, session))
         results = write(job, about)
         done = not job.unfinished()
         delivered = close(console, session, job.story, results, done=done)
     if done and delivered:
         seal(request)
     return results
+
+
+def go_on(console: Terminal, job: Job, session: Session) -> None:
+    """The job's work, as far as it goes: what ends it, such as a full disk, is said."""
+    try:
+        job.work(session)
+    except StudyError as error:
+        console.warn(f"error: {error}")
 
 
 def completed(console: Terminal, job: Job, about: About, named: Store | None) -> Results:

@@ -139,9 +139,11 @@ def arms_figure(comparisons: Sequence[Comparison], title: str) -> Figure:
 
 
 def eps_figure(comparisons: Sequence[Comparison], title: str) -> Figure | None:
-    """Robust accuracy against the radius; None where one radius was measured."""
+    """Robust accuracy against the radius; None where one radius was measured, or not the same ones
+    of every arm."""
     own = comparisons[0].arm.config.evaluation
-    if len(own.radii) < 2:
+    others = (comparison.arm.config.evaluation.radii for comparison in comparisons)
+    if len(own.radii) < 2 or any(radii != own.radii for radii in others):
         return None
     figure, axes = lines_figure(title)
     for number, (name, comparison) in enumerate(

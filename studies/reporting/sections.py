@@ -32,6 +32,7 @@ from tune.results.tables import (
     marked,
     penalty_grid,
     percent,
+    shared_worst_cases,
     signed_percent,
 )
 from tune.results.undecided import in_words, undecided_grid
@@ -82,7 +83,7 @@ def result_table(comparisons: Sequence[Comparison]) -> tuple[list[str], list[Row
     """The comparisons: accuracies and paired gains, a published figure where there is one."""
     if not comparisons:
         return [], []
-    measured = comparisons[0].worst_cases
+    measured = shared_worst_cases(comparisons)
     theirs = [beside(comparison.arm.config) for comparison in comparisons]
     columns = ["configuration", "seeds", *headings(measured)]
     columns += ["published (clean / AutoAttack)"] if any(theirs) else []

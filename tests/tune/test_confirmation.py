@@ -86,7 +86,7 @@ def test_a_search_over_seeds_is_confirmed_once_a_config() -> None:
         for number, (seed, control) in enumerate((s, c) for c in (True, False) for s in (0, 1, 2))
     ]
     runs = planned(Confirmation(seeds=2, configurations=9), over_seeds, over_seeds[5], NOWHERE)
-    assert [run.config.seed for run in runs] == [3, 3, 4, 4]
+    assert [run.config.seed for run in runs] == [10, 10, 11, 11], "the attacks had 9"
     assert [run.control for run in runs] == [True, False] * 2
     assert len({run.config.fingerprint() for run in runs}) == 4
     assert [run.params for run in runs] == [{"seed": run.config.seed} for run in runs]

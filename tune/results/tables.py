@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 from guard.robustness.measures import Measure
 from tune.results import wording
@@ -28,7 +28,7 @@ def markdown(comparisons: Sequence[Comparison]) -> str:
     """The comparisons as a table for people, in percent; a gain is bold where its interval leaves
     zero out. How it is read stands below it (`legend`)."""
     with_settings = any(comparison.arm.settings for comparison in comparisons)
-    measured = comparisons[0].worst_cases if comparisons else []
+    measured = shared_worst_cases(comparisons)
     family = holding(gains_of(comparisons))
     columns = ["method", "IPC", "regularizer", *(["settings"] if with_settings else []), "seeds"]
     columns += headings(measured)
@@ -60,12 +60,13 @@ def legend(comparisons: Sequence[Comparison]) -> str:
 
 
 def gains_of(comparisons: Sequence[Comparison]) -> list[Estimate]:
-    """The differences that stand in a table: clean, and the worst case at each radius."""
+    """The differences that stand in a table (`shared_worst_cases`)."""
+    measured = shared_worst_cases(comparisons)
     return [
-        gain
+        comparison.gains[measure]
         for comparison in comparisons
-        for measure, gain in comparison.gains.items()
-        if measure.attack is None
+        for measure in measured
+        if measure in comparison.gains
     ]
 
 
@@ -107,13 +108,23 @@ def headings(measured: Sequence[Measure]) -> list[str]:
     return [*titles, *(f"Δ {text}" for text in titles)]
 
 
+def shared_worst_cases(comparisons: Sequence[Comparison]) -> list[Measure]:
+    """Clean, and the worst case at each radius that every arm was attacked at."""
+    every = (measure for comparison in comparisons for measure in comparison.worst_cases)
+    return in_all(comparisons, every)
+
+
+def in_all(comparisons: Sequence[Comparison], measures: Iterable[Measure]) -> list[Measure]:
+    """The measures that every arm has, each once."""
+    return [m for m in dict.fromkeys(measures) if all(m in c.found for c in comparisons)]
+
+
 def shared_attacks(comparisons: Sequence[Comparison]) -> list[Measure]:
     """What every arm was measured under, attack by attack, between clean and the worst case; empty
     where some ran them as a cascade."""
     if not all(comparison.attacks for comparison in comparisons):
         return []
-    every = (measure for comparison in comparisons for measure in comparison.attacks)
-    return [m for m in dict.fromkeys(every) if all(m in c.found for c in comparisons)]
+    return in_all(comparisons, (m for comparison in comparisons for m in comparison.attacks))
 
 
 def attack_grid(comparisons: Sequence[Comparison]) -> Grid | None:

@@ -15,8 +15,9 @@ from guard.config.rules import above, at_least
 from guard.config.schema import LATER, Config
 from guard.config.shared import Shared
 from guard.config.training import DSA_OPS, DsaOp
+from guard.data.spec import ImageSpec
 from guard.errors import ConfigError
-from guard.methods.method import Method, one_adversary
+from guard.methods.method import Method, check_divides, one_adversary
 from guard.stage import Sizes
 from guard.stages import PLAIN_STEP, Part, Trained, Whitening
 
@@ -185,6 +186,11 @@ class DM(Method):
                     f"{shared.regularizer.kind} needs networks that are trained, got None",
                 )
             one_adversary(self.adversary, shared, "networks")
+
+    def check_images(self, shared: Shared, spec: ImageSpec, smallest: int) -> None:
+        """Raises ConfigError."""
+        super().check_images(shared, spec, smallest)
+        check_divides(f"{shared.method}.partition", self.partition, spec)
 
     def parts(self, shared: Shared, teachers: Sequence[Trained]) -> Sequence[Part]:
         model = self.network_of(shared)

@@ -14,8 +14,9 @@ from guard.config.rules import above, at_least
 from guard.config.schema import Config
 from guard.config.shared import Shared
 from guard.config.training import TrainConfig
+from guard.data.spec import ImageSpec
 from guard.errors import ConfigError
-from guard.methods.method import Method
+from guard.methods.method import Method, check_divides
 from guard.stage import Sizes, Stage
 from guard.stages import PLAIN_STEP, Part, Squeeze, Trained, Whitening, mended_batches
 
@@ -157,6 +158,18 @@ class Crops(Config):
                 f"got {self.budget}",
             )
 
+    def check_crops(self, path: str, ipc: int, spec: ImageSpec, smallest: int) -> None:
+        """Images that do not divide, and more crops than there are images. Raises ConfigError.
+        path: of these fields."""
+        check_divides(f"{path}.tiles", self.tiles, spec)
+        needed = ipc * self.tiles**2
+        if needed > smallest:
+            raise ConfigError(
+                "ipc",
+                f"{path}.tiles = {self.tiles} takes a crop of each of {needed} images of a class, "
+                f"and the smallest class has {smallest} for training, got {ipc}",
+            )
+
     def check_training(self, train: TrainConfig) -> None:
         """A budget beyond the teacher's training. Raises ConfigError."""
         if self.budget is not None and self.budget > train.epochs:
@@ -185,6 +198,10 @@ class RDED(Crops, Method):
             self.check_training(shared.squeeze)
         except ConfigError as error:
             raise error.under(shared.method) from None
+
+    def check_images(self, shared: Shared, spec: ImageSpec, smallest: int) -> None:
+        """Raises ConfigError."""
+        self.check_crops(shared.method, shared.ipc, spec, smallest)
 
     def teachers(self, shared: Shared) -> Sequence[Trained]:
         return [Squeeze.of(shared)]

@@ -14,6 +14,7 @@ from guard.config.labels import OWN, CommitteeConfig
 from guard.config.rules import above, at_least
 from guard.config.schema import LATER
 from guard.config.shared import Shared
+from guard.data.spec import ImageSpec
 from guard.errors import ConfigError
 from guard.methods.method import Method
 from guard.methods.rded import Crops, Mosaic
@@ -234,6 +235,11 @@ class SRe2L(Method):
                 self.patches.check_training(shared.squeeze)
             except ConfigError as error:
                 raise error.under(f"{shared.method}.patches") from None
+
+    def check_images(self, shared: Shared, spec: ImageSpec, smallest: int) -> None:
+        """Raises ConfigError."""
+        if self.patches is not None:
+            self.patches.check_crops(f"{shared.method}.patches", shared.ipc, spec, smallest)
 
     def _check_committee(self, shared: Shared) -> None:
         if self.committee is None:

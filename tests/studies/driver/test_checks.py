@@ -142,6 +142,28 @@ def test_more_images_per_class_than_there_are_is_refused_where_real_ones_are_use
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
+        (["method=rded", "rded.tiles=3"], r"^rded\.tiles: must divide images of 8 px, got 3"),
+        (["method=idm", "idm.partition=3"], r"^idm\.partition: must divide images of 8 px, got 3"),
+        (
+            ["method=rded", "rded.tiles=4", "ipc=10"],
+            r"^ipc: rded\.tiles = 4 takes a crop of each of 160 images of a class, and the",
+        ),
+        (
+            ["sre2l.patches.tiles=5"],
+            r"^sre2l\.patches\.tiles: must divide images of 8 px, got 5",
+        ),
+    ],
+)
+def test_images_that_do_not_suffice_are_refused_before_a_teacher_is_trained(
+    settings: list[str], message: str
+) -> None:
+    with pytest.raises(UserError, match=message):
+        checked_space(space(["ipc=1", *settings]))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
         (["model.width=100000000"], r"^model\.width: 100000000 needs .* GiB, and this machine has"),
         (["model.width=1e15"], r"^model\.width = 1000000000000000 makes weights that fit in no"),
         (["method=dsa", "dsa.model.width=100000000"], r"^dsa\.model\.width: 100000000 needs "),

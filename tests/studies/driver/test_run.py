@@ -49,6 +49,8 @@ class Pretended:
     told: list[str] = field(default_factory=list)
     refuses: bool = False
     """Whether its tracking cannot be opened."""
+    fails: str = ""
+    """Why it cannot go on."""
     takes: bool = True
     """Whether that takes everything."""
     story: Story = sweep.STORY
@@ -73,6 +75,8 @@ class Pretended:
         self.missing = self.after
         for number in self.signals:
             signal.raise_signal(number)
+        if self.fails:
+            raise StudyError(self.fails)
 
     def write_tables(self) -> None:
         self.told.append("tables")
@@ -289,6 +293,17 @@ def test_an_unfinished_study_is_told_and_says_how_to_go_on(
     lines = capsys.readouterr().out.splitlines()
     assert lines[-2] == "1 trials are unfinished; what is done is kept. Go on:"
     assert lines[-1] == f"  {job.request.command}"
+
+
+def test_what_ends_the_work_is_said_and_what_there_is_is_written(
+    job: Pretended, capsys: pytest.CaptureFixture[str]
+) -> None:
+    job.missing, job.after, job.fails = 3, 1, "/out is full; make room"
+    assert run(job) == 1
+    assert job.told == ["Ray", "work", "tables", "report", "killed", "summary"]
+    told = capsys.readouterr()
+    assert told.err.splitlines() == ["error: /out is full; make room"]
+    assert "Go on:" in told.out
 
 
 def test_a_signal_while_a_study_is_closed_changes_nothing(

@@ -7,6 +7,7 @@ from builders import configured, estimated
 from guard.robustness.measures import CLEAN, ROBUST, Measure
 from studies.reporting.figures import entitle, eps_figure
 from tune.results.comparison import Arm, Comparison
+from tune.results.tables import markdown, shared_worst_cases
 
 
 @pytest.mark.parametrize(
@@ -45,3 +46,22 @@ def test_one_radius_makes_no_curve() -> None:
     found = dict.fromkeys((CLEAN, ROBUST), estimated(0.5))
     arm = Arm(config=configured())
     assert eps_figure([Comparison(arm=arm, found=found, gains={})], "title") is None
+
+
+def test_arms_at_other_radii_have_no_figure_of_them() -> None:
+    arms = [Arm(config=configured({"evaluation.more_eps": [eps]})) for eps in (0.1, 0.2)]
+    found = [
+        {
+            CLEAN: estimated(0.9),
+            ROBUST: estimated(0.5),
+            Measure(kind="robust", eps=eps): estimated(0.4),
+        }
+        for eps in (0.1, 0.2)
+    ]
+    compared = [
+        Comparison(arm=arm, found=own, gains={}) for arm, own in zip(arms, found, strict=True)
+    ]
+    assert eps_figure(compared, "title") is None
+    header = markdown(compared).splitlines()[0]
+    assert header.count("robust") == 2, "one radius of all, and its difference"
+    assert shared_worst_cases(compared) == [CLEAN, ROBUST]
