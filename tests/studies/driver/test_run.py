@@ -296,12 +296,12 @@ def test_an_unfinished_study_is_told_and_says_how_to_go_on(
 
 
 def test_what_ends_the_work_is_said_and_what_there_is_is_written(
-    job: Pretended, capsys: pytest.CaptureFixture[str]
+    job: Pretended, capfd: pytest.CaptureFixture[str]
 ) -> None:
     job.missing, job.after, job.fails = 3, 1, "/out is full; make room"
     assert run(job) == 1
     assert job.told == ["Ray", "work", "tables", "report", "killed", "summary"]
-    told = capsys.readouterr()
+    told = capfd.readouterr()
     assert told.err.splitlines() == ["error: /out is full; make room"]
     assert "Go on:" in told.out
 
