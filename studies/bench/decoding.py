@@ -27,8 +27,9 @@ from guard.data.decode import SUFFIXES
 from guard.data.images import FileImages
 from guard.errors import StudyError
 from guard.trial import TrialConfig
-from studies.bench.epochs import CLASS_NAMES, spec_of, training
+from studies.bench.epochs import training
 from studies.bench.measuring import timed
+from studies.bench.noise import CLASSES, spec_of
 from studies.driver import flags
 from studies.driver.checks import on_device
 from studies.presets import PRESETS
@@ -99,7 +100,7 @@ def row(config: TrialConfig, files: Sequence[str], processes: int) -> list[str]:
     side = config.data.side
     photos = Timed(
         files=tuple(files),
-        y=torch.arange(len(files)) % len(CLASS_NAMES),
+        y=torch.arange(len(files)) % CLASSES,
         channels=3,
         image_size=side,
         num_workers=processes,

@@ -20,6 +20,7 @@ from guard.training.losses import TrainingLoss
 from guard.training.teacher import TeacherTraining
 from guard.trial import TrialConfig
 from studies.bench.measuring import timed
+from studies.bench.noise import CLASSES, spec_of
 from studies.presets import PRESETS
 
 SIZES: Mapping[str, tuple[int, int]] = {
@@ -28,7 +29,6 @@ SIZES: Mapping[str, tuple[int, int]] = {
     "cifar10": (3, 32),
 }
 """Channels and side of the images of each preset that can be measured."""
-CLASS_NAMES = tuple("0123456789")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +49,7 @@ class Case:
         draws = torch.Generator().manual_seed(0)
         count = self.steps * config.squeeze.batch_size
         pixels = torch.randint(256, (count, channels, side, side), generator=draws)
-        images = TensorImages(pixels.byte(), torch.arange(count) % len(CLASS_NAMES))
+        images = TensorImages(pixels.byte(), torch.arange(count) % CLASSES)
         penalty = replace(config.regularizer, weight_warmup_epochs=0)
         regularizer = penalty if self.penalised else RegularizerConfig.named("none")
         trial = replace(config, regularizer=regularizer, compute=self.compute)
@@ -57,18 +57,6 @@ class Case:
         if group.size > 1 and self.batchnorm == "synchronized":
             synchronize(made.model, group)
         return made
-
-
-def spec_of(channels: int, side: int) -> ImageSpec:
-    """Of images of noise."""
-    return ImageSpec(
-        channels=channels,
-        image_size=side,
-        num_classes=len(CLASS_NAMES),
-        mean=(0.5,) * channels,
-        std=(0.25,) * channels,
-        class_names=CLASS_NAMES,
-    )
 
 
 def training(

@@ -20,13 +20,13 @@ import torch
 
 from guard.artifacts import ArtifactStore
 from guard.config import ComputeConfig, ModelConfig, StudentConfig, TrainConfig
-from guard.data.spec import ImageSpec
 from guard.distilled import save_part
 from guard.errors import StudyError
 from guard.models.networks import build_model
 from guard.models.saving import save_model
 from guard.stage import Stage
 from guard.stages import Distilled, Part, Relabel, Student, Trained
+from studies.bench.noise import spec_of
 from studies.driver import flags
 from studies.reporting.console import Terminal
 from tune.results.tables import as_markdown
@@ -35,18 +35,6 @@ COMPUTE = ComputeConfig()
 MODEL = ModelConfig(name="bn-convnet", width=4, depth=6)
 GIB = 2**30
 COLUMNS = ("work", "seconds", "GiB of its own", "GiB of files in memory")
-
-
-def spec(classes: int, side: int) -> ImageSpec:
-    names = tuple(map(str, range(classes)))
-    return ImageSpec(
-        channels=3,
-        image_size=side,
-        num_classes=classes,
-        mean=(0.5,) * 3,
-        std=(0.25,) * 3,
-        class_names=names,
-    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,12 +61,12 @@ class Untrained(Trained):
 def draw(stage: Noise, store: ArtifactStore, folder: Path) -> Mapping[str, Any]:
     draws = torch.Generator().manual_seed(stage.number)
     images = torch.rand(1, stage.classes, 3, stage.side, stage.side, generator=draws)
-    save_part(folder, images, spec(stage.classes, stage.side))
+    save_part(folder, images, spec_of(3, stage.side, stage.classes))
     return {"metrics": {}}
 
 
 def make(stage: Untrained, store: ArtifactStore, folder: Path) -> Mapping[str, Any]:
-    own = spec(stage.classes, stage.side)
+    own = spec_of(3, stage.side, stage.classes)
     save_model(build_model(MODEL, own), MODEL, own, folder)
     return {"metrics": {}, "history": []}
 

@@ -38,6 +38,7 @@ from tune.search import run_study, study_context
 from tune.space import SearchSpace
 from tune.tracking.opening import open_store
 from tune.tracking.tracker import Tracker
+from tune.usage import resident_mib
 
 ROWS = 10
 
@@ -72,7 +73,7 @@ class Watch:
                 Mark(
                     trials=self._count,
                     seconds=time.monotonic() - self._start,
-                    megabytes=resident_megabytes(),
+                    megabytes=resident_mib(),
                     undelivered=self._undelivered(),
                 )
             )
@@ -80,15 +81,6 @@ class Watch:
     def tick(self, status: DeskStatus) -> None: ...
 
     def say(self, line: str) -> None: ...
-
-
-def resident_megabytes() -> float:
-    """Of this process; 0 where the system has no /proc."""
-    try:
-        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
-    except OSError:
-        return 0.0
-    return pages * 4096 / 2**20
 
 
 def measure(output: Path, num_trials: int, sampler: SamplerName) -> tuple[list[Mark], float]:

@@ -12,7 +12,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from guard.config import ModelConfig, RegularizerConfig
-from guard.data.spec import ImageSpec
 from guard.methods.dc.gradients import ClassGradients, distance
 from guard.methods.dm.losses import mean_distance
 from guard.methods.mtt.trajectory import GRADIENTS, call, flat_parameters
@@ -25,6 +24,7 @@ from guard.training.line_search import line_search
 from guard.training.losses import TrainingLoss
 from guard.trial import TrialConfig
 from studies.bench.measuring import Computation, Cost, account, measure
+from studies.bench.noise import CLASSES, spec_of
 
 PRESETS_OWN = "the preset's penalty"
 WHOLE: Mapping[str, tuple[str, Mapping[str, Any]]] = {
@@ -54,18 +54,10 @@ class Bench:
     def __init__(self, config: TrialConfig, side: int, batch_size: int) -> None:
         self.config, self.batch_size = config, batch_size
         device = self.device = torch.device(config.compute.device)
-        names = tuple("0123456789")
-        self.spec = ImageSpec(
-            channels=3,
-            image_size=side,
-            num_classes=10,
-            mean=(0.5,) * 3,
-            std=(0.25,) * 3,
-            class_names=names,
-        )
+        self.spec = spec_of(3, side)
         draws = torch.Generator().manual_seed(0)
         self.x = torch.rand(batch_size, 3, side, side, generator=draws).to(device)
-        self.y = torch.randint(10, (batch_size,), generator=draws).to(device)
+        self.y = torch.randint(CLASSES, (batch_size,), generator=draws).to(device)
         self.title = f"{side} px, batch of {batch_size}, {device.type}"
 
     def rows(self, student_steps: int, rounds: int) -> list[dict[str, Any]]:

@@ -22,7 +22,7 @@ from studies.reporting.series import Search
 from tune import storage
 from tune.results.comparison import Comparison, short_titles
 from tune.results.findings import Results
-from tune.results.records import Record
+from tune.results.records import STATUSES, Record
 from tune.results.statistics import Estimate
 from tune.results.tables import (
     attack_grid,
@@ -70,10 +70,7 @@ class Image:
 
 def state(records: Sequence[Record]) -> str:
     """How many runs ended in which way."""
-    counts = {
-        s: sum(r.status == s for r in records)
-        for s in ("complete", "diverged", "stopped", "failed")
-    }
+    counts = {s: sum(r.status == s for r in records) for s in STATUSES}
     seconds = sum(record.stage_seconds for record in records)
     ended = ", ".join(f"{count} {status}" for status, count in counts.items() if count)
     return f"{ended}; {seconds / 60:.0f} minutes of computation" if ended else ""
