@@ -56,6 +56,10 @@ class Job(Protocol):
         """Of its trials, as far as they are known beforehand."""
 
     @property
+    def cautions(self) -> Sequence[str]:
+        """What is to be known of the study itself before it runs, a line each."""
+
+    @property
     def varied(self) -> Mapping[str, str]:
         """What differs between the trials, in words by name."""
 
@@ -90,7 +94,7 @@ def run(job: Job) -> int:
     """
     console = Terminal()
     resources = parse_resources(job.request.resources, job.base)
-    print_cautions(console, before(job.configs))
+    print_cautions(console, [*before(job.configs), *job.cautions])
     if not job.request.dry_run:
         return carry_out(console, job, resources)
     job.print_plan(console)

@@ -20,6 +20,7 @@ from studies.reporting.console import Terminal
 from studies.reporting.terminal import print_places, print_summary
 from tune.confirmation import planned
 from tune.planning import Plan, num_planned, open_study
+from tune.planning import planned as planned_trials
 from tune.proposer import Proposer
 from tune.results.findings import Results, against_start
 from tune.results.records import Record
@@ -30,6 +31,10 @@ from tune.space import SearchSpace, describe
 
 if TYPE_CHECKING:
     from studies.driver.session import Session
+
+
+FEW = 0.25
+"""Share of a search's trials that is next to nothing for its sampler to propose."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +52,20 @@ class SweepJob:
     @property
     def configs(self) -> list[TrialConfig]:
         return self.plan.space.control_configs()
+
+    @property
+    def cautions(self) -> list[str]:
+        """That next to nothing is left to the sampler."""
+        plan = self.plan
+        controls, others = planned_trials(plan.space, plan.sampler)
+        queued = len(controls) + len(others)
+        if plan.sampler == "grid" or plan.num_trials - queued > FEW * plan.num_trials:
+            return []
+        return [
+            f"{len(controls)} baselines (one for each choice of what is no field of the "
+            f"regularizer) and {len(others)} trials at the search's own values come first, so the "
+            f"sampler proposes {max(plan.num_trials - queued, 0)} of {plan.num_trials} trials"
+        ]
 
     @property
     def varied(self) -> dict[str, str]:

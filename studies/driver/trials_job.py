@@ -52,6 +52,10 @@ class TrialsJob:
         return [run.config for run in self.runs]
 
     @property
+    def cautions(self) -> list[str]:
+        return []
+
+    @property
     def varied(self) -> dict[str, str]:
         axes = {f"axis {path}": json.dumps(list(v)) for path, v in self.design.axes.items()}
         arms = [json.dumps(settings) for settings in (*self.design.variants, *self.design.single)]

@@ -56,6 +56,7 @@ class Pretended:
     story: Story = sweep.STORY
     base: TrialConfig = field(default_factory=TrialConfig)
     configs: Sequence[TrialConfig] = ()
+    cautions: Sequence[str] = ()
     varied: Mapping[str, str] = field(default_factory=lambda: {"search ipc": "choice(1, 2)"})
 
     def print_plan(self, console: Terminal) -> None:
@@ -138,7 +139,11 @@ def test_what_is_to_be_known_beforehand_is_said_first(
     job.configs = [TrialConfig().override({"method": "dc", "model.name": "resnet18"})]
     job.request = replace(job.request, dry_run=True)
     run(job)
-    assert capsys.readouterr().err.startswith("beware: dc on resnet18: gradients match")
+    job.cautions = ["and so on"]
+    run(job)
+    found = capsys.readouterr().err.splitlines()
+    assert found[0].startswith("beware: dc on resnet18: gradients match")
+    assert found[-1] == "beware: and so on"
 
 
 def test_a_finished_study_is_written_and_told_without_ray(

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -46,6 +47,28 @@ def fill(job: SweepJob, count: int) -> None:
 )
 def test_a_sweep_has_as_many_trials_as(argv: list[str], trials: int, tmp_path: Path) -> None:
     assert job_of(tmp_path, *argv).plan.num_trials == trials
+
+
+@pytest.mark.parametrize(
+    ("argv", "told"),
+    [
+        ([], ""),
+        (["--sampler", "grid", "--num-trials", "3"], ""),
+        (["--num-trials", "12"], ""),
+        (["--num-trials", "10"], "4 baselines .* and 4 trials .* proposes 2 of 10 trials"),
+        (["--num-trials", "3"], "proposes 0 of 3 trials"),
+        (
+            ["--set", "student.mix=choice(none, mixup)", "--set", "seed=choice(0, 1, 2)"],
+            "24 baselines .* and 24 trials .* proposes 0 of 48 trials",
+        ),
+    ],
+)
+def test_a_search_that_leaves_next_to_nothing_to_its_sampler_says_so(
+    argv: list[str], told: str, tmp_path: Path
+) -> None:
+    found = job_of(tmp_path, *argv).cautions
+    assert bool(found) == bool(told)
+    assert all(re.search(told, line) for line in found)
 
 
 def test_a_grid_runs_every_trial_whole(tmp_path: Path) -> None:
