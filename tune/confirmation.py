@@ -6,7 +6,7 @@ The best of many trials looks better than it is; these runs took no part in choo
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -40,11 +40,7 @@ def planned(
 ) -> list[Run]:
     """Every run of the confirmation. Its seeds follow the largest that the search used. base: the
     search's own values by path."""
-    ranked = sorted(pareto_front(records), key=lambda r: (-r.objectives[1], r.trial))
-    start = start_of(best, records, base) if best is not None else None
-    first = [record for record in (best, start) if record is not None]
-    wanted = distinct([*first, *ranked])[: plan.configurations]
-    known = Controls(records)
+    wanted, known = candidates(plan, records, best, base), Controls(records)
     controls = [control for record in wanted if (control := known.of(record))]
     every = distinct([*controls, *wanted])
     seed = 1 + max((used(record, path) for record in records for path in SEEDS), default=0)
@@ -59,6 +55,29 @@ def planned(
         for number in range(plan.seeds)
         for record in every
     ]
+
+
+def candidates(
+    plan: Confirmation, records: list[Record], best: Record | None, base: Mapping[str, Any]
+) -> list[Record]:
+    """The trials that are run again, as `Confirmation.configurations` says."""
+    ranked = sorted(pareto_front(records), key=lambda r: (-r.objectives[1], r.trial))
+    start = start_of(best, records, base) if best is not None else None
+    first = [record for record in (best, start) if record is not None]
+    return distinct([*first, *ranked])[: plan.configurations]
+
+
+def without_own_control(
+    wanted: Iterable[Record], records: Iterable[Record]
+) -> list[dict[str, Any]]:
+    """What the controls of trials would draw that no control of the search has drawn, however it
+    ended."""
+    drawn = [record.unregularized for record in records if record.control]
+    found: list[dict[str, Any]] = []
+    for record in wanted:
+        if not record.control and record.unregularized not in (*drawn, *found):
+            found.append(record.unregularized)
+    return found
 
 
 def used(record: Record, seed: str) -> int:

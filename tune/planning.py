@@ -78,8 +78,9 @@ def prepare(study: optuna.Study, plan: Plan, standing: Standing) -> None:
 
 def planned(space: SearchSpace, sampler: SamplerName) -> tuple[list[Params], list[Params]]:
     """What is queued before any trial is sampled: controls, and the grid or the base's values."""
-    others = space.grid(GRID_POINTS) if sampler == "grid" else space.defaults()
-    return space.controls(), others
+    if sampler == "grid":
+        return space.controls(every=True), space.grid(GRID_POINTS)
+    return space.controls(), space.defaults()
 
 
 def num_planned(space: SearchSpace, sampler: SamplerName) -> int:

@@ -19,6 +19,7 @@ from optuna.distributions import (
 
 from guard.errors import ConfigError
 from guard.trial import TrialConfig, methods, sections
+from tune.results.front import PLACE
 from tune.results.reading import parse_json
 
 Params = dict[str, Any]
@@ -28,6 +29,10 @@ CONTROL_POINTS = 3
 """Values of each numeric path, other than the regularizer's, that controls are run at."""
 FIRST = ("method", "student.labels", "regularizer", "regularizer.kind")
 """What other paths depend on, so it is drawn first."""
+PLACES = (*PLACE, "student.labels")
+"""What decides where a trial has its control."""
+MOST = 16
+"""Of the controls, and of the trials at the base's own values, that come first."""
 NUMERIC: dict[str, Callable[[Any, Any], BaseDistribution]] = {
     "uniform": lambda low, high: FloatDistribution(low, high),
     "loguniform": lambda low, high: FloatDistribution(low, high, log=True),
@@ -152,20 +157,31 @@ class SearchSpace:
                 params[path] = _suggest(trial, path, self.distributions[path])
         return params
 
-    def controls(self) -> list[Params]:
+    def controls(self, *, every: bool = False) -> list[Params]:
         """Unregularized trials: every combination of choices, and of a few values of each numeric
-        distribution, of what is no field of the regularizer. So both arms are searched."""
-        return self._combinations(
-            [path for path in self.paths if not is_regularizer(path)], CONTROL_POINTS
-        )
+        distribution, of what is no field of the regularizer. So both arms are searched. Of more
+        than `MOST`, unless `every` one is wanted, those at the base's own values, or next to them,
+        for each of `PLACES`."""
+        most = math.inf if every else MOST
+        found = self._combinations(self._unregularized, CONTROL_POINTS, most)
+        return found if len(found) <= most else self._at_own_values()
 
     def control_configs(self) -> list[TrialConfig]:
-        """The controls as configs. Raises ConfigError."""
-        return [configured(self.base, params, control=True) for params in self.controls()]
+        """The controls as configs, and whatever differs from one in one value. Raises
+        ConfigError."""
+        controls = self.controls()
+        changed = (
+            {**params, path: value}
+            for params in controls
+            for path in params.keys() - set(PLACES)
+            for value in spread(self.distributions[path], CONTROL_POINTS)
+        )
+        wanted = {json.dumps(params, sort_keys=True): params for params in (*controls, *changed)}
+        return [configured(self.base, params, control=True) for params in wanted.values()]
 
     def defaults(self) -> list[Params]:
         """The base config's own values for each choice of what is no field of the regularizer,
-        where the space holds them all."""
+        where the space holds them all. Of more than `MOST` those for each of `PLACES`."""
         flat = self.base.flat()
         choices = [
             path
@@ -173,8 +189,9 @@ class SearchSpace:
             if isinstance(self.distributions[path], CategoricalDistribution)
             and not is_regularizer(path)
         ]
+        every = self._combinations(choices, 1, MOST)
         found = []
-        for chosen in self._combinations(choices, 1):
+        for chosen in every if len(every) <= MOST else self._at_own_values():
             params: Params = {}
             for path in self.paths:
                 if self.active(path, {**chosen, **params}):
@@ -182,6 +199,23 @@ class SearchSpace:
             known = all(contains(self.distributions[path], value) for path, value in params.items())
             if known and configured(self.base, params).can_be_regularized:
                 found.append(params)
+        return found
+
+    @property
+    def _unregularized(self) -> list[str]:
+        return [path for path in self.paths if not is_regularizer(path)]
+
+    def _at_own_values(self) -> list[Params]:
+        """Every combination of `PLACES`, and of all else that an unregularized trial reads there
+        the base's own value, or the one next to it."""
+        flat, found = self.base.flat(), []
+        for place in self._combinations([p for p in self.paths if p in PLACES], CONTROL_POINTS):
+            params: Params = {}
+            for path in self._unregularized:
+                if self.active(path, {**place, **params}):
+                    own = nearest(self.distributions[path], flat.get(path))
+                    params[path] = place.get(path, own)
+            found.append(params)
         return found
 
     def grid(self, points: int) -> list[Params]:
@@ -197,9 +231,12 @@ class SearchSpace:
             return False
         return config.can_be_regularized and config.regularizer.active
 
-    def _combinations(self, paths: list[str], points: int) -> list[Params]:
+    def _combinations(self, paths: list[str], points: int, most: float = math.inf) -> list[Params]:
+        """Of values of the paths; no longer ones where they are more than `most` already."""
         combinations: list[Params] = [{}]
         for path in paths:
+            if len(combinations) > most:
+                break
             values = spread(self.distributions[path], points)
             combinations = [
                 {**params, path: value} if self.active(path, params) else params
@@ -255,6 +292,16 @@ def contains(distribution: BaseDistribution, value: Any) -> bool:
         return value in distribution.choices
     assert isinstance(distribution, FloatDistribution | IntDistribution)
     return isinstance(value, (int, float)) and distribution.low <= value <= distribution.high
+
+
+def nearest(distribution: BaseDistribution, value: Any) -> Any:
+    """The value, if the distribution has it, or else a choice, or the nearer end."""
+    if contains(distribution, value):
+        return value
+    ends = extremes(distribution)
+    if isinstance(distribution, CategoricalDistribution) or not isinstance(value, (int, float)):
+        return ends[0]
+    return min(ends, key=lambda end: abs(end - value))
 
 
 def spread(distribution: BaseDistribution, points: int) -> list[Any]:

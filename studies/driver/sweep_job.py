@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import optuna
 
@@ -18,7 +18,7 @@ from studies.driver.options import SECTIONS
 from studies.driver.request import Request
 from studies.reporting.console import Terminal
 from studies.reporting.terminal import print_places, print_summary
-from tune.confirmation import planned
+from tune.confirmation import Confirmation, candidates, planned, without_own_control
 from tune.planning import Plan, num_planned, open_study
 from tune.planning import planned as planned_trials
 from tune.proposer import Proposer
@@ -26,8 +26,8 @@ from tune.results.findings import Results, against_start
 from tune.results.records import Record
 from tune.results.standing import Standing
 from tune.runs import Run, unfinished
-from tune.settling import lost, queued
-from tune.space import SearchSpace, describe
+from tune.settling import enqueue_new, lost, queued
+from tune.space import Params, SearchSpace, describe
 
 if TYPE_CHECKING:
     from studies.driver.session import Session
@@ -96,12 +96,24 @@ class SweepJob:
         runs = self.unconfirmed()
         return f"{len(runs)} runs of the confirmation" if runs else ""
 
+    @property
+    def is_searched(self) -> bool:
+        """Whether as many trials as were asked for are done, and none is to go on from a rung."""
+        return self.missing_trials() == 0 and self.proposer(0).is_over
+
     def unsearched(self) -> str:
         """What the search still has to do, in words; "" for nothing."""
         missing = self.missing_trials()
         if missing > 0:
             return f"{missing} trials"
-        return "" if self.proposer(0).is_over else "trials that go on from a rung"
+        if not self.proposer(0).is_over:
+            return "trials that go on from a rung"
+        return "baselines of what is confirmed" if self.missing_controls() else ""
+
+    def missing_controls(self) -> list[Params]:
+        """What the baselines draw of what is confirmed, where the search has run none like it."""
+        records = self.standing.records
+        return without_own_control(candidates(*self.confirmed), records)
 
     def missing_trials(self) -> int:
         assert self.study  # what Optuna alone knows of is settled
@@ -117,9 +129,13 @@ class SweepJob:
 
     def unconfirmed(self) -> list[Run]:
         """Runs of the confirmation that are missing."""
+        return unfinished(planned(*self.confirmed), self.request.folder.confirmations())
+
+    @property
+    def confirmed(self) -> tuple[Confirmation, list[Record], Record | None, dict[str, Any]]:
+        """What decides what is confirmed."""
         plan, records = self.request.options.confirm, self.standing.records
-        wanted = planned(plan, records, self.best(), self.base.flat())
-        return unfinished(wanted, self.request.folder.confirmations())
+        return plan, records, self.best(), self.base.flat()
 
     def queued(self) -> Iterable[tuple[TrialConfig, Leg]]:
         leg = Leg(looks=1) if self.plan.reduction > 1 else WHOLE
@@ -127,32 +143,41 @@ class SweepJob:
 
     def work(self, session: Session) -> None:
         """Search and confirm what is missing."""
-        from tune.callback import StudyCallback  # they import Ray
-        from tune.search import run_study, study_context
-
-        plan, progress = self.plan, session.progress
-        progress.begin("trials", plan.num_trials, self.standing.num_done)
+        progress, tried = session.progress, list[Params]()
+        progress.begin("trials", self.plan.num_trials, self.standing.num_done)
         self.repeat_lost(session)
-        context = study_context(plan, session.desk_name)
-        callback = StudyCallback(
-            context,
-            session.desk,
-            session.tracker,
-            session.timeline,
-            progress,
-            self.standing,
-            self.request.options.search.max_failures,
-        )
-        proposer = self.proposer(self.missing_trials())
-        run_study(proposer, context, session.desk, session.slots, callback)
-        for record in proposer.explained():
-            self.request.folder.write(record)
-            session.tracker.finish(record)
+        self.search(session, self.missing_trials())
+        while self.is_searched and (more := self.missing_controls()) and more != tried:
+            tried = more
+            progress.begin("baselines of what is confirmed", len(more))
+            enqueue_new(self.study, more, [])
+            self.search(session, len(more))
         runs = self.unconfirmed() if not self.unsearched() else []
         if runs:
             progress.say(f"confirming with new seeds on test images: {len(runs)} runs")
             progress.begin("runs of the confirmation", len(runs))
             session.run(runs)
+
+    def search(self, session: Session, budget: int) -> None:
+        """Go on with the search. budget: trials that it may begin."""
+        from tune.callback import StudyCallback  # they import Ray
+        from tune.search import run_study, study_context
+
+        context = study_context(self.plan, session.desk_name)
+        callback = StudyCallback(
+            context,
+            session.desk,
+            session.tracker,
+            session.timeline,
+            session.progress,
+            self.standing,
+            self.request.options.search.max_failures,
+        )
+        proposer = self.proposer(budget)
+        run_study(proposer, context, session.desk, session.slots, callback)
+        for record in proposer.explained():
+            self.request.folder.write(record)
+            session.tracker.finish(record)
 
     def repeat_lost(self, session: Session) -> None:
         """Do again the trials that Optuna has as complete and of which nothing is left."""

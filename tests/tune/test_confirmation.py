@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 from builders import configured, ended, record
 from guard.pipeline import TrialResult
 from guard.trial import TrialConfig
-from tune.confirmation import Confirmation, planned
+from tune.confirmation import Confirmation, planned, without_own_control
 from tune.results.folder import StudyFolder
 from tune.results.records import CONFIRMATION, Record
 from tune.runs import Run, run_all, unfinished
@@ -51,6 +52,21 @@ def test_the_front_and_its_controls_run_again_with_new_seeds() -> None:
 def test_the_chosen_one_comes_first_when_there_is_a_limit() -> None:
     runs = planned(Confirmation(seeds=1, configurations=2), RECORDS, RECORDS[2], NOWHERE)
     assert [run.trial for run in runs] == [0, 2, 3]
+
+
+def test_a_trial_whose_recipe_no_control_has_lacks_its_own() -> None:
+    def drawn(trial: int, mix: str, *, control: bool = False, **changes: Any) -> Record:
+        penalty = {} if control else {"regularizer.weight": 0.2}
+        params = {"ipc": 10, "student.mix": mix, **penalty}
+        config = configured({"student.mix": mix}, control=control)
+        return record(trial, config=config, params=params, control=control, **changes)
+
+    none, cut, up = drawn(0, "none", control=True), drawn(1, "cutmix"), drawn(2, "mixup")
+    wanted = [none, up, cut, replace(up, trial=3)]
+    lacking = [{"ipc": 10, "student.mix": mix} for mix in ("mixup", "cutmix")]
+    assert without_own_control(wanted, [none, cut, up]) == lacking
+    ended = drawn(4, "mixup", control=True, status="diverged")
+    assert without_own_control(wanted, [none, cut, up, ended]) == lacking[1:], "it was tried"
 
 
 @pytest.mark.parametrize(("start", "confirmed"), [(0.4, [2, 4]), (0.2, [2, 3]), (9.0, [2, 3])])

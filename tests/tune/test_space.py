@@ -4,11 +4,18 @@ from typing import Any
 
 import optuna
 import pytest
-from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
 
+from guard.config.schema import paths
 from guard.errors import ConfigError
 from guard.trial import TrialConfig, methods
-from tune.space import CONTROL, SearchSpace, configured, describe, parse_value, spread
+from tune.planning import planned
+from tune.space import CONTROL, SearchSpace, configured, describe, nearest, parse_value, spread
 from tune.trainable import StudyContext
 
 SPACE = {
@@ -132,6 +139,73 @@ def test_a_hyperparameter_of_the_method_is_searched_on_both_arms() -> None:
     assert matched == {"method": "mtt"}
     drawn = draw(space, **{CONTROL: True})
     assert ("sre2l.bn_weight" in drawn) == (drawn["method"] == "sre2l")
+
+
+RECIPES = {
+    **SPACE,
+    "method": CategoricalDistribution(("sre2l", "random")),
+    "student.mix": CategoricalDistribution(("cutmix", "mixup")),
+    "student.train.lr": FloatDistribution(1e-3, 1e-2, log=True),
+    "sre2l.bn_weight": FloatDistribution(0.01, 1, log=True),
+}
+
+
+def test_where_recipes_are_searched_there_is_a_control_at_the_own_values_of_each_place() -> None:
+    base = TrialConfig().override({"student.train.lr": 1e-4, "sre2l.bn_weight": 0.5})
+    space = SearchSpace(base, RECIPES)
+    assert len(space.controls(every=True)) == 2 * (3 * 2 * 3) + 2 * (2 * 3)
+    own = {"student.mix": "cutmix", "student.train.lr": 1e-3}
+    assert space.controls() == [
+        {"method": "sre2l", "ipc": 1, **own, "sre2l.bn_weight": 0.5},
+        {"method": "sre2l", "ipc": 10, **own, "sre2l.bn_weight": 0.5},
+        {"method": "random", "ipc": 1, **own},
+        {"method": "random", "ipc": 10, **own},
+    ]
+    assert planned(space, "grid")[0] == space.controls(every=True)
+    assert planned(space, "random")[0] == space.controls()
+
+
+def test_the_own_values_are_tried_in_each_place_where_recipes_are_searched() -> None:
+    places = {
+        "ipc": CategoricalDistribution((1, 10)),
+        "student.mix": CategoricalDistribution(("none", "mixup", "cutmix")),
+        "student.train.optimizer": CategoricalDistribution(("adamw", "sgd")),
+        "student.loss": CategoricalDistribution(("kl", "mse", "cosine")),
+    }
+    found = SearchSpace(TrialConfig(), places).defaults()
+    own = {"student.mix": "none", "student.train.optimizer": "adamw", "student.loss": "kl"}
+    assert found == [{"ipc": ipc, **own} for ipc in (1, 10)]
+
+
+def test_a_bad_value_is_found_whatever_else_is_searched() -> None:
+    bad = {**RECIPES, "student.ema": CategoricalDistribution((0.0, 0.5))}
+    space = SearchSpace(TrialConfig(), bad)
+    assert len(space.controls()) < len(space.control_configs())
+    assert {config.student.ema for config in space.control_configs()} == {0, 0.5}
+
+
+def test_many_fields_take_no_time() -> None:
+    fields = [path for path in paths(TrialConfig) if path.endswith((".lr", ".weight_decay"))]
+    many = dict.fromkeys(fields, FloatDistribution(1e-4, 1e-2, log=True))
+    space = SearchSpace(TrialConfig(), many)
+    assert len(many) > 12 and len(space.controls()) == 1
+
+
+@pytest.mark.parametrize(
+    ("distribution", "value", "expected"),
+    [
+        (FloatDistribution(1, 3), 2.0, 2.0),
+        (FloatDistribution(1, 3), 0.1, 1),
+        (FloatDistribution(1, 3), 9, 3),
+        (FloatDistribution(1, 3), None, 1),
+        (CategoricalDistribution(("a", "b")), "b", "b"),
+        (CategoricalDistribution(("a", "b")), "c", "a"),
+    ],
+)
+def test_the_nearest_value_is_one_of_the_distributions(
+    distribution: BaseDistribution, value: Any, expected: Any
+) -> None:
+    assert nearest(distribution, value) == expected
 
 
 def test_real_images_have_no_regularizer_and_so_no_trial_but_the_control() -> None:

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -11,7 +13,9 @@ from studies.driver.flags import parsed
 from studies.driver.request import settled
 from studies.driver.settings import search_space
 from studies.driver.sweep_job import SweepJob, planned_job
-from tune.settling import is_control
+from tune.results.front import Controls
+from tune.settling import is_control, state_of
+from tune.space import configured as configured_in
 
 
 def job_of(output: Path, *argv: str) -> SweepJob:
@@ -58,8 +62,8 @@ def test_a_sweep_has_as_many_trials_as(argv: list[str], trials: int, tmp_path: P
         (["--num-trials", "10"], "4 baselines .* and 4 trials .* proposes 2 of 10 trials"),
         (["--num-trials", "3"], "proposes 0 of 3 trials"),
         (
-            ["--set", "student.mix=choice(none, mixup)", "--set", "seed=choice(0, 1, 2)"],
-            "24 baselines .* and 24 trials .* proposes 0 of 48 trials",
+            ["--set", "seed=choice(0, 1, 2, 3, 4)"],
+            "20 baselines .* and 20 trials .* proposes 0 of 40 trials",
         ),
     ],
 )
@@ -102,6 +106,43 @@ def test_trials_are_missing_then_their_confirmation(tmp_path: Path) -> None:
     assert again.unfinished() == "10 runs of the confirmation"
     alone = job_of(tmp_path, "--num-trials", "9", "--set", "confirm.seeds=0")
     assert alone.unfinished() == ""
+
+
+RECIPES = ("--set", "student.train.lr=loguniform(1e-3, 1e-2)", "--set", "sre2l.lr=choice(0.1, 0.2)")
+
+
+def test_what_is_confirmed_gets_a_baseline_of_its_own_recipe(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As long as the choice, which it may change, has none."""
+    job = job_of(tmp_path, "--num-trials", "11", "--set", "confirm.configurations=1", *RECIPES)
+    searched: list[int] = []
+
+    def search(self: SweepJob, session: object, budget: int) -> None:
+        """Each trial is more robust than the one before."""
+        searched.append(budget)
+        for _ in range(budget):
+            trial = self.study.ask()
+            params, control = self.plan.space.suggest(trial), is_control(trial)
+            config = configured_in(self.plan.space.base, params, control=control)
+            robust = 0.0 if control else trial.number / 100
+            made = record(trial.number, 0.9, robust, config, params=params, control=control)
+            self.request.folder.write(made)
+            self.standing.add([made])
+            self.study.tell(
+                trial, state=state_of(made), values=None if control else made.objectives
+            )
+
+    monkeypatch.setattr(SweepJob, "search", search)
+    progress = SimpleNamespace(begin=lambda *of: None, say=lambda line: None)
+    session: Any = SimpleNamespace(progress=progress, run=lambda runs: None)
+    job.work(session)
+    assert searched == [11, 1]
+    best = job.best()
+    assert best is not None and not best.control
+    own = Controls(job.standing.records).of(best)
+    assert own is not None and own.unregularized == best.unregularized
+    assert job.unfinished() == "6 runs of the confirmation"
 
 
 def test_the_choice_depends_on_the_clean_accuracy_that_may_be_lost(tmp_path: Path) -> None:
