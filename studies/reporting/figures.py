@@ -91,18 +91,19 @@ def draw_clouds(axes: Axes, search: Search) -> None:
 
 
 def draw_confirmed(axes: Axes, confirmed: Sequence[Comparison]) -> None:
-    regularized = itertools.cycle("XsD^")
+    regularized = itertools.cycle("*pXD")
     for comparison in confirmed:
-        axes.errorbar(
-            [comparison.clean.mean],
-            [comparison.robust.mean],
-            xerr=reaches([comparison.clean]),
-            yerr=reaches([comparison.robust]),
-            fmt="P" if comparison.is_control else next(regularized),
-            color="black",
-            capsize=3,
-            lw=1,
+        place = [comparison.clean.mean], [comparison.robust.mean]
+        ends = reaches([comparison.clean]), reaches([comparison.robust])
+        axes.errorbar(*place, *reversed(ends), fmt="none", color="black", capsize=3, lw=1)
+        axes.scatter(
+            *place,
+            marker="P" if comparison.is_control else next(regularized),
+            s=90,
+            facecolors="white",
+            edgecolors="black",
             label=f"confirmed on test: {comparison.arm.title}",
+            zorder=4,
         )
 
 
