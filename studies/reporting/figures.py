@@ -94,8 +94,15 @@ def draw_confirmed(axes: Axes, confirmed: Sequence[Comparison]) -> None:
     regularized = itertools.cycle("*pXD")
     for comparison in confirmed:
         place = [comparison.clean.mean], [comparison.robust.mean]
-        ends = reaches([comparison.clean]), reaches([comparison.robust])
-        axes.errorbar(*place, *reversed(ends), fmt="none", color="black", capsize=3, lw=1)
+        axes.errorbar(
+            *place,
+            xerr=reaches([comparison.clean]),
+            yerr=reaches([comparison.robust]),
+            fmt="none",
+            color="black",
+            capsize=3,
+            lw=1,
+        )
         axes.scatter(
             *place,
             marker="P" if comparison.is_control else next(regularized),
