@@ -21,7 +21,7 @@ from studies.reporting.console import Terminal
 from studies.reporting.figures import save_png
 from studies.reporting.page import publish
 from studies.reporting.searches import Importance, cannot_be_told, importances, robust, searched
-from studies.reporting.series import STEP, WEIGHT, Search
+from studies.reporting.series import BARRED, STEP, WEIGHT, Search
 from studies.sweep import STORY
 from tune.copies import brought
 from tune.places import held
@@ -134,7 +134,8 @@ def importance_figure(found: Mapping[str, Importance], count: int) -> Figure:
 
 def map_figure(search: Search) -> Figure:
     """A map for each method and IPC: every complete trial at its λ and h, larger and darker where
-    the student is more robust; crosses where a trial was stopped early."""
+    the student is more robust, with a bar where it must not be chosen; crosses where a trial was
+    stopped early."""
     maps = search.maps()
     rows = -(-len(maps) // 2)
     figure = Figure(figsize=(7.2, 0.6 + 3.2 * rows), dpi=150, layout="constrained")
@@ -155,12 +156,14 @@ def map_figure(search: Search) -> Figure:
         )
         for x, y, value in zip(*at(records), values, strict=True):
             axes.annotate(f"{value:.2f}", (x, y), (6, 6), textcoords="offset points", fontsize=7)
+        axes.scatter(*at(search.barred_of(records)), marker="_", color="0.35", s=250, lw=2)
         axes.scatter(*at(search.ended_on(place)), marker="x", color="0.6", s=20)
         axes.set(xscale="log", yscale="log", xlabel="h (length of the step)", ylabel="λ")
         axes.set_title(f"{place[0]}, IPC {place[1]}: {len(records)} trials", fontsize=9)
     for axes in places[len(maps) :]:
         axes.set_axis_off()
-    figure.colorbar(points, ax=places, label="robust validation accuracy")
+    label = f"robust validation accuracy; with a bar: {BARRED}"
+    figure.colorbar(points, ax=places, label=label)
     return figure
 
 

@@ -24,6 +24,19 @@ from tune.runs import Run
 
 SAMPLES = 200
 
+TINY: dict[str, Any] = {
+    "model.width": 8,
+    "model.depth": 3,
+    "ipc": 2,
+    "squeeze": {"epochs": 2, "optimizer": "adamw", "lr": 0.01},
+    "regularizer.fraction": 0.25,
+    "sre2l": {"iterations": 5, "chunk": 2},
+    "student.train": {"epochs": 3, "batch_size": 7, "augment": ["crop"]},
+    "student.mix": "cutmix",
+    "evaluation": {"attacks": ["pgd2"], "max_samples": 50, "eps": 0.05},
+}
+"""A trial of seconds."""
+
 
 def configured(fields: Mapping[str, Any] | None = None, *, control: bool = False) -> TrialConfig:
     """The default trial with other fields, by path, or its control."""

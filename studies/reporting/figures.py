@@ -25,6 +25,8 @@ from tune.results.wording import joined
 
 MARKERS = "os^Dv<>P*X"
 """One for each method and IPC."""
+NUM_COLORS = 10
+"""Of matplotlib's usual ones."""
 
 
 def pareto_figure(
@@ -70,10 +72,11 @@ def draw_clouds(axes: Axes, search: Search) -> None:
     """The trials of each method and IPC, a bar over each that must not be chosen, and a cross over
     each with a flag."""
     for cloud in search.clouds():
-        color = f"C{cloud.look}"
+        round_number, place = divmod(cloud.look, NUM_COLORS)
+        color = f"C{place}"
         axes.scatter(
             *points(cloud.records),
-            marker=MARKERS[cloud.look % len(MARKERS)],
+            marker=MARKERS[(place + round_number) % len(MARKERS)],
             s=70 if cloud.control else 36,
             facecolors="none" if cloud.control else color,
             edgecolors=color,

@@ -18,6 +18,8 @@ from tune.timeline import Span
 ROBUST, CLEAN = "robust accuracy", "clean accuracy"
 FONT = {"family": "system-ui, sans-serif", "size": 13}
 COLORS = ("#1f77b4", "#d95f02", "#2ca02c", "#9467bd", "#8c564b", "#e377c2", "#17becf", "#7f7f7f")
+BAR = {"symbol": "line-ew-open", "size": 16, "color": "dimgray", "line": {"width": 2}}
+"""Over a trial that must not be chosen."""
 MARKERS = ("circle", "square", "diamond", "triangle-up", "x", "star", "cross", "pentagon")
 
 
@@ -53,8 +55,7 @@ def pareto_plot(search: Search, comparisons: Sequence[Comparison]) -> Plot | Non
     for cloud in search.clouds():
         figure.add_trace(scatter(cloud.records, cloud.label, mode="markers", marker=looks(cloud)))
     if search.barred:
-        bar = {"symbol": "line-ew-open", "size": 16, "color": "dimgray", "line": {"width": 2}}
-        figure.add_trace(scatter(search.barred, BARRED, mode="markers", marker=bar))
+        figure.add_trace(scatter(search.barred, BARRED, mode="markers", marker=BAR))
     for comparison in comparisons:
         figure.add_trace(confirmed(comparison))
     figure.update_xaxes(title=f"{CLEAN} (share of images)")
@@ -113,6 +114,9 @@ def ipc_plot(search: Search) -> Plot | None:
                 name=cloud.label,
             )
         )
+    if search.barred:
+        place = {"x": [own.group[1] for own in search.barred], "y": points(search.barred)[1]}
+        figure.add_trace(go.Scatter(**place, name=BARRED, mode="markers", marker=BAR))
     figure.update_xaxes(title="images per class", type="log", dtick="D1")
     figure.update_yaxes(title=f"{ROBUST} (validation)", range=[0, 1])
     caption = f"{len(search.complete)} students of the search, one seed each."
@@ -127,8 +131,8 @@ def scatter(records: Sequence[Record], name: str, **looks: object) -> go.Scatter
 
 
 def looks(cloud: Cloud) -> dict[str, object]:
-    symbol = MARKERS[cloud.look % len(MARKERS)]
-    color = COLORS[cloud.look % len(COLORS)]
+    round_number, place = divmod(cloud.look, len(COLORS))
+    symbol, color = MARKERS[(place + round_number) % len(MARKERS)], COLORS[place]
     return {"symbol": symbol + ("-open" if cloud.control else ""), "size": 11, "color": color}
 
 

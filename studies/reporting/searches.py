@@ -19,8 +19,8 @@ from optuna.trial import FrozenTrial, TrialState
 from plotly.subplots import make_subplots
 
 from guard.errors import StudyError
-from studies.reporting.interactive import ROBUST, Plot, piece, texts
-from studies.reporting.series import LEAST_ON_A_MAP, STEP, WEIGHT, Search
+from studies.reporting.interactive import BAR, ROBUST, Plot, piece, texts
+from studies.reporting.series import BARRED, LEAST_ON_A_MAP, STEP, WEIGHT, Search
 from tune.results.folder import StudyFolder
 from tune.results.records import Record
 from tune.settling import is_control, is_foreign
@@ -64,6 +64,7 @@ def with_lists_as_text(trial: FrozenTrial) -> FrozenTrial:
         params={name: text(value) for name, value in trial.params.items()},
         distributions=distributions,
         user_attrs=trial.user_attrs,
+        constraints=trial.constraints,
     )
 
 
@@ -143,18 +144,33 @@ def search_plots(folder: StudyFolder, search: Search) -> Iterator[Plot]:
         return
     if study is None:
         return
-    names, count = varied(study), len(study.get_trials(deepcopy=False))
-    if names and count > 1:
-        view = optuna.visualization.plot_parallel_coordinate
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            figure = view(study, names, target=robust, target_name=ROBUST)
-        caption = f"One line a regularized trial ({count}); robust validation accuracy."
-        yield Plot(title="Parallel coordinates", caption=caption, html=piece(figure))
+    count = len(study.get_trials(deepcopy=False))
+    lines = coordinates(study)
+    if lines is not None:
+        yield lines
     if count >= ENOUGH:
         found = importances(study)
         if found:
             yield importance_plot(found, count)
+
+
+def coordinates(study: optuna.Study) -> Plot | None:
+    """What the regularized trials that may be chosen have in common; None for less than two."""
+    every = study.get_trials(deepcopy=False)
+    fine = [trial for trial in every if all(excess <= 0 for excess in trial.constraints.values())]
+    shown = optuna.create_study(directions=study.directions)
+    shown.add_trials(fine)
+    names = varied(shown)
+    if len(fine) < 2 or not names:
+        return None
+    view = optuna.visualization.plot_parallel_coordinate
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        figure = view(shown, names, target=robust, target_name=ROBUST)
+    caption = f"One line a regularized trial ({len(fine)}); robust validation accuracy."
+    if len(fine) < len(every):
+        caption += f" Of {len(every) - len(fine)} more no line: each {BARRED}."
+    return Plot(title="Parallel coordinates", caption=caption, html=piece(figure))
 
 
 def cannot_be_told(count: int) -> str:
@@ -175,6 +191,7 @@ def maps_plot(search: Search, maps: Mapping[tuple[str, int], Sequence[Record]]) 
     for number, (place, records) in enumerate(maps.items()):
         where = {"row": number // COLUMNS + 1, "col": number % COLUMNS + 1}
         figure.add_trace(points_of(records), **where)
+        figure.add_trace(bars_of(search.barred_of(records)), **where)
         figure.add_trace(crosses_of(search.ended_on(place)), **where)
     figure.update_xaxes(title="h", type="log")
     figure.update_yaxes(title="λ", type="log")
@@ -183,8 +200,9 @@ def maps_plot(search: Search, maps: Mapping[tuple[str, int], Sequence[Record]]) 
         coloraxis={"colorscale": "Viridis", "reversescale": True, "colorbar": {"title": ROBUST}},
     )
     caption = (
-        "Robust validation accuracy (share of images) of every complete trial; crosses: stopped "
-        f"early. Only methods and IPCs with at least {LEAST_ON_A_MAP} complete trials."
+        "Robust validation accuracy (share of images) of every complete trial; a bar over it: "
+        f"{BARRED}; crosses: stopped early. Only methods and IPCs with at least "
+        f"{LEAST_ON_A_MAP} complete trials."
     )
     return Plot(title="λ and h", caption=caption, html=piece(figure, 60 + 340 * rows))
 
@@ -200,6 +218,16 @@ def points_of(records: Sequence[Record]) -> go.Scatter:
         textposition="top center",
         textfont={"size": 10},
         marker={"color": values, "coloraxis": "coloraxis", "size": 12},
+    )
+
+
+def bars_of(records: Sequence[Record]) -> go.Scatter:
+    return go.Scatter(
+        x=[record.params[STEP] for record in records],
+        y=[record.params[WEIGHT] for record in records],
+        hovertext=[f"{text}, {BARRED}" for text in texts(records)],
+        mode="markers",
+        marker={**BAR, "size": 20},
     )
 
 

@@ -74,6 +74,11 @@ class Search:
                 groups.setdefault(record.group, []).append(record)
         return {place: own for place, own in groups.items() if len(own) >= LEAST_ON_A_MAP}
 
+    def barred_of(self, records: Iterable[Record]) -> list[Record]:
+        """Those of some complete trials that must not be chosen."""
+        barred = {record.trial for record in self.barred}
+        return [record for record in records if record.trial in barred]
+
     def ended_on(self, place: tuple[str, int]) -> list[Record]:
         """The stopped trials that belong on a map."""
         own = [record for record in self.stopped if record.group == place]

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from builders import TINY
 from guard.artifacts import ArtifactStore
 from guard.data.images import TensorImages
 from guard.models.input_layer import Normalize
@@ -18,18 +19,6 @@ from guard.trial import TrialConfig
 from helpers import draws
 
 torch.set_num_threads(1)
-
-TINY = {
-    "model.width": 8,
-    "model.depth": 3,
-    "ipc": 2,
-    "squeeze": {"epochs": 2, "optimizer": "adamw", "lr": 0.01},
-    "regularizer.fraction": 0.25,
-    "sre2l": {"iterations": 5, "chunk": 2},
-    "student.train": {"epochs": 3, "batch_size": 7, "augment": ["crop"]},
-    "student.mix": "cutmix",
-    "evaluation": {"attacks": ["pgd2"], "max_samples": 50, "eps": 0.05},
-}
 
 
 @pytest.fixture(scope="session")

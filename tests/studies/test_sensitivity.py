@@ -178,7 +178,7 @@ def test_each_method_and_ipc_has_a_map_of_its_own(tmp_path: Path) -> None:
     found = sensitivity.map_figure(Search.of(folder.records()))
     titles = [axes.get_title() for axes in found.axes if axes.get_title()]
     assert titles == ["cda, IPC 10: 12 trials", "sre2l, IPC 10: 12 trials"]
-    crosses = [len(axes.collections[1].get_offsets()) for axes in found.axes[:2]]
+    crosses = [len(axes.collections[2].get_offsets()) for axes in found.axes[:2]]
     assert crosses == [0, 1]
 
 

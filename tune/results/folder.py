@@ -12,12 +12,14 @@ from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from guard.artifacts import ArtifactStore, Damaged
 from guard.objects import Objects, copy_of, is_uri
 from guard.remote import store_at
+from tune.options import MAX_CLEAN_DROP
 from tune.places import retrying, sqlite_uri
-from tune.results.front import pareto_front
+from tune.results.front import Controls, barred, pareto_front
 from tune.results.reading import read_object
 from tune.results.records import CONFIRMATION, FOLDERS, SEARCH, Record
 from tune.results.rows import row_of, to_csv
@@ -246,13 +248,26 @@ class StudyFolder:
         rows = [row_of(record) for record in (*records, *self.confirmations())]
         self._write("results.csv", to_csv(rows))
 
-    def write_tables(self, records: Iterable[Record], best: Record | None) -> None:
-        """results.csv, pareto.csv and, if there is a choice, best.json: what `records` say now.
-        Raises StudyError as `write_results` does."""
+    def write_tables(
+        self,
+        records: Iterable[Record],
+        best: Record | None,
+        max_clean_drop: float = MAX_CLEAN_DROP,
+    ) -> None:
+        """results.csv, pareto.csv and, if there is a choice, best.json: what `records` of a search
+        say now, and which must not be chosen. Raises StudyError as `write_results` does."""
         records = list(records)
-        self.write_results(records)
-        front = [row_of(record) for record in pareto_front(records)]
-        self._write("pareto.csv", to_csv(front))
+        controls = Controls(records)
+
+        def row(record: Record) -> dict[str, Any]:
+            control = controls.of(record)
+            is_complete = record.status == "complete"
+            why = barred(record, control, max_clean_drop) if is_complete else ""
+            return {**row_of(record), "barred": why}
+
+        confirmed = [row_of(record) for record in self.confirmations()]
+        self._write("results.csv", to_csv([*map(row, records), *confirmed]))
+        self._write("pareto.csv", to_csv(map(row, pareto_front(records))))
         if best is not None:
             self._write("best.json", json.dumps(best.config, indent=2))
 

@@ -55,6 +55,17 @@ def clean_excess(record: Record, control: Record | None, max_clean_drop: float) 
     return control.objectives[0] - max_clean_drop - record.objectives[0]
 
 
+def barred(record: Record, control: Record | None, max_clean_drop: float) -> str:
+    """Why a complete trial of a search must not be chosen; "" where it may be."""
+    excess = clean_excess(record, control, max_clean_drop)
+    if excess <= 0:
+        return ""
+    if control is None:
+        return "it has no control"
+    lost = control.objectives[0] - record.objectives[0]
+    return f"loses {lost:.3f} of its control's clean accuracy, {max_clean_drop:.3f} is allowed"
+
+
 def allowed(records: Iterable[Record], max_clean_drop: float) -> list[Record]:
     """The complete trials whose clean accuracy, on validation, is within `max_clean_drop` of their
     control's. None before a control is complete."""

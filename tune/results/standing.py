@@ -73,7 +73,7 @@ class Standing:
         """Raises StudyError if they cannot be written for half a minute."""
         records = self.records
         self.best, self._is_stale = choose(records, self.max_clean_drop), False
-        self.folder.write_tables(records, self.best)
+        self.folder.write_tables(records, self.best, self.max_clean_drop)
 
     def write_tables_now_and_then(self) -> None:
         """If there is something new, and the last time is some seconds ago, or longer for tables

@@ -12,7 +12,7 @@ from tune.results.comparison import Comparison, Values, arms, gain, short_titles
 from tune.results.findings import Results
 from tune.results.records import Record
 from tune.results.statistics import MOST_SEEDS, Estimate, deciding_seeds
-from tune.results.tables import Grid, signed_percent
+from tune.results.tables import Grid, all_together, gains_of, signed_percent
 
 FORMULA = (
     "Seeds that would decide: the least n with (t(0.975) + t(0.8))² s²/n + r² ≤ Δ², Student's t of "
@@ -142,8 +142,10 @@ def undecided_grid(results: Results) -> Grid:
 def in_words(results: Results, rows: Sequence[Sequence[str]]) -> str:
     """What stands above the table: how it is read, or that there is none."""
     compared = [c for c in results.comparisons if c.robust_gain is not None]
+    gains = gains_of(results.comparisons)
     if not rows:
-        parts = ["Every compared difference in robust accuracy is clear."] if compared else []
+        told = "Every compared difference in robust accuracy is clear by itself."
+        parts = [told + all_together(gains)] if compared else []
     else:
         parts = ["In points of robust accuracy, 95 % intervals.", FORMULA]
     return " ".join(filter(None, [nearby_in_words(results), *parts]))

@@ -9,15 +9,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
+from guard.trial import TrialConfig
 from tune.results.folder import StudyFolder
+from tune.results.front import Controls, barred, choose
 from tune.results.growth import in_order
 from tune.results.records import Record
 from tune.tracking.held import THIS_RUN, Held, HeldModel, Point, Student, milliseconds
 from tune.tracking.identity import identity, remember_page
 from tune.tracking.live import STEPS, Live
+from tune.tracking.products import real_images
 from tune.tracking.provenance import version_tags
 from tune.tracking.store import Store
-from tune.tracking.view import TAG, envelope, linked, page, state_of
+from tune.tracking.view import BARRED, TAG, envelope, linked, page, state_of
 from tune.tracking.wanted import (
     FINGERPRINT,
     ID,
@@ -160,7 +163,7 @@ class Mirror:
         if record is not None and self._wanted(record, self._study).holds(run):
             self._complete.add(label)
             run.params, run.metrics = {}, {}
-            run.tags = {PARENT: run.tags.get(PARENT, "")}
+            run.tags = {name: run.tags.get(name, "") for name in (PARENT, BARRED)}
             if run.model is not None:
                 run.model.metrics = {}
 
@@ -279,6 +282,26 @@ class Mirror:
             self._store.log(study, milliseconds(), self._live.pending())
             self._live.delivered()
 
+    def _judge(self, records: Sequence[Record]) -> None:
+        """Have it said in the runs of a search's trials which must not be chosen, and why."""
+        searched = [own for own in records if own.is_search and own.split == "validation"]
+        controls = Controls(searched)
+        for record in (own for own in searched if own.status == "complete"):
+            run = self._runs.get(record.label)
+            told = barred(record, controls.of(record), self._max_clean_drop)
+            if run is not None and run.tags.get(BARRED, "") != told:
+                self._store.log(run, milliseconds(), tags={BARRED: told})
+                run.tags[BARRED] = told
+
+    def _say_what_it_is_of(self, study: Held, records: Sequence[Record]) -> None:
+        """The data that a study's trials read, and the student of a search's choice."""
+        data = (real_images(TrialConfig.from_dict(record.config)) for record in records[:1])
+        self._store.read(study, [own for own in data if own.key not in study.images])
+        chosen = choose((own for own in records if own.is_search), self._max_clean_drop)
+        run = self._runs.get(chosen.label) if chosen and chosen.split == "validation" else None
+        if run is not None and run.model is not None and run.model.model_id not in study.outputs:
+            self._store.link(study, run.model)
+
     def close(self, records: list[Record], status: str | None, note: str) -> None:
         """Complete the study's own run, and end those of trials that were interrupted. status: of
         the study's; None: what it has, and KILLED if it was left running."""
@@ -290,6 +313,8 @@ class Mirror:
         tags = {k: v for k, v in {**self._study, NOTE: note}.items() if study.tags.get(k) != v}
         self._store.log(study, milliseconds(), self._live.pending(), {}, tags)
         self._live.delivered()
+        self._judge(records)
+        self._say_what_it_is_of(study, records)
         paths = [path for pattern in STUDY_FILES for path in self._folder.path.glob(pattern)]
         self._store.upload(study, {path.name: path for path in sorted(paths)})
         begun = [self._runs[label] for label in self._begun & self._runs.keys() - self._complete]

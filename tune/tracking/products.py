@@ -18,7 +18,8 @@ from tune.tracking.held import THIS_RUN, Images, Student
 REAL, DISTILLED = "real", "distilled"
 FOLDER = "distilled"
 """Of a run's artifacts."""
-IMAGES_FILE, PICTURE, CARD = "images.safetensors", "images.png", "card.json"
+IMAGES_FILE, LABELS_FILE = "images.safetensors", "labels.safetensors"
+PICTURE, CARD = "images.png", "card.json"
 FETCH = f"""The distilled set, where `MLFLOW_TRACKING_URI` is this place:
 
 ```python
@@ -52,9 +53,16 @@ def images_of(
 
 
 def is_delivered(folder: Path, largest_set: int) -> bool:
-    """Whether the images of a distilled set are an artifact of its run."""
-    file = folder / IMAGES_FILE
-    return file.is_file() and file.stat().st_size <= largest_set * 2**20
+    """Whether the images of a distilled set, and the labels that lie beside them, are artifacts of
+    its run."""
+    sizes = {path.name: path.stat().st_size for path in tensors(folder)}
+    return IMAGES_FILE in sizes and sum(sizes.values()) <= largest_set * 2**20
+
+
+def tensors(folder: Path) -> list[Path]:
+    """The files that are read with a distilled set's card."""
+    places = (folder / name for name in (IMAGES_FILE, LABELS_FILE))
+    return [path for path in places if path.is_file()]
 
 
 def real_images(config: TrialConfig) -> Images:
@@ -86,6 +94,9 @@ def student_of(record: Record, config: TrialConfig, tags: Mapping[str, str]) -> 
         "ipc": config.ipc,
         "regularizer": wording.penalty(config.regularizer),
         "seed": config.seed,
+        "phase": record.phase,
+        "attacks": ", ".join(config.evaluation.attacks),
+        "eps": config.evaluation.eps,
         **record.params,
     }
     name = f"{wording.title(config, record.params)} ({record.label})"
@@ -118,10 +129,9 @@ def distilled_files(
     folder = places.get("distilled")
     if folder is None:
         return {}
-    names = [PICTURE, CARD, *([IMAGES_FILE] if is_delivered(folder, largest_set) else [])]
-    found: dict[str, Path | bytes] = {
-        f"{FOLDER}/{name}": folder / name for name in names if (folder / name).is_file()
-    }
+    own = [path for path in (folder / PICTURE, folder / CARD) if path.is_file()]
+    large = tensors(folder) if is_delivered(folder, largest_set) else []
+    found: dict[str, Path | bytes] = {f"{FOLDER}/{path.name}": path for path in (*own, *large)}
     with contextlib.suppress(OSError, ValueError, LookupError):
         card = finished_card(folder, config, record.metrics)
         found[f"{FOLDER}/{CARD}"] = json.dumps(card, indent=1).encode()

@@ -22,7 +22,7 @@ from tune.tracking.view import ARM
 STUDY, TRIAL, FINGERPRINT = "guard.study", "guard.trial", "guard.fingerprint"
 ID = "guard.id"
 """Of the study's folder: two studies of one name may share a server."""
-STATUS = "guard.status"
+STATUS, REASON = "guard.status", "guard.reason"
 PARENT, NOTE = "mlflow.parentRunId", "mlflow.note.content"
 CURVES = ("loss", "accuracy", "lr")
 RELIABILITY = "reliability"
@@ -113,7 +113,7 @@ def wanted(
     places = {part: folder.output / path for part, path in record.paths.items()}
     ended = {
         STATUS: record.status,
-        "guard.reason": record.reason[:MAX_LENGTH],
+        REASON: record.reason[:MAX_LENGTH],
         "guard.phase": record.phase,
         "guard.flags": "; ".join(record.flags)[:MAX_LENGTH],
         NOTE: note_of(record, places, largest_set),

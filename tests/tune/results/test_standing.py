@@ -60,7 +60,7 @@ def test_tables_that_take_long_are_written_less_often(
 ) -> None:
     times: list[float] = []
 
-    def slowly(self: StudyFolder, records: object, best: object) -> None:
+    def slowly(self: StudyFolder, *told: object) -> None:
         times.append(clock.s)
         clock.s += 2
 

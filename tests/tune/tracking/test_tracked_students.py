@@ -10,13 +10,17 @@ from typing import Any
 
 import mlflow
 import pytest
+import torch
 from mlflow.tracking import MlflowClient
 from tracked import artifact_folders, artifacts, deliver, finished, models_of, runs_of
 
-from builders import configured, record
+from builders import TINY, configured, record
 from guard.artifacts import ArtifactStore
+from guard.distilled import DistilledSet
 from guard.errors import ConfigError
+from guard.pipeline import local_runner
 from guard.stage import Stage
+from guard.trial import TrialConfig
 from guard.trial_stages import TrialStages
 from tune.results.folder import StudyFolder
 from tune.tracking import provenance
@@ -24,9 +28,12 @@ from tune.tracking.opening import open_store
 from tune.tracking.options import TrackingConfig
 from tune.tracking.products import digest
 from tune.tracking.tracker import Tracker
+from tune.tracking.view import BARRED
 
 
-def test_students_are_ranked_over_studies(study: StudyFolder) -> None:
+def test_students_are_ranked_over_studies(
+    study: StudyFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
     other = StudyFolder(study.output, "other")
     for folder, robust in ((study, (0.5, 0.7)), (other, (0.6, 0.8))):
         for number, value in enumerate(robust):
@@ -38,7 +45,15 @@ def test_students_are_ranked_over_studies(study: StudyFolder) -> None:
         ["1"], order_by=[{"field_name": "metrics.test/robust_accuracy", "ascending": False}]
     )
     assert [model.tags["guard.study"] for model in best] == ["other", "s", "other", "s"]
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", study.tracking_uri)
+    mlflow.set_experiment("robust-distillation")
+    ranked = mlflow.search_logged_models(  # as README has it
+        filter_string="params.phase = 'search'",
+        order_by=[{"field_name": "metrics.test/robust_accuracy", "ascending": False}],
+    )
+    assert list(ranked["model_id"]) == [model.model_id for model in best]
     first = best[0]
+    assert first.params["attacks"] and float(first.params["eps"]) > 0
     assert first.name == "sre2l, IPC 5, curvature (λ = 0·1, h = 0·1) (1)"
     assert first.params["ipc"] == "5" and first.params["method"] == "sre2l"
     assert first.model_type == "student" and str(first.status) == "READY"
@@ -63,6 +78,54 @@ def test_the_distilled_set_is_what_the_data_say(
     assert (place / "card.json").is_file()
     assert made.dataset.digest == digest(Path(one.paths["distilled"])) == "distilled"
     assert json.loads(found["digits"].dataset.source) == {"tags": {"source": "sklearn:digits"}}
+
+
+@pytest.mark.parametrize("labels", ["fixed", "budget", "soft"])
+def test_the_two_lines_of_readme_load_a_real_set(
+    labels: str, study: StudyFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = TrialConfig().override({**TINY, "student.labels": labels, "student.budget": 2})
+    stage = TrialStages.of(config).distilled
+    assert stage is not None
+    (made,) = local_runner(ArtifactStore(study.artifacts))(stage)
+    study.write(record(0, config=config, paths={"distilled": str(made.path)}))
+    deliver(study)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", study.tracking_uri)
+    run_id = runs_of(study)["0"].info.run_id
+    folder = mlflow.artifacts.download_artifacts(f"runs:/{run_id}/distilled")
+    loaded = DistilledSet.load(folder)
+    assert torch.equal(loaded.images, DistilledSet.load(made.path).images)
+    assert (loaded.portable is not None) == (labels != "soft")
+
+
+def test_the_study_says_which_data_and_which_student(study: StudyFolder) -> None:
+    paths = [artifact_folders(study.artifacts / str(number)) for number in range(3)]
+    study.write(record(0, 0.9, 0.1, configured(control=True), paths=paths[0]))
+    study.write(record(1, 0.89, 0.5, paths=paths[1]))
+    study.write(record(2, 0.5, 0.9, configured({"regularizer.weight": 9}), paths=paths[2]))
+    for _ in range(2):
+        deliver(study)
+        runs = runs_of(study)
+        parent = runs["parent"]
+        assert [own.dataset.name for own in parent.inputs.dataset_inputs] == ["digits"]
+        made = [model.model_id for model in parent.outputs.model_outputs]
+        assert made == [model.model_id for model in runs["1"].outputs.model_outputs]
+
+
+def test_a_trial_that_must_not_be_chosen_says_why(study: StudyFolder) -> None:
+    study.write(record(0, 0.9, 0.1, configured(control=True)))
+    study.write(record(1, 0.89, 0.5))
+    study.write(record(2, 0.5, 0.9, configured({"regularizer.weight": 9})))
+
+    def said() -> dict[str, str]:
+        return {label: run.data.tags.get(BARRED, "") for label, run in runs_of(study).items()}
+
+    deliver(study)
+    why = "loses 0.400 of its control's clean accuracy, 0.030 is allowed"
+    assert said() == {"parent": "", "0": "", "1": "", "2": why}
+    study.write(record(0, 0.5, 0.1, configured(control=True)))
+    deliver(study)
+    assert said() == dict.fromkeys(said(), ""), "its control has been run again"
 
 
 def test_a_digest_is_of_the_images(tmp_path: Path) -> None:
