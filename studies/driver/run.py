@@ -17,7 +17,7 @@ from studies.driver.request import Request
 from studies.driver.seal import is_sealed, seal
 from studies.driver.sets import keep_sets
 from studies.driver.streams import epitaph, native_apart
-from studies.driver.tracking import known_store, named_store, opened_store
+from studies.driver.tracking import known_store, named_store, opened_store, unsafe_files
 from studies.reporting.console import Terminal
 from studies.reporting.terminal import print_cautions
 from tune.copies import brought
@@ -123,7 +123,8 @@ def carry_out(console: Terminal, job: Job, resources: StageResources) -> int:
         claimed(folder, about, job.base, job.varied),
     ):
         folder.store.remove_abandoned()
-        for line in [*([warning] if warning else []), *folder.set_aside()]:
+        warnings = [*([warning] if warning else []), *unsafe_files(job.request)]
+        for line in [*warnings, *folder.set_aside()]:
             console.warn(line)
         if is_sealed(job.request):
             console.print(f"study {folder} is finished, and as it was left")

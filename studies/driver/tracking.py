@@ -2,13 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from studies.driver.request import Request
 from studies.reporting.console import Terminal
+from tune.mounts import is_on_network
 
 if TYPE_CHECKING:
     from tune.tracking.store import Store
+
+
+UNSAFE = "is SQLite on a network's file system, where its locks cannot be relied on"
+
+
+def unsafe_files(request: Request) -> Iterator[str]:
+    """A line for each database of a study that lies, or would lie, where it is not safe."""
+    folder = request.folder
+    if not is_on_network(folder.output):
+        return
+    if not request.tracking:
+        yield f"{folder.output / 'mlflow.db'} {UNSAFE}: give --tracking-uri"
+    file = folder.path / "optuna.db"
+    if file.exists():
+        yield f"{file} {UNSAFE}: move it away, and optuna.journal is made from the records"
 
 
 def named_store(console: Terminal, request: Request) -> Store | None:

@@ -137,9 +137,11 @@ def undecided_tables(results: Results) -> list[Table]:
 
 def unimportant(results: Results) -> str:
     """That a search is too small to say which fields matter, if it is."""
-    search = Search.of(results.records)
-    regularized = sum(not record.control for record in search.complete)
-    return cannot_be_told(regularized) if regularized else ""
+    if not Search.of(results.records).complete:
+        return ""
+    regularized = [own for own in results.records if own.is_search and not own.control]
+    ended = sum(own.status in ("complete", "diverged") for own in regularized)
+    return cannot_be_told(ended) if ended else ""
 
 
 def published_tables(story: Story) -> list[Table]:

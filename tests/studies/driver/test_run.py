@@ -14,6 +14,7 @@ from guard.errors import StudyError
 from guard.trial import TrialConfig
 from pretended import WRITTEN, Pretended
 from studies.driver.run import run
+from studies.driver.tracking import unsafe_files
 from studies.reporting import page
 from tune.places import held
 
@@ -132,6 +133,22 @@ def test_a_file_system_without_locks_is_said(
     monkeypatch.setattr("fcntl.flock", flock)
     assert run(job) == 0
     assert "has no locks (No locks available): take care that" in capsys.readouterr().err
+
+
+def test_databases_on_a_network_are_said(
+    job: Pretended, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("studies.driver.tracking.is_on_network", lambda path: True)
+    folder = job.request.folder
+    run(job)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"{folder.output}/mlflow.db is SQLite on a network's file system")
+    (folder.path / "optuna.db").touch()
+    run(job)
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert line.startswith(f"{folder.path}/optuna.db is SQLite") and "optuna.journal" in line
+    (line,) = unsafe_files(replace(job.request, tracking="http://127.0.0.1:1"))
+    assert line.startswith(f"{folder.path}/optuna.db")
 
 
 def test_a_folder_is_for_one_process(job: Pretended) -> None:
