@@ -232,7 +232,12 @@ class ArtifactStore:
         folder = Path(tempfile.mkdtemp(prefix=f".{stage.key}-", dir=final.parent))
         try:
             start = time.perf_counter()
-            summary = dict(build(stage, self, folder))
+            try:
+                summary = dict(build(stage, self, folder))
+            except OSError:  # another process may have published it, and what both used is gone
+                with contextlib.suppress(Damaged):
+                    return listed(final)
+                raise
             write_record(stage, folder, summary, time.perf_counter() - start)
             self._publish(folder, final)
             shutil.rmtree(self.scratch(stage), ignore_errors=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import secrets
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -80,14 +81,14 @@ class Checkpoint:
         return Checkpoint(self._folder and self._folder / label, self._every_s, writes=self._writes)
 
     def restore(self, parts: Mapping[str, Stateful]) -> Any:
-        """Put the parts into the last state, and return how far it was; None without one."""
+        """Put the parts into the last state that has them, and return how far it was; None without
+        one. Raises what a part raises that does not take it: it is in no state then."""
         for file in self._known():
-            with contextlib.suppress(*UNREADABLE):
-                if sha256(file) == file.stem:
-                    state = torch.load(file, map_location="cpu", weights_only=True)
-                    for name, part in parts.items():
-                        part.load_state_dict(state["parts"][name])
-                    return state["progress"]
+            state = _read(file)
+            if state is not None and parts.keys() <= state["parts"].keys():
+                for name, part in parts.items():
+                    part.load_state_dict(state["parts"][name])
+                return state["progress"]
         return None
 
     def offer(self, parts: Mapping[str, Stateful], progress: Any) -> None:
@@ -113,7 +114,7 @@ class Checkpoint:
             if sha256(known) == known.suffix[1:]:
                 return known
         self._folder.mkdir(parents=True, exist_ok=True)
-        unfinished = self._folder / f".{name}"
+        unfinished = self._folder / f".{name}-{secrets.token_hex(4)}"  # two processes may write it
         write(unfinished)
         return unfinished.rename(self._folder / f"{name}.{sha256(unfinished)}")
 
@@ -134,14 +135,26 @@ class Checkpoint:
 
     def _files(self) -> list[Path]:
         """Its own, the newest first."""
-        found = self._folder.glob("*.pt") if self._folder else ()
-        return sorted(found, key=lambda file: file.stat().st_mtime_ns, reverse=True)
+        times: dict[Path, int] = {}
+        for file in self._folder.glob("*.pt") if self._folder else ():
+            with contextlib.suppress(FileNotFoundError):  # another process has replaced it
+                times[file] = file.stat().st_mtime_ns
+        return sorted(times, key=lambda file: times[file], reverse=True)
 
     def _known(self) -> Iterator[Path]:
         """Every state, the furthest first."""
         yield from self._files()
         for folder in self._earlier:
             yield from folder.glob("*.pt")
+
+
+def _read(file: Path) -> dict[str, Any] | None:
+    """A state; None for a file that is damaged, or gone."""
+    with contextlib.suppress(*UNREADABLE):
+        if sha256(file) == file.stem:
+            state: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
+            return state
+    return None
 
 
 NOWHERE = Checkpoint(None)

@@ -19,12 +19,15 @@ from guard.data.decode import open_image
 from guard.data.names import shown
 from guard.data.spec import ImageSpec
 from guard.errors import DataError
+from guard.sums import sha256
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff")
 IMAGE_KEYS = ("images", "x", "x_train", "data", "image", "images_train")
 LABEL_KEYS = ("labels", "y", "y_train", "targets", "label", "labels_train")
 SLACK = 1e-3
 """By which floats may leave the range that they are taken to have."""
+NO_PIXELS = (torch.bool, torch.uint16, torch.uint32, torch.uint64)
+"""Types of which nobody can say what 1 means, or that torch cannot compare."""
 SPREAD = 8.0
 """Deviations from the mean beyond which nobody's normalised pixels are."""
 
@@ -51,7 +54,7 @@ def content_of(path: Path) -> str:
         name = "" if file == path else file.relative_to(path).as_posix()
         total.update(name.encode(errors="surrogateescape") + b"\0")
         try:
-            total.update(hashlib.sha256(file.read_bytes()).digest())
+            total.update(bytes.fromhex(sha256(file)))
         except OSError as error:
             raise DataError(f"{shown(file)}: cannot be read ({error.strerror})") from None
     return total.hexdigest()
@@ -206,7 +209,14 @@ def _pair(path: Path, held: Any) -> tuple[Tensor, Tensor]:
         held = (images, labels)
     if not (isinstance(held, (list, tuple)) and len(held) == 2):
         raise DataError(f"{shown(path)}: must hold (images, labels), got {type(held).__name__}")
-    images, labels = (torch.as_tensor(part) for part in held)
+    try:
+        images, labels = (torch.as_tensor(part) for part in held)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise DataError(
+            f"{shown(path)}: images and labels must be arrays of numbers ({shown(str(error))})"
+        ) from None
+    if images.dtype in NO_PIXELS or images.is_complex():
+        raise DataError(f"{shown(path)}: images must be uint8 or floats, got {images.dtype}")
     return images.detach(), labels.detach()
 
 
@@ -243,6 +253,7 @@ def _labels(
         if bool((y >= 0).all()) and torch.allclose(sums, torch.ones(count), atol=1e-2):
             return y.argmax(dim=1), y / sums[:, None], [f"{place}: its labels are probabilities"]
         return y.argmax(dim=1), y.softmax(dim=1), [f"{place}: its labels are taken as logits"]
+    y = y if y.is_floating_point() else y.long()
     whole = not y.is_floating_point() or bool((y == y.round()).all())
     if y.shape != (count,) or not whole:
         raise DataError(

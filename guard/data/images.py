@@ -172,7 +172,8 @@ class FileImages:
         if shuffle is not None and crop_scale is not None:
             seed = int(torch.randint(2**62, (), generator=shuffle))
         decode = _Decode(replace(self, group=ALONE), order, crop_scale or 1.0, seed)
-        positions = [part.tolist() for part in torch.arange(len(self)).split(batch_size)]
+        parts = torch.arange(len(self)).split(batch_size) if len(self) else ()
+        positions = [part.tolist() for part in parts]
         shares = [self.group.share(len(part)) for part in positions]
         own = [part[share.rows] for part, share in zip(positions, shares, strict=True)]
         try:

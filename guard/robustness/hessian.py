@@ -216,9 +216,9 @@ def proposition1(
     x, y = real
     ours, own_y = distilled
     for label in sorted(set(y.tolist()) & set(own_y.tolist())):
-        samples, images = x[y == label], ours[own_y == label]
+        samples, images = x[y == label], ours[own_y == label].to(x)
         around = geometry(model, samples, y[y == label], count)
-        at_images = geometry(model, images, own_y[own_y == label], count)
+        at_images = geometry(model, images, own_y[own_y == label].to(y), count)
         h, h_images = features(samples).detach(), features(images).detach()
         worst = quadratic_maximum(around, radius)
         found[label] = BoundTerms(

@@ -16,6 +16,7 @@ from guard.data.datasets import load_data
 from guard.device import setup
 from guard.distilled import DistilledSet
 from guard.models.networks import penultimate
+from guard.models.precision import in_float32
 from guard.models.saving import load_model
 from guard.robustness.evaluate import drawn
 from guard.robustness.hessian import BoundTerms, Geometry, geometry, proposition1
@@ -37,7 +38,8 @@ def look_around(stage: Landscape, store: ArtifactStore, folder: Path) -> Mapping
     (x, y), *_ = images.batches(len(images), device)
     dimension = x[0].numel()
     count = min(EIGENVALUES, dimension)
-    found = geometry(model, x, y, count)
+    with in_float32(model):
+        found = geometry(model, x, y, count)
     columns = {
         "eigenvalues": found.eigenvalues,
         "gradient_norm": found.gradient_norm,
@@ -50,9 +52,10 @@ def look_around(stage: Landscape, store: ArtifactStore, folder: Path) -> Mapping
     if stage.distilled is not None:
         distilled = DistilledSet.load(store.read(stage.distilled).path).expanded()
         radius = stage.eps * math.sqrt(dimension) if stage.norm == "Linf" else stage.eps
-        pairs = (x, y), (distilled.images.to(device), distilled.labels.to(device))
+        pairs = (x, y), (distilled.images, distilled.labels)
         features = partial(penultimate, model)
-        terms = proposition1(model, features, *pairs, radius, count)
+        with in_float32(model):
+            terms = proposition1(model, features, *pairs, radius, count)
         metrics |= bound_metrics(list(terms.values()))
     return {"metrics": metrics, "samples": len(images)}
 

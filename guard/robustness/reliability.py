@@ -20,6 +20,7 @@ from guard.data.datasets import load_data
 from guard.data.images import ImageSet
 from guard.device import setup
 from guard.models.networks import folded, frozen
+from guard.models.precision import in_float32
 from guard.models.saving import load_model
 from guard.robustness.attacks import ThreatModel, attack_images
 from guard.robustness.evaluate import drawn
@@ -79,7 +80,7 @@ def accuracy(
     model.eval()
     batches = images.batches(config.batch_size, device)
     right = [~wrong(model, x, y, config) for x, y in batches]
-    return float(torch.cat(right).double().mean())
+    return float(torch.cat(right).cpu().double().mean())
 
 
 def right_samples(
@@ -185,5 +186,6 @@ def diagnose_stage(stage: Diagnose, store: ArtifactStore, folder: Path) -> Mappi
     )
     assert model is not None
     images, classes = splits.named(stage.split), splits.spec.num_classes
-    found = diagnose(model, images, stage.evaluation, classes, device, surrogate)
+    with in_float32(model):
+        found = diagnose(model, images, stage.evaluation, classes, device, surrogate)
     return {"metrics": found}

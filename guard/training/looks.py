@@ -53,8 +53,14 @@ class LastEpoch:
     def into(self, model: Classifier, images: ImageSet, device: torch.device) -> None:
         """Give a network the mean, and its statistics of images as they are."""
         model.load_state_dict(self._average.module.state_dict())
-        with apart(model), eager(model):
-            update_bn(images.batches(BATCH, device), model)
+        take_statistics(model, images, device)
+
+
+def take_statistics(model: Classifier, images: ImageSet, device: torch.device) -> None:
+    """Give a network's BatchNorm layers the statistics of images as they are: those of its training
+    are of other weights."""
+    with apart(model), eager(model):
+        update_bn(images.batches(BATCH, device), model)
 
 
 def early_squeeze(stage: EarlySqueeze, store: ArtifactStore, folder: Path) -> Mapping[str, Any]:

@@ -152,6 +152,17 @@ def test_builds_at_the_same_time_end_with_one_artifact(store: ArtifactStore) -> 
     assert list(folder.parent.iterdir()) == [folder]
 
 
+def test_a_process_that_finds_its_work_published_takes_it(store: ArtifactStore) -> None:
+    """What both kept beside the result goes with the first that is done."""
+
+    def slower(stage: Stage, where: ArtifactStore, folder: Path) -> Mapping[str, Any]:
+        where.get_or_build(stage, write)
+        raise FileNotFoundError("logits.safetensors")
+
+    made = store.get_or_build(STAGE, slower)
+    assert made == store.get(STAGE) and not made.built
+
+
 def test_stages_of_one_name_lie_beside_each_other(store: ArtifactStore) -> None:
     other = dataclasses.replace(STAGE, a=2)
     for stage in (STAGE, other):

@@ -67,6 +67,40 @@ def test_a_damaged_state_is_ignored(
     assert not images.any()
 
 
+class Full:
+    """A device that has no room for a state."""
+
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+
+def test_a_part_that_does_not_take_its_state_fails_the_stage(kept: Checkpoint) -> None:
+    """It must not go on from the beginning with networks that are trained."""
+    images = Images(torch.ones(3))
+    kept.save({"images": images, "optimizer": Full()}, 1)
+    with pytest.raises(torch.OutOfMemoryError):
+        kept.restore({"images": images, "optimizer": Full()})
+
+
+def test_a_state_without_a_part_changes_nothing(kept: Checkpoint) -> None:
+    kept.save({"images": Images(torch.ones(3))}, 1)
+    images = torch.zeros(3)
+    assert kept.restore({"images": Images(images), "draws": Draws(generator(0))}) is None
+    assert not images.any()
+
+
+def test_two_processes_may_write_one_file(kept: Checkpoint) -> None:
+    def write(path: Path) -> None:
+        path.write_text("1")
+        other = kept.file("logits", lambda path: path.write_text("1") and None)
+        assert other.is_file()
+
+    assert kept.file("logits", write).read_text() == "1"
+
+
 def test_states_are_far_apart_in_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     now = [0.0]
     monkeypatch.setattr(time, "monotonic", lambda: now[0])

@@ -67,7 +67,8 @@ class DC(Method):
     """Epochs that the network trains on the set between two matching steps; None: as published
     (10: 50, 20: 25, 30: 20, 40: 15, 50: 10)."""
     batch_size: Annotated[int, at_least(1)] = 256
-    """Real images a class and matching step; a smaller class gives all it has."""
+    """Real images a class and matching step: of all classes as many as the smallest has, where that
+    is fewer."""
     inner_batch_size: Annotated[int, at_least(1)] = 256
     lr_images: Annotated[float, above(0)] = 0.1
     """SGD with `momentum`, in units of the network's input layer."""

@@ -79,6 +79,7 @@ class Matching:
     device: torch.device
 
     def __post_init__(self) -> None:
+        self.last_frequencies: tuple[tuple[tuple[int, int], int], Tensor] | None = None
         check_tiles("partition", self.config.partition, self.splits.spec.image_size)
         self.members = list(class_members(self.splits, 1))
         self.attack = replace(self.loss, regularizer=RegularizerConfig.named("none"))
@@ -215,8 +216,14 @@ class Matching:
         if self.config.distance != "characteristic":
             return flat
         shape = (self.config.frequencies, flat.shape[1])
-        frequencies = torch.randn(shape, generator=generator(seed, "frequencies"))
-        return characteristic(flat, frequencies.to(flat))
+        return characteristic(flat, self.frequencies(shape, seed).to(flat))
+
+    def frequencies(self, shape: tuple[int, int], seed: int) -> Tensor:
+        """Of a step, which all of its classes and the set share; the last ones are kept."""
+        if self.last_frequencies is None or self.last_frequencies[0] != (shape, seed):
+            drawn = torch.randn(shape, generator=generator(seed, "frequencies"))
+            self.last_frequencies = (shape, seed), drawn
+        return self.last_frequencies[1]
 
     def synthetic(self, u: Tensor, seed: int) -> Tensor:
         """What a network gets of u (K, ipc, C, H, W): augmented pixels (K, n, C, H, W)."""

@@ -16,6 +16,9 @@ from guard.errors import ConfigError
 from guard.stage import Sizes
 from guard.stages import PLAIN_STEP, Trained, Whitening, mended_batches, mended_passes
 
+AVERAGED = "statistics of an averaged network"
+"""What `mended` names."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Expert(Trained):
@@ -37,7 +40,8 @@ class Expert(Trained):
     @property
     def mended(self) -> tuple[str, ...]:
         passes = mended_passes(self.regularizer, self.adversary)
-        return mended_batches(self.train, self.whitening) + passes
+        averaged = (AVERAGED,) if self.ema and self.model.has_batchnorm else ()
+        return mended_batches(self.train, self.whitening) + passes + averaged
 
     def passes(self, sizes: Sizes) -> float:
         step = PLAIN_STEP + self.regularizer.passes + self.adversary.passes

@@ -17,6 +17,7 @@ from guard.checkpoint import Checkpoint
 from guard.methods.mtt.experts import Expert
 from guard.methods.mtt.trajectory import flat_parameters
 from guard.seeding import derive
+from guard.training.looks import take_statistics
 from guard.training.pieces import within_memory
 from guard.training.teacher import TeacherTraining, most_pieces
 
@@ -74,6 +75,8 @@ def train_expert(stage: Expert, store: ArtifactStore, folder: Path) -> Mapping[s
         checkpoint, also = Checkpoint(store.scratch(stage)), {"snapshots": snapshots}
         history = training.run(checkpoint, snapshots.after_step, snapshots.after_epoch, also)
         nn.utils.vector_to_parameters(snapshots.average, training.model.parameters())
+        if stage.ema and stage.model.has_batchnorm:
+            take_statistics(training.model, training.splits.train, training.device)
         training.check()
         summary = training.save(history, folder)
         save_file({"theta": torch.stack(snapshots.kept)}, folder / "snapshots.safetensors")

@@ -20,6 +20,8 @@ from guard.methods.method import Method, check_divides
 from guard.stage import Sizes, Stage
 from guard.stages import PLAIN_STEP, Part, Squeeze, Trained, Whitening, mended_batches
 
+ATTACKED = "attack on a folded teacher"
+"""What `mended` names."""
 ATTACK_STEP_PASSES = 2
 """Of an image: forward, and its own gradient."""
 
@@ -82,6 +84,10 @@ class Mosaic(Part):
     ipc: int
     seed: int
     compute: ComputeConfig
+
+    @property
+    def mended(self) -> tuple[str, ...]:
+        return (ATTACKED,) if self.crops.attack_steps else ()
 
     @classmethod
     def of(cls, shared: Shared, teacher: Squeeze, crops: Crops, ipc: int) -> Mosaic:

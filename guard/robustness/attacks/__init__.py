@@ -10,7 +10,7 @@ What differs from torchattacks' own attacks:
 - APGD-T in L2 steps each sample by its own step size, not by the first one's (`apgd`).
 - Square in L2 counts the mass of a perturbation in each channel, and takes images of any side
   (`square`).
-- DeepFool overshoots as a whole, not in each step.
+- DeepFool overshoots as a whole, beside each step.
 - CW stops each sample on its own (`cw`); PGD in L2 divides each gradient by its own length, and PGD
   on the margin is not there at all (`pgd`).
 - PGD, MIM, VMI and Jitter take steps of a quarter of the radius, whatever the radius. GUARD's

@@ -127,6 +127,11 @@ def test_arrays_by_their_usual_names(names: tuple[str, str], tmp_path: Path) -> 
     torch.testing.assert_close(read_given(tmp_path / "set.npz", SPEC).images, EXPECTED)
 
 
+def test_labels_of_any_whole_type_are_classes(tmp_path: Path) -> None:
+    made = read_given(saved(tmp_path, (LEVELS, Y.to(torch.uint16))), SPEC)
+    torch.testing.assert_close(made.images, EXPECTED)
+
+
 class Harmful:
     def __reduce__(self) -> Any:
         return (print, ("harm",))
@@ -141,6 +146,10 @@ class Harmful:
         ((X[:, :1], Y), r"images must be \(N, 3, 4, 4\) as the data's are, got \(6, 1, 4, 4\)"),
         (X, "must hold \\(images, labels\\), got Tensor"),
         ({"pixels": X}, "needs images and labels, has pixels"),
+        ((X, None), "images and labels must be arrays of numbers"),
+        ((X, ["cat"] * 6), "images and labels must be arrays of numbers"),
+        ((X > 0.5, Y), r"images must be uint8 or floats, got torch\.bool"),
+        ((LEVELS.to(torch.uint16), Y), r"images must be uint8 or floats, got torch\.uint16"),
     ],
 )
 def test_what_is_no_set_is_refused(value: Any, rule: str, tmp_path: Path) -> None:

@@ -57,6 +57,14 @@ def test_batches_are_floats_in_unit_range_with_their_labels(
         assert torch.equal(y, memory.y)
 
 
+@pytest.mark.parametrize("number", [0, 1])
+def test_a_set_without_images_has_no_batch_or_an_empty_one(
+    number: int, both: tuple[TensorImages, FileImages]
+) -> None:
+    none = both[number].subset(torch.arange(0))
+    assert sum(len(x) for x, _ in none.batches(3, CPU)) == 0
+
+
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_streaming_shuffles_as_memory_does(
     both: tuple[TensorImages, FileImages], num_workers: int

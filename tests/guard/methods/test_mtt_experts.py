@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from torch.optim.swa_utils import update_bn
 from trajectory_matching import SNAPSHOTS, matching_of
 
 from guard.artifacts import ArtifactStore
@@ -185,6 +187,21 @@ def test_experts_are_trained_and_kept_as_the_config_says(
     assert loss.eps == (0.1 if loss.adversary.active else 0)
     if "mtt.experts.ema" in change:
         assert float((theta[1] - plain[0]).norm()) < float((plain[1] - plain[0]).norm())
+
+
+def test_an_averaged_expert_has_the_statistics_of_its_own_weights(tmp_path: Path) -> None:
+    network = {"name": "bn-convnet", "width": 8, "depth": 2}
+    train = {"epochs": 6, "batch_size": 32, "lr": 0.05}
+    experts = {"count": 1, "ema": 0.9, "train": train}
+    config = trial(**{"mtt.experts": experts, "mtt.model": network, "mtt.max_start": 2})
+    stage = config.own.teachers(config.shared)[0]
+    assert "statistics" in str(stage.description["version"])
+    made = load_model(ArtifactStore(tmp_path).get_or_build(stage).path)
+    found = copy.deepcopy(made)
+    update_bn(load_data(config.data).train.batches(500, CPU), found)
+    for name, value in made.state_dict().items():
+        if "running" in name:
+            torch.testing.assert_close(value, found.state_dict()[name], rtol=1e-4, atol=1e-5)
 
 
 def matching_loss(run: Matching, u: Tensor, rate: float) -> float:

@@ -13,6 +13,7 @@ from guard.data.spec import ImageSpec
 from guard.errors import ConfigError
 from guard.models.batchnorm import batchnorms
 from guard.models.input_layer import Normalize
+from guard.models.modes import constant_statistics
 from guard.models.networks import MODELS, Classifier, build_model, folded, footprint, frozen
 from guard.trial import TrialConfig
 from helpers import draws
@@ -235,3 +236,5 @@ def test_a_folded_model_computes_the_same(name: str) -> None:
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
     assert not fast.training
     assert not batchnorms(fast) and batchnorms(model)
+    with constant_statistics(fast):
+        torch.testing.assert_close(fast(x), model(x), rtol=1e-4, atol=1e-5)
