@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from guard.config import TrainConfig
-from guard.data.dsa import DsaDraw, apply_dsa, draw_dsa
+from guard.data.dsa import DsaDraw, apply_dsa, draw_dsa, interpolation
 
 MAX_LOG_RATIO = math.log(4 / 3)
 CROP_TRIES = 10
@@ -153,8 +153,7 @@ def _interpolation(start: Tensor, length: Tensor, size: int) -> Tensor:
     """(N, size, size) matrices that resample `length` pixels from `start` of a line of `size`."""
     pixels = torch.arange(size, device=start.device)
     position = length[:, None] * ((pixels + 0.5) / size) - 0.5
-    position = start[:, None] + torch.minimum(position.clamp(min=0), length[:, None] - 1)
-    return (1 - (position[:, :, None] - pixels).abs()).clamp(min=0)
+    return interpolation(start[:, None] + torch.minimum(position.clamp(min=0), length[:, None] - 1))
 
 
 def mixing_weight(alpha: float, generator: torch.Generator) -> float:

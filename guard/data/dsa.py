@@ -138,10 +138,10 @@ def _from_center(size: int, device: torch.device) -> Tensor:
 def _resample(x: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     """Bilinear values of x on a grid of pixel positions, rows (N, H) by columns (N, W); N is 1 or
     B. Two small matrix products."""
-    return _interpolation(rows).to(x)[:, None] @ x @ _interpolation(columns).to(x)[:, None].mT
+    return interpolation(rows).to(x)[:, None] @ x @ interpolation(columns).to(x)[:, None].mT
 
 
-def _interpolation(position: Tensor) -> Tensor:
+def interpolation(position: Tensor) -> Tensor:
     """(N, size, size) matrices that resample a line of pixels at positions (N, size)."""
     pixels = torch.arange(position.shape[1], device=position.device)
     return (1 - (position[:, :, None] - pixels).abs()).clamp(min=0)

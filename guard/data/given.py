@@ -15,13 +15,13 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from guard.data.decode import open_image
+from guard.data.decode import SUFFIXES, open_image
 from guard.data.names import shown
 from guard.data.spec import ImageSpec
+from guard.data.trees import LEFT_BEHIND
 from guard.errors import DataError
 from guard.sums import sha256
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff")
 IMAGE_KEYS = ("images", "x", "x_train", "data", "image", "images_train")
 LABEL_KEYS = ("labels", "y", "y_train", "targets", "label", "labels_train")
 SLACK = 1e-3
@@ -128,7 +128,8 @@ def in_unit_range(path: Path, x: Tensor, spec: ImageSpec) -> tuple[Tensor, list[
 
 
 def _tree(path: Path, spec: ImageSpec) -> tuple[Tensor, Tensor, list[str]]:
-    folders = sorted(p for p in path.iterdir() if p.is_dir() and not p.name.startswith("."))
+    hidden = LEFT_BEHIND | {own.name for own in path.glob(".*")}
+    folders = sorted(p for p in path.iterdir() if p.is_dir() and p.name not in hidden)
     files = {
         own: sorted(p for p in own.iterdir() if p.suffix.lower() in SUFFIXES) for own in folders
     }

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from guard.models.networks import frozen
+from guard.norms import unit
 from guard.seeding import generator
 from guard.training.penalties import sample_losses
 
@@ -48,11 +48,11 @@ class Geometry:
     @property
     def cosine(self) -> Tensor:
         """|cos| of the gradient and the first eigenvector, (B,): 0 where the gradient is 0."""
-        return F.cosine_similarity(self.gradient, self.eigenvectors[:, 0], dim=1).abs()
+        return (unit(self.gradient) * self.eigenvectors[:, 0]).sum(dim=1).abs()
 
 
 def geometry(
-    model: nn.Module, x: Tensor, y: Tensor, count: int = 10, steps: int | None = None, seed: int = 0
+    model: nn.Module, x: Tensor, y: Tensor, count: int = 10, steps: int | None = None
 ) -> Geometry:
     """Loss, gradient and the `count` largest eigenvalues of the input Hessian at each sample.
 
@@ -66,7 +66,7 @@ def geometry(
         raise ValueError(f"count: must be at least 1 and at most {dimension}, got {count}")
     steps = min(dimension, max(count, steps or 2 * count + 20))
     loss, gradient, product = local_loss(model, x, y)
-    start = torch.randn(dimension, generator=generator(seed, "lanczos"))
+    start = torch.randn(dimension, generator=generator(0, "lanczos"))
     basis, diagonal, off_diagonal = lanczos(product, start.expand(len(x), -1).to(x), steps)
     tridiagonal = diagonal.diag_embed()
     tridiagonal = tridiagonal + off_diagonal.diag_embed(1) + off_diagonal.diag_embed(-1)

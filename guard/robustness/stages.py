@@ -104,7 +104,7 @@ class Diagnose(Stage):
 class Landscape(Stage):
     """The loss around real test images: eigenvalues, cosines, the terms of Proposition 1."""
 
-    name, version, work = "landscape", 1, "guard.robustness.landscape:look_around"
+    name, version, work = "landscape", 2, "guard.robustness.landscape:look_around"
     model: Trained
     distilled: Distilled | None
     """What Proposition 1 is about; None: without it."""

@@ -24,6 +24,10 @@ from guard.stages import PLAIN_STEP, Part, Trained, Whitening
 Distance = Literal["squared", "absolute", "characteristic"]
 
 
+GATHERED = "order of a contrast's sums"
+"""What `mended` names."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class DistributionMatching(Part):
     """A whole set, optimised by matching mean features."""
@@ -38,6 +42,10 @@ class DistributionMatching(Part):
     ipc: int
     seed: int
     compute: ComputeConfig
+
+    @property
+    def mended(self) -> tuple[str, ...]:
+        return (GATHERED,) if self.matching.negatives is not None else ()
 
     @property
     def partition(self) -> int:

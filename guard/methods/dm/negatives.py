@@ -33,8 +33,8 @@ class Negatives:
             own = torch.cat([y, old_labels(self.kept)])
         found = nearest(unit.detach(), y, everything.detach(), own, self.config, draws)
         self.push(unit.detach(), y)
-        cosines: Tensor = everything[found] @ unit[:, :, None]
-        return cosines.squeeze(2)
+        cosines: Tensor = unit @ everything.T  # a row's are distinct: their gradients add up to one
+        return cosines.gather(1, found)
 
     def push(self, unit: Tensor, y: Tensor) -> None:
         """Put embeddings (N, F) of length 1 into the queues of their classes."""

@@ -14,6 +14,7 @@ from typing import Any, Literal
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from guard.artifacts import Artifact, ArtifactStore
 from guard.data.datasets import load_data
@@ -61,6 +62,15 @@ def of_classes(statistics: Statistics, classes: Tensor) -> Statistics:
     return [(mean[classes], variance[classes]) for mean, variance in statistics]
 
 
+def add_by_class(totals: Tensor, labels: Tensor, rows: Tensor) -> None:
+    """Add each of rows (B, C) to the total (K, C) of its label; on CUDA, where the order of
+    `index_add_` varies, by a matrix product."""
+    if rows.is_cuda:
+        totals += F.one_hot(labels, len(totals)).to(rows).T @ rows
+    else:
+        totals.index_add_(0, labels, rows)
+
+
 @torch.no_grad()
 def class_statistics(
     model: nn.Module, images: ImageSet, num_classes: int, device: torch.device
@@ -77,10 +87,10 @@ def class_statistics(
 
     def note(number: int, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         z = inputs[0].double()
-        sums[number].index_add_(0, own_labels[0], z.sum(dim=(2, 3)))
-        squares[number].index_add_(0, own_labels[0], z.square().sum(dim=(2, 3)))
         pixels = torch.full(z.shape[:2], z[0, 0].numel(), dtype=z.dtype, device=device)
-        counts[number].index_add_(0, own_labels[0], pixels)
+        add_by_class(sums[number], own_labels[0], z.sum(dim=(2, 3)))
+        add_by_class(squares[number], own_labels[0], z.square().sum(dim=(2, 3)))
+        add_by_class(counts[number], own_labels[0], pixels)
 
     handles = [
         layer.register_forward_pre_hook(partial(note, number))
