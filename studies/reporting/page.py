@@ -40,6 +40,8 @@ from tune.tracking.store import Store
 from tune.tracking.tracker import Tracker
 
 REPORT = ("uv", "run", "python", "-m", "studies.report")
+MAX_TRIALS = 500
+"""That the page lists one by one: more would take more than all else together."""
 TRIAL_COLUMNS = ("trial", "configuration", "status", "clean", "robust", "seconds", "reason")
 
 
@@ -140,7 +142,8 @@ def content(
         "cautions": [*before(TrialConfig.from_dict(r.config) for r in records), *after(records)],
         "examined": sum("reliability/flags" in record.metrics for record in records),
         "trial_columns": TRIAL_COLUMNS,
-        "trials": [trial_row(record) for record in records],
+        "trials": [trial_row(record) for record in records[:MAX_TRIALS]],
+        "further_trials": max(len(records) - MAX_TRIALS, 0),
         "commands": [about.command, shlex.join([*REPORT, str(folder.path)])],
         "made_with": made_with(),
     }

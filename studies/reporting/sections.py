@@ -38,7 +38,10 @@ from tune.results.tables import (
 from tune.results.undecided import in_words, undecided_grid
 from tune.timeline import read as read_timeline
 
-MAX_IMAGES = 8
+MAX_IMAGES, IMAGE_BYTES = 8, 80_000
+"""Of distilled sets, and what they may take together."""
+SVG_BYTES = 40_000
+"""Beyond which a figure is a picture of pixels, if that is smaller."""
 INTERACTIVE = ("pareto",)
 """Figures that the page has as interactive ones."""
 
@@ -188,10 +191,21 @@ def interactive(results: Results) -> list[Plot]:
 def pictures(drawn: Mapping[str, Figure]) -> list[Picture]:
     """The figures, by file name."""
     return [
-        Picture(html=svg(figure), caption=f"Also in the study's folder: {name}.png")
+        Picture(html=shown(figure), caption=f"Also in the study's folder: {name}.png")
         for name, figure in drawn.items()
         if name not in INTERACTIVE
     ]
+
+
+def shown(figure: Figure) -> str:
+    """The figure as SVG, or one with so much in it that this is large as pixels."""
+    text = svg(figure)
+    if len(text) <= SVG_BYTES:
+        return text
+    pixels = io.BytesIO()
+    figure.savefig(pixels, format="png", metadata={"Software": None})
+    picture = f'<img alt="figure" src="{in_webp(pixels.getvalue())}">'
+    return min(text, picture, key=len)
 
 
 def svg(figure: Figure) -> str:
@@ -207,19 +221,23 @@ def distilled_images(comparisons: Sequence[Comparison], records: Iterable[Record
     """The first seed's images of each arm; without arms, of the first records."""
     chosen = [c.arm.records[min(c.arm.records)] for c in comparisons] or list(records)
     images: list[Image] = []
+    room = IMAGE_BYTES
     for record in chosen:
         path = Path(record.paths.get("distilled", "")) / "images.png"
         if "distilled" in record.paths and path.is_file() and len(images) < MAX_IMAGES:
-            caption = f"trial {record.label}: {record.title}"
-            images.append(Image(source=inlined(path), caption=caption))
+            source = in_webp(path.read_bytes())
+            room -= len(source)
+            if room >= 0 or not images:
+                caption = f"trial {record.label}: {record.title}"
+                images.append(Image(source=source, caption=caption))
     return images
 
 
-def inlined(picture: Path) -> str:
+def in_webp(content: bytes) -> str:
     """A data: address of a PNG, as WebP without loss, which takes a third of it; one that cannot be
     read is as it is."""
-    content, kind = picture.read_bytes(), "png"
-    with contextlib.suppress(OSError), PIL.Image.open(picture) as opened:
+    kind = "png"
+    with contextlib.suppress(OSError), PIL.Image.open(io.BytesIO(content)) as opened:
         smaller = io.BytesIO()
         opened.save(smaller, "WEBP", lossless=True, quality=100, method=6)
         content, kind = smaller.getvalue(), "webp"

@@ -10,13 +10,14 @@ from types import SimpleNamespace
 
 import pytest
 
-from builders import SAMPLES, failed, judged, planned
+from builders import SAMPLES, configured, failed, judged, planned, record
 from guard.errors import StudyError
 from pages import Page, begin, runs_of, told, write_about
 from studies import adversarial, report
 from studies.design.about import About
 from studies.design.stories import stories
 from studies.design.study import Study
+from studies.reporting import page as page_module
 from studies.reporting.page import TRIAL_COLUMNS
 from studies.reporting.published import ATTACKS
 from tune.results.findings import Results
@@ -171,6 +172,18 @@ def test_every_trial_is_listed_with_how_it_ended(study: SimpleNamespace) -> None
     assert [row[0] for row in rows] == [str(number) for number in range(20)]
     assert rows[0][2:5] == ["complete", "0.900", "0.300"]
     assert rows[19][2:5] == ["failed", "", ""] and rows[19][6] == "OSError: full"
+
+
+def test_a_page_of_very_many_trials_names_the_rest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(page_module, "MAX_TRIALS", 3)
+    folder = StudyFolder(tmp_path, "s")
+    write_about(folder, About(study="sweep", command="again"))
+    for number in range(5):
+        folder.write(record(number, config=configured({"seed": number})))
+    found = told(folder)
+    assert len(found.rows("trials")) == 1 + 3 and "… and 2 more in results.csv" in found.text
 
 
 def test_the_published_table_stands_there_with_its_marks(study: SimpleNamespace) -> None:

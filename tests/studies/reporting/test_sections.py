@@ -2,9 +2,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
+import pytest
 from matplotlib.figure import Figure
+from PIL import Image
 
-from builders import judged, planned
+from builders import judged, planned, record
 from pages import runs_of, told, write_about
 from studies import compare
 from studies.design.about import About
@@ -55,3 +58,30 @@ def test_a_figure_has_the_same_bytes_each_time() -> None:
     first, second = drawn(), drawn()
     assert first == second
     assert first.startswith("<svg ") and first.rstrip().endswith("</svg>")
+
+
+def test_a_figure_with_much_in_it_is_a_picture_of_pixels() -> None:
+    few, many = Figure(), Figure()
+    few.subplots().plot([1, 2])
+    many.subplots().scatter(range(3000), range(3000), c=range(3000))
+    assert sections.shown(few).startswith("<svg ")
+    found = sections.shown(many)
+    assert found.startswith('<img alt="figure" src="data:image/webp;base64,')
+    assert len(found) < len(sections.svg(many)) / 3
+
+
+def test_distilled_images_have_a_limit_together(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    records = []
+    for number in range(4):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        pixels = np.random.default_rng(number).integers(0, 256, (60, 60, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / "images.png")
+        records.append(record(number, paths={"distilled": str(folder)}))
+    assert len(sections.distilled_images([], records)) == 4
+    size = len(sections.distilled_images([], records)[0].source)
+    for room, expected in ((10, 1), (2.5 * size, 2)):
+        monkeypatch.setattr(sections, "IMAGE_BYTES", room)
+        assert len(sections.distilled_images([], records)) == expected
