@@ -40,8 +40,8 @@ from tune.timeline import read as read_timeline
 
 MAX_IMAGES, IMAGE_BYTES = 8, 80_000
 """Of distilled sets, and what they may take together."""
-SVG_BYTES = 40_000
-"""Beyond which a figure is a picture of pixels, if that is smaller."""
+SVG_BYTES, PIXELS_DPI = 40_000, 100
+"""Beyond which a figure is a picture of pixels, if that is smaller, and of how many."""
 INTERACTIVE = ("pareto",)
 """Figures that the page has as interactive ones."""
 
@@ -203,7 +203,7 @@ def shown(figure: Figure) -> str:
     if len(text) <= SVG_BYTES:
         return text
     pixels = io.BytesIO()
-    figure.savefig(pixels, format="png", metadata={"Software": None})
+    figure.savefig(pixels, format="png", dpi=PIXELS_DPI, metadata={"Software": None})
     picture = f'<img alt="figure" src="{in_webp(pixels.getvalue())}">'
     return min(text, picture, key=len)
 
