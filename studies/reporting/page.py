@@ -40,7 +40,7 @@ from tune.tracking.store import Store
 from tune.tracking.tracker import Tracker
 
 REPORT = ("uv", "run", "python", "-m", "studies.report")
-MAX_TRIALS = 500
+MAX_TRIALS = 300
 """That the page lists one by one: more would take more than all else together."""
 TRIAL_COLUMNS = ("trial", "configuration", "status", "clean", "robust", "seconds", "reason")
 

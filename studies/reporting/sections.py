@@ -38,7 +38,7 @@ from tune.results.tables import (
 from tune.results.undecided import in_words, undecided_grid
 from tune.timeline import read as read_timeline
 
-MAX_IMAGES, IMAGE_BYTES = 8, 80_000
+MAX_IMAGES, IMAGE_BYTES = 8, 40_000
 """Of distilled sets, and what they may take together."""
 SVG_BYTES, PIXELS_DPI = 40_000, 100
 """Beyond which a figure is a picture of pixels, if that is smaller, and of how many."""
