@@ -225,7 +225,7 @@ def test_mlflow_shows_the_study_its_comparison_and_the_images(
     assert errors(browser) == []
 
 
-CHILDREN = 120
+CHILDREN = 300
 
 
 @pytest.fixture(scope="module")
@@ -296,3 +296,7 @@ def test_a_study_of_many_trials_opens_with_the_most_robust_ones(
     wait(browser, lambda b: drawn(b, ".scatterlayer .point") == 100)
     first = sorted((0.1 + 0.01 * n for n in range(CHILDREN)), reverse=True)[0]
     wait(browser, has_text(f"λ = {first:.3g}"))
+    more = wait(browser, lambda b: b.find_elements(By.XPATH, "//button[contains(., 'Load more')]"))
+    browser.execute_script("arguments[0].click()", more[0])
+    wait(browser, lambda b: drawn(b, ".scatterlayer .point") == 200)
+    wait(browser, has_text("200 matching runs"))
