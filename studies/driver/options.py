@@ -58,7 +58,8 @@ MEANING: Mapping[str, str] = {
     "search.storage": "Optuna's: postgresql://…, mysql+pymysql://…, grpc://HOST:PORT, "
     "journal:///FILE (default: sqlite in the study's folder)",
     "search.max_clean_drop": "clean validation accuracy that the choice may lose to its baseline",
-    "search.reduction": "of so many trials at a rung one goes on, 1: none is stopped early",
+    "search.reduction": "of so many trials at a rung one goes on, 1: none is stopped early "
+    "(default: 2, and 1 below 20 trials)",
     "search.max_failures": "trials in a row that may fail before the search ends, 0: any number",
     "confirm.seeds": "new seeds of each configuration, 0: the search alone",
     "confirm.configurations": "of the Pareto front at most so many, the chosen one first",

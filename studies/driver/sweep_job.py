@@ -210,16 +210,17 @@ class SweepJob:
 
 def planned_job(story: Story, request: Request, space: SearchSpace) -> SweepJob:
     """The search of a checked space, with as many trials as are asked for."""
-    queued = num_planned(space, request.sampler)
+    queued, options = num_planned(space, request.sampler), request.options.search
     default = queued if request.sampler == "grid" else max(request.preset.num_trials, queued)
+    num_trials = request.num_trials or default
     plan = Plan(
         folder=request.folder,
         space=space,
-        num_trials=request.num_trials or default,
+        num_trials=num_trials,
         sampler=request.sampler,
-        seed=request.options.search.seed,
-        reduction=1.0 if request.sampler == "grid" else request.options.search.reduction,
+        seed=options.seed,
+        reduction=1.0 if request.sampler == "grid" else options.reduction_of(num_trials),
         known=request.known,
-        storage=request.options.search.storage,
+        storage=options.storage,
     )
     return SweepJob(story=story, request=request, plan=plan)

@@ -51,7 +51,7 @@ WAIT_S = 300.0
 def output(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A sweep, in which some trials end early, and its confirmation."""
     folder = tmp_path_factory.mktemp("browser")
-    confirm = ("confirm.seeds=2", "confirm.attacks=pgd3,fgsm")
+    confirm = ("confirm.seeds=2", "confirm.attacks=pgd3,fgsm", "search.reduction=2")
     settings = [part for setting in (*SMALL, *confirm) for part in ("--set", setting)]
     where = ["--output", str(folder), "--name", "s", "--num-trials", "16"]
     command = [sys.executable, "-m", "studies.sweep", *where]

@@ -80,6 +80,13 @@ def test_a_grid_runs_every_trial_whole(tmp_path: Path) -> None:
     assert job_of(tmp_path, "--sampler", "grid").plan.reduction == 1
 
 
+def test_a_short_search_ends_no_trial_early_unless_it_is_told_to(tmp_path: Path) -> None:
+    assert job_of(tmp_path, "--num-trials", "12").plan.reduction == 1
+    told = ("--num-trials", "12", "--set", "search.reduction=3")
+    assert job_of(tmp_path, *told).plan.reduction == 3
+    assert job_of(tmp_path, "--set", "search.reduction=1").plan.reduction == 1
+
+
 def test_the_sampler_has_the_seed_of_the_search(tmp_path: Path) -> None:
     plan = job_of(tmp_path, "--set", "search.seed=5", "--sampler", "random").plan
     assert (plan.seed, plan.sampler) == (5, "random")
