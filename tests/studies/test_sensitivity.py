@@ -17,6 +17,7 @@ from builders import record
 from guard.errors import StudyError
 from guard.trial import TrialConfig
 from studies import sensitivity
+from studies.reporting import searches
 from studies.reporting.series import Search
 from tune.places import held
 from tune.results.folder import StudyFolder
@@ -33,6 +34,12 @@ SPACE = {
 WEIGHTS, STEPS, METHODS = (0.01, 0.1, 1.0), (0.02, 0.1, 0.5, 2.0), ("sre2l", "cda")
 POINTS = list(itertools.product(WEIGHTS, STEPS, METHODS))
 Score = Callable[[float, float, str], float]
+
+
+@pytest.fixture(autouse=True)
+def few_samples(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For the intervals of importances."""
+    monkeypatch.setattr(searches, "RESAMPLES", 4)
 
 
 def by_h(weight: float, h: float, method: str) -> float:

@@ -286,10 +286,11 @@ class Mirror:
         """Have it said in the runs of a search's trials which must not be chosen, and why."""
         searched = [own for own in records if own.is_search and own.split == "validation"]
         controls = Controls(searched)
-        for record in (own for own in searched if own.status == "complete"):
-            run = self._runs.get(record.label)
+        delivered = [own for own in searched if own.label in self._complete]
+        for record in (own for own in delivered if own.status == "complete"):
+            run = self._runs[record.label]
             told = barred(record, controls.of(record), self._max_clean_drop)
-            if run is not None and run.tags.get(BARRED, "") != told:
+            if run.tags.get(BARRED, "") != told:
                 self._store.log(run, milliseconds(), tags={BARRED: told})
                 run.tags[BARRED] = told
 

@@ -77,9 +77,10 @@ def test_distilled_images_have_a_limit_together(
     for number in range(4):
         folder = tmp_path / str(number)
         folder.mkdir()
-        pixels = np.random.default_rng(number).integers(0, 256, (60, 60, 3), dtype=np.uint8)
+        pixels = np.random.default_rng(number).integers(0, 256, (20, 20, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(folder / "images.png")
         records.append(record(number, paths={"distilled": str(folder)}))
+    monkeypatch.setattr(sections, "IMAGE_BYTES", 10**9)
     assert len(sections.distilled_images([], records)) == 4
     size = len(sections.distilled_images([], records)[0].source)
     for room, expected in ((10, 1), (2.5 * size, 2)):

@@ -80,7 +80,7 @@ def test_the_distilled_set_is_what_the_data_say(
     assert json.loads(found["digits"].dataset.source) == {"tags": {"source": "sklearn:digits"}}
 
 
-@pytest.mark.parametrize("labels", ["fixed", "budget", "soft"])
+@pytest.mark.parametrize("labels", ["budget", "soft"])
 def test_the_two_lines_of_readme_load_a_real_set(
     labels: str, study: StudyFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:

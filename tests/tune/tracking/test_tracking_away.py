@@ -135,10 +135,10 @@ def test_a_trial_that_is_refused_keeps_no_other(
     opened = open_store(study.tracking_uri, study)
     log = Store.log
 
-    def refuse(self: Store, run: Any, *others: Any) -> None:
+    def refuse(self: Store, run: Any, *others: Any, **named: Any) -> None:
         if run.tags.get("guard.trial") == "1":
             raise MlflowException("no such thing")
-        log(self, run, *others)
+        log(self, run, *others, **named)
 
     monkeypatch.setattr(Store, "log", refuse)
     monkeypatch.setattr(courier, "AWAY_TIMEOUT_S", 20.0)
