@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from helpers import signals_as_usual
+from studies import samplers
 
 Interrupted = Callable[..., str]
 Quick = Callable[..., list[str]]
@@ -32,6 +33,12 @@ QUICK = (
     "evaluation.attacks=pgd3,fgsm",
     "evaluation.max_samples=100",
 )
+
+
+@pytest.fixture(autouse=True)
+def small_grid(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of `studies.samplers`, whose own has 260 trials."""
+    monkeypatch.setattr(samplers, "POINTS", 3)
 
 
 @pytest.fixture(scope="session")

@@ -42,7 +42,10 @@ def measure(results: Results) -> list[Any]:
     return rows
 
 
-def test_the_grid_has_eight_of_each_number_and_shows_every_look() -> None:
+def test_the_grid_has_eight_of_each_number_and_shows_every_look(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(samplers, "POINTS", 8)
     design = samplers.design(PRESETS["digits"]())
     counts = {path: len(values) for path, values in design.axes.items()}
     assert counts["regularizer.weight"] == counts["regularizer.h"] == 8
