@@ -19,7 +19,7 @@ from guard.objects import Objects, copy_of, is_uri
 from guard.remote import store_at
 from tune.options import MAX_CLEAN_DROP
 from tune.places import retrying, sqlite_uri
-from tune.results.front import Controls, barred, pareto_front
+from tune.results.front import barred, pareto_front
 from tune.results.reading import read_object
 from tune.results.records import CONFIRMATION, FOLDERS, SEARCH, Record
 from tune.results.rows import row_of, to_csv
@@ -257,13 +257,10 @@ class StudyFolder:
         """results.csv, pareto.csv and, if there is a choice, best.json: what `records` of a search
         say now, and which must not be chosen. Raises StudyError as `write_results` does."""
         records = list(records)
-        controls = Controls(records)
+        why = barred(records, max_clean_drop)
 
         def row(record: Record) -> dict[str, Any]:
-            control = controls.of(record)
-            is_complete = record.status == "complete"
-            why = barred(record, control, max_clean_drop) if is_complete else ""
-            return {**row_of(record), "barred": why}
+            return {**row_of(record), "barred": why.get(record.trial, "")}
 
         confirmed = [row_of(record) for record in self.confirmations()]
         self._write("results.csv", to_csv([*map(row, records), *confirmed]))

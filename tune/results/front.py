@@ -55,15 +55,21 @@ def clean_excess(record: Record, control: Record | None, max_clean_drop: float) 
     return control.objectives[0] - max_clean_drop - record.objectives[0]
 
 
-def barred(record: Record, control: Record | None, max_clean_drop: float) -> str:
-    """Why a complete trial of a search must not be chosen; "" where it may be."""
-    excess = clean_excess(record, control, max_clean_drop)
-    if excess <= 0:
-        return ""
-    if control is None:
-        return "it has no control"
-    lost = control.objectives[0] - record.objectives[0]
-    return f"loses {lost:.3f} of its control's clean accuracy, {max_clean_drop:.3f} is allowed"
+def barred(records: Iterable[Record], max_clean_drop: float) -> dict[int, str]:
+    """Why the complete trials of a search that must not be chosen must not be, by their numbers."""
+    records = list(records)
+    controls = Controls(records)
+    found = {}
+    for record in (own for own in records if own.status == "complete"):
+        control = controls.of(record)
+        if control is None:
+            found[record.trial] = "it has no control"
+        elif clean_excess(record, control, max_clean_drop) > 0:
+            lost = control.objectives[0] - record.objectives[0]
+            found[record.trial] = (
+                f"loses {lost:.3f} of its control's clean accuracy, {max_clean_drop:.3f} is allowed"
+            )
+    return found
 
 
 def allowed(records: Iterable[Record], max_clean_drop: float) -> list[Record]:

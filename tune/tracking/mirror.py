@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from guard.trial import TrialConfig
 from tune.results.folder import StudyFolder
-from tune.results.front import Controls, barred, choose
+from tune.results.front import barred, choose
 from tune.results.growth import in_order
 from tune.results.records import Record
 from tune.tracking.held import THIS_RUN, Held, HeldModel, Point, Student, milliseconds
@@ -285,11 +285,9 @@ class Mirror:
     def _judge(self, records: Sequence[Record]) -> None:
         """Have it said in the runs of a search's trials which must not be chosen, and why."""
         searched = [own for own in records if own.is_search and own.split == "validation"]
-        controls = Controls(searched)
-        delivered = [own for own in searched if own.label in self._complete]
-        for record in (own for own in delivered if own.status == "complete"):
-            run = self._runs[record.label]
-            told = barred(record, controls.of(record), self._max_clean_drop)
+        why = barred(searched, self._max_clean_drop)
+        for record in (own for own in searched if own.label in self._complete):
+            run, told = self._runs[record.label], why.get(record.trial, "")
             if run.tags.get(BARRED, "") != told:
                 self._store.log(run, milliseconds(), tags={BARRED: told})
                 run.tags[BARRED] = told

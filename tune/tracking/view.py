@@ -20,8 +20,8 @@ ARM = "guard.arm"
 USUAL = ("method", "ipc", "regularizer.kind", "regularizer.weight", "regularizer.h")
 BARRED = "guard.barred"
 """A tag of a run: why the search must not choose its trial."""
-SAID = ("guard.status", "guard.reason")
-"""Tags that say how a trial ended."""
+STATUS, REASON = "guard.status", "guard.reason"
+"""Tags of a run: how its trial ended."""
 MOST_PARAMS = 8
 SECTION = "The study"
 """Of the page, with its charts."""
@@ -57,7 +57,7 @@ def state_of(parent: str, records: Sequence[Record]) -> dict[str, Any]:
     params = searched(records)
     shown = [
         *(column("metrics", name) for name in (robust, clean)),
-        *(column("tags", name) for name in (BARRED, *SAID) if is_search),
+        *(column("tags", name) for name in (BARRED, STATUS, REASON) if is_search),
         *(column("params", path) for path in params),
         *(column("attributes", name) for name in ATTRIBUTES),
     ]

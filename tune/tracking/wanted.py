@@ -17,12 +17,11 @@ from tune.results.records import SEEDS, Record
 from tune.space import reads
 from tune.tracking.held import THIS_RUN, Held, Images, Point, Student
 from tune.tracking.products import MAX_LENGTH, distilled_files, images_of, note_of, student_of
-from tune.tracking.view import ARM
+from tune.tracking.view import ARM, REASON, STATUS
 
 STUDY, TRIAL, FINGERPRINT = "guard.study", "guard.trial", "guard.fingerprint"
 ID = "guard.id"
 """Of the study's folder: two studies of one name may share a server."""
-STATUS, REASON = "guard.status", "guard.reason"
 PARENT, NOTE = "mlflow.parentRunId", "mlflow.note.content"
 CURVES = ("loss", "accuracy", "lr")
 RELIABILITY = "reliability"
