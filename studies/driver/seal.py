@@ -81,7 +81,7 @@ def contents(folder: StudyFolder) -> Iterator[Path]:
 
 def verdicts(folder: StudyFolder) -> Iterator[str]:
     """Folders of the trials' verdicts that are there."""
-    for record in (*folder.records(), *folder.confirmations()):
+    for record in folder.every_record():
         yield from (path for path in record.verdicts if Path(path).is_dir())
 
 
