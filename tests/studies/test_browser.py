@@ -4,30 +4,20 @@ from __future__ import annotations
 
 import csv
 import json
-import shutil
 import subprocess
 import sys
-import time
-import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 from urllib.parse import quote
 
 import pytest
+from browsing import drawn, errors, has_text, served, wait
 from mlflow.tracking import MlflowClient
-from selenium import webdriver
-from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
 from selenium.webdriver.remote.webdriver import WebDriver
-from selenium.webdriver.support.wait import WebDriverWait
 
-from builders import configured, record
-from studies.bench.machines import free_port
 from tune.results.folder import StudyFolder
 from tune.tracking.identity import EXPERIMENT, page_of
-from tune.tracking.opening import open_store
-from tune.tracking.tracker import Tracker
 from tune.tracking.wanted import PARENT, TRIAL
 
 pytestmark = pytest.mark.slow
@@ -42,9 +32,6 @@ SMALL = [
     "evaluation.attacks=pgd3",
     "evaluation.more_eps=0.05",
 ]
-UNKNOWN_USER = "users/current"
-"""MLflow's page asks for a user that a server without accounts does not have."""
-WAIT_S = 300.0
 
 
 @pytest.fixture(scope="module")
@@ -60,58 +47,15 @@ def output(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture
-def browser() -> Iterator[WebDriver]:
-    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
-    if chromium is None or driver is None:
-        pytest.skip("needs chromium and chromedriver")
-    options = webdriver.ChromeOptions()
-    options.binary_location = chromium
-    for flag in ("--headless=new", "--no-sandbox", "--window-size=1500,1100"):
-        options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    opened = webdriver.Chrome(options=options, service=Service(driver))
-    yield opened
-    opened.quit()
-
-
 @pytest.fixture(scope="module")
 def server(output: Path) -> Iterator[str]:
     """The address of an MLflow UI on the study."""
     yield from served(output)
 
 
-def served(output: Path) -> Iterator[str]:
-    """The address of an MLflow UI on an output folder, while it is there."""
-    port = free_port()
-    store = f"sqlite:///{output / 'mlflow.db'}"
-    command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", store]
-    process = subprocess.Popen(
-        [*command, "--port", str(port), "--workers", "1"],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    address = f"http://127.0.0.1:{port}"
-    deadline = time.monotonic() + WAIT_S
-    while time.monotonic() < deadline:
-        try:
-            urllib.request.urlopen(f"{address}/health").close()
-            break
-        except OSError:
-            time.sleep(0.5)
-    yield address
-    process.terminate()
-    process.wait(30)
-
-
 def rows(path: Path) -> list[dict[str, str]]:
     with path.open(newline="") as file:
         return list(csv.DictReader(file))
-
-
-def errors(browser: WebDriver) -> list[str]:
-    log = [entry["message"] for entry in browser.get_log("browser") if entry["level"] == "SEVERE"]
-    return [message for message in log if UNKNOWN_USER not in message]
 
 
 def table(browser: WebDriver, name: str) -> list[list[str]]:
@@ -122,16 +66,6 @@ def table(browser: WebDriver, name: str) -> list[list[str]]:
         f"#{name} tbody tr",
     )
     return found
-
-
-def wait(browser: WebDriver, until: Callable[[WebDriver], Any]) -> Any:
-    return WebDriverWait(browser, WAIT_S).until(until)
-
-
-def has_text(*parts: str) -> Callable[[WebDriver], bool]:
-    return lambda browser: all(
-        part in browser.find_element(By.TAG_NAME, "body").text for part in parts
-    )
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -225,33 +159,6 @@ def test_mlflow_shows_the_study_its_comparison_and_the_images(
     assert errors(browser) == []
 
 
-CHILDREN = 300
-
-
-@pytest.fixture(scope="module")
-def crowded(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A search of many trials."""
-    folder = StudyFolder(tmp_path_factory.mktemp("crowded"), "many")
-    for number in range(CHILDREN):
-        params = {"ipc": 1 + number % 5, "regularizer.weight": 0.1 + 0.01 * number}
-        config = configured(params)
-        robust = number / (2 * CHILDREN)
-        folder.write(record(number, 0.9, robust, config=config, params=params))
-    Tracker(folder, open_store(folder.tracking_uri, folder)).close(folder.records())
-    return folder.output
-
-
-@pytest.fixture(scope="module")
-def crowded_server(crowded: Path) -> Iterator[str]:
-    yield from served(crowded)
-
-
-def drawn(browser: WebDriver, kind: str) -> int:
-    """How many points, lines or bars the charts of a kind have."""
-    found = browser.find_elements(By.CSS_SELECTOR, f".js-plotly-plot {kind}")
-    return len(found)
-
-
 def test_mlflow_opens_a_study_with_its_columns_and_charts(
     output: Path, browser: WebDriver, server: str
 ) -> None:
@@ -285,18 +192,3 @@ def test_a_studys_run_leads_to_its_page_and_has_curves(
     wait(browser, has_text("system/early-squeeze", "memory_mib", "cpu_percent"))
     browser.get(f"{server}/#/experiments/1/models")
     wait(browser, has_text("Ready", "sre2l, IPC"))
-
-
-def test_a_study_of_many_trials_opens_with_the_most_robust_ones(
-    crowded: Path, browser: WebDriver, crowded_server: str
-) -> None:
-    """The UI loads a hundred at a time."""
-    browser.get(f"{crowded_server}/{page_of(StudyFolder(crowded, 'many'))}")
-    wait(browser, has_text("The study", "100 matching runs"))
-    wait(browser, lambda b: drawn(b, ".scatterlayer .point") == 100)
-    first = sorted((0.1 + 0.01 * n for n in range(CHILDREN)), reverse=True)[0]
-    wait(browser, has_text(f"λ = {first:.3g}"))
-    more = wait(browser, lambda b: b.find_elements(By.XPATH, "//button[contains(., 'Load more')]"))
-    browser.execute_script("arguments[0].click()", more[0])
-    wait(browser, lambda b: drawn(b, ".scatterlayer .point") == 200)
-    wait(browser, has_text("200 matching runs"))

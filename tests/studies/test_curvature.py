@@ -1,4 +1,4 @@
-"""What is measured around samples; tests/studies/design/test_design.py has the trials."""
+"""What is measured around samples; tests/studies/design/test_arms.py has the trials."""
 
 from __future__ import annotations
 

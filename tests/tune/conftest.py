@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
@@ -22,3 +24,24 @@ def pretend(monkeypatch: pytest.MonkeyPatch) -> Pretend:
         monkeypatch.setattr(runs, "run_trial", lambda config, run_stage, leg: result(config))
 
     return use
+
+
+@pytest.fixture(scope="module")
+def two_gpus() -> Iterator[None]:
+    """A local Ray that believes in 4 CPUs and 2 GPUs."""
+    import ray
+
+    from tune.desk import NAMESPACE
+    from tune.local import short_folder, start_local
+
+    os.environ["RAY_ENABLE_UV_RUN_RUNTIME_ENV"] = "0"
+    paths = os.environ.get("PYTHONPATH", "")
+    here = str(Path(__file__).parent)  # where workers find a test's stage
+    helpers = str(Path(__file__).parents[1])
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (here, helpers, paths)))
+    with short_folder() as folder:
+        resources = {"num_cpus": 4, "num_gpus": 2}
+        start_local(folder, {"namespace": NAMESPACE, "log_to_driver": False, **resources})
+        os.environ["PYTHONPATH"] = paths
+        yield
+        ray.shutdown()

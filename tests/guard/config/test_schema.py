@@ -1,57 +1,18 @@
+"""What a config is: plain values under paths, overridden, read again, and known by a digest."""
+
 from __future__ import annotations
 
 import copy
 import dataclasses
 import json
-import math
 import types
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any, ClassVar, Literal
 
 import pytest
+from nested import CHANGED, Inner, Outer
 
-from guard.config.rules import Bounds, above, at_least
 from guard.config.schema import LATER, Config, digest, is_list, paths
-from guard.errors import ConfigError
 from guard.trial import TrialConfig
-
-
-@dataclass(frozen=True, kw_only=True)
-class Inner(Config):
-    width: Annotated[int, at_least(1)] = 2
-    share: Annotated[float, above(0, at_most=1)] = 0.5
-    kind: Literal["round", "square"] = "round"
-    low: float = 0.0
-    high: float = 1.0
-
-    NAMED: ClassVar[Mapping[str, Mapping[str, Any]]] = {"wide": {"width": 9, "kind": "square"}}
-
-    def check(self) -> None:
-        if self.low > self.high:
-            raise ConfigError("low", f"must be at most high = {self.high}, got {self.low}")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Outer(Config):
-    name: str = "x"
-    flag: bool = False
-    tags: tuple[str, ...] = ()
-    sizes: tuple[int, ...] = (1, 2)
-    limit: Annotated[int, at_least(1)] | None = None
-    inner: Inner = field(default_factory=Inner)
-    extra: Inner | None = None
-
-
-CHANGED = Outer(
-    name="y",
-    flag=True,
-    tags=("a", "b"),
-    sizes=(3,),
-    limit=7,
-    inner=Inner(width=5, share=0.25, kind="square", low=-1.5),
-    extra=Inner(width=4),
-)
 
 
 @pytest.mark.parametrize("config", [Outer(), CHANGED])
@@ -130,13 +91,6 @@ def test_override_leaves_the_values_it_is_given_alone() -> None:
     assert values == given
 
 
-@pytest.mark.parametrize("section", [3, [1], True])
-def test_what_is_no_section_is_refused_beside_a_field_of_it_too(section: object) -> None:
-    with pytest.raises(ConfigError, match=r"^inner: must be an object with fields, got ") as caught:
-        Outer().override({"inner": section, "inner.width": 2})
-    assert repr(section) in str(caught.value)
-
-
 def test_override_takes_any_mapping_as_a_section() -> None:
     section = types.MappingProxyType({"width": 3})
     assert Outer().override({"inner": section}).inner == Inner(width=3)
@@ -157,112 +111,6 @@ def test_whole_numbers_may_be_written_as_floats_and_floats_as_whole_numbers() ->
     assert (inner.share, type(inner.share)) == (1.0, float)
 
 
-BAD_VALUES = [
-    ("inner.width", 0, "at least 1", "0"),
-    ("inner.width", 2.5, "whole number", "2.5"),
-    ("inner.width", True, "whole number", "True"),
-    ("inner.width", "3", "whole number", "'3'"),
-    ("inner.width", None, "whole number", "None"),
-    ("inner.width", math.inf, "whole number", "inf"),
-    ("inner.share", 0, "greater than 0", "0.0"),
-    ("inner.share", 1.5, "at most 1", "1.5"),
-    ("inner.share", math.nan, "finite number", "nan"),
-    ("inner.share", math.inf, "finite number", "inf"),
-    ("inner.share", [1], "finite number", "[1]"),
-    ("inner.share", False, "finite number", "False"),
-    ("inner.kind", "oval", "one of round, square", "'oval'"),
-    ("inner.kind", ["round"], "one of round, square", "['round']"),
-    ("inner.low", 2, "at most high = 1.0", "2.0"),
-    ("inner", 3, "object with fields", "3"),
-    ("inner", None, "object with fields", "None"),
-    ("inner", [1], "object with fields", "[1]"),
-    ("inner", "narrow", "no setting is named", "'narrow'"),
-    ("name", 3, "text", "3"),
-    ("flag", 1, "true or false", "1"),
-    ("flag", "yes", "true or false", "'yes'"),
-    ("tags", "a", "a list", "'a'"),
-    ("tags", [1], "text", "1"),
-    ("sizes", [1, 2.5], "whole number", "2.5"),
-    ("limit", 0, "at least 1", "0"),
-    ("limit", "many", "whole number", "'many'"),
-    ("extra.width", -1, "at least 1", "-1"),
-]
-
-
-@pytest.mark.parametrize(("path", "value", "rule", "shown"), BAD_VALUES)
-def test_a_bad_value_is_refused_by_path_rule_and_value(
-    path: str, value: object, rule: str, shown: str
-) -> None:
-    with pytest.raises(ConfigError) as caught:
-        Outer().override({path: value})
-    assert caught.value.path == path
-    assert str(caught.value).startswith(f"{path}: ")
-    assert rule in str(caught.value)
-    assert shown in str(caught.value)
-
-
-@pytest.mark.parametrize(("path", "value", "rule", "shown"), BAD_VALUES)
-def test_reading_a_dict_refuses_what_override_refuses(
-    path: str, value: object, rule: str, shown: str
-) -> None:
-    *sections, name = path.split(".")
-    values: Any = {name: value}
-    for section in reversed(sections):
-        values = {section: values}
-    with pytest.raises(ConfigError) as caught:
-        Outer.from_dict(values)
-    assert caught.value.path == path
-    assert rule in str(caught.value) and shown in str(caught.value)
-
-
-@pytest.mark.parametrize("value", [10**400, -(10**400)], ids=["huge", "minus-huge"])
-@pytest.mark.parametrize("path", ["inner.share", "inner.width"])
-def test_a_number_too_large_for_a_float_is_no_crash(path: str, value: int) -> None:
-    try:
-        config = Outer().override({path: value})
-    except ConfigError as error:
-        assert error.path == path
-    else:
-        assert config.flat()[path] == value
-
-
-@pytest.mark.parametrize(
-    ("path", "shown_path", "names"),
-    [
-        ("nmae", "nmae", "name, flag, tags, sizes, limit, inner, extra"),
-        ("inner.widht", "inner.widht", "width, share, kind, low, high"),
-        ("extra.widht", "extra.widht", "width, share, kind, low, high"),
-        ("inre.width", "inre", "name, flag, tags, sizes, limit, inner, extra"),
-    ],
-)
-def test_an_unknown_field_is_answered_with_those_that_exist(
-    path: str, shown_path: str, names: str
-) -> None:
-    with pytest.raises(ConfigError) as caught:
-        Outer().override({path: 1})
-    assert caught.value.path == shown_path
-    assert "no such field" in str(caught.value)
-    assert f"there are: {names}" in str(caught.value)
-
-
-def test_an_unknown_field_suggests_the_close_one() -> None:
-    with pytest.raises(ConfigError, match="did you mean 'width'"):
-        Outer().override({"inner.widht": 1})
-    with pytest.raises(ConfigError, match="did you mean 'wide'"):
-        Outer().override({"inner": "wiide"})
-
-
-@pytest.mark.parametrize("values", [{"inner": {"colour": 1}}, {"colour": 1}])
-def test_an_unknown_field_in_a_dict_is_refused(values: dict[str, Any]) -> None:
-    with pytest.raises(ConfigError, match=r"colour: no such field.*there are: "):
-        Outer.from_dict(values)
-
-
-def test_a_path_through_a_leaf_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"^inner\.width: has no fields"):
-        Outer().override({"inner.width.deep": 1})
-
-
 def test_a_config_is_frozen_and_hashable() -> None:
     config = Outer()
     with pytest.raises(dataclasses.FrozenInstanceError):
@@ -274,24 +122,6 @@ def test_a_config_is_frozen_and_hashable() -> None:
 
 def test_lists_become_tuples() -> None:
     assert Outer(tags=["a"]).tags == ("a",)
-
-
-@pytest.mark.parametrize(
-    ("bounds", "inside", "outside", "text"),
-    [
-        (at_least(1), [1, 5], [0, -3], "at least 1"),
-        (at_least(0, at_most=1), [0, 1], [-0.1, 1.1], "at least 0 and at most 1"),
-        (above(0), [0.1, 9], [0, -1], "greater than 0"),
-        (above(0, at_most=2), [2], [0, 2.1], "greater than 0 and at most 2"),
-    ],
-)
-def test_bounds(bounds: Bounds, inside: list[float], outside: list[float], text: str) -> None:
-    assert str(bounds) == text
-    for value in inside:
-        bounds.check(value)
-    for value in outside:
-        with pytest.raises(ConfigError, match=f"must be {text}, got {value}"):
-            bounds.check(value)
 
 
 def test_a_digest_ignores_the_order_of_keys_but_not_of_lists() -> None:

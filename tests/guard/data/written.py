@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from guard.config import DataConfig
-from helpers import CPU
+from helpers import CPU, draws
 
 CLASSES = ("cat", "dog")
 
@@ -73,3 +73,8 @@ def all_of(images: Any) -> tuple[torch.Tensor, torch.Tensor]:
 
 def as_set(x: torch.Tensor) -> set[bytes]:
     return {image.numpy().tobytes() for image in x}
+
+
+def noise(count: int, channels: int = 3, size: int = 6) -> torch.Tensor:
+    shape = (count, channels, size, size)
+    return torch.randint(0, 256, shape, dtype=torch.uint8, generator=draws(9))

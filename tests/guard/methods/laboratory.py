@@ -80,6 +80,8 @@ LABELLED = names(lambda method: method.teacher_labels)
 LEARNS_RATE = names(lambda method: method().learns_rate)
 REGULARIZED = names(lambda method: method.takes_regularizer)
 UNLABELLED = tuple(name for name in DISTILS if name not in LABELLED)
+OPTIMISES = with_field("lr_images")
+"""Methods that optimise the images of real ones' gradients or trajectories."""
 
 
 def settings_of(name: str) -> dict[str, Any]:

@@ -11,10 +11,9 @@ import pytest
 import torch
 from laboratory import Lab, stages
 from safetensors.torch import load_file
-from test_mtt import matching, synthetic, trajectory
 from torch import Tensor
 from torch.nn import functional as F
-from trajectory_matching import convnet
+from trajectory_matching import convnet, matching, synthetic, trajectory
 
 from guard.checkpoint import Checkpoint
 from guard.data.datasets import load_data

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from laboratory import (
-    CAN_START_REAL,
     CLASSES,
     DISTILS,
     IPC,
@@ -22,34 +20,22 @@ from laboratory import (
     UNLABELLED,
     Lab,
     keys,
-    names,
     stages,
-    starting,
     subset,
     tiny,
-    with_field,
 )
 from safetensors.torch import load_file
 
 from guard.artifacts import ArtifactStore
-from guard.data.datasets import load_data
-from guard.data.images import load_images
-from guard.distilled import DistilledSet
-from guard.errors import DataError
 from guard.methods.mtt import MTT
-from guard.methods.rded import RDED
-from guard.methods.sre2l import SRe2L
-from guard.methods.subset import Herding, Random
+from guard.methods.subset import Herding
 from guard.models.saving import load_model
 from guard.pipeline import local_runner, run_trial
 from guard.stage import Stage, closure
 from guard.stages import Squeeze
 from guard.trial import TrialConfig, methods
 from guard.trial_stages import STAGES, TrialStages
-from helpers import CPU, files, same
-
-OPTIMISES = with_field("lr_images")
-"""Methods that optimise the images of real ones' gradients or trajectories."""
+from helpers import files, same
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -96,34 +82,6 @@ def test_a_card_says_where_a_set_comes_from(name: str, lab: Lab) -> None:
     assert "part-0000" in card["made_by"]
     rate = card.get("learned_lr")
     assert (rate is not None and rate > 0 and rate != 0.01) is (name in LEARNS_RATE)
-
-
-def exact(name: str) -> dict[str, Any] | None:
-    """Changes that leave each image recognisable as one of its class, where there are some."""
-    if issubclass(methods()[name], SRe2L):
-        plain = {"crop": "none", "curriculum": "none", "jitter": 0, "flip": False, "bn_weight": 0}
-        return {f"{name}.{path}": value for path, value in {**plain, "iterations": 40}.items()}
-    if name in OPTIMISES:
-        whole = {f"{name}.partition": 1} if name in with_field("partition") else {}
-        return {f"{name}.lr_images": 1e-12, f"{name}.init": "real", **whole}
-    if issubclass(methods()[name], RDED):
-        return {f"{name}.crop_scale": 1.0}
-    return {} if issubclass(methods()[name], Random) else None
-
-
-@pytest.mark.parametrize("name", [name for name in DISTILS if exact(name) is not None])
-def test_image_i_of_class_c_has_number_i_times_k_plus_c(name: str, lab: Lab) -> None:
-    config = lab.config(name, **(exact(name) or {}))
-    made = lab.made(config)
-    if issubclass(methods()[name], SRe2L):
-        teacher = load_model(lab.run(config).paths["teacher"])
-        assert teacher(made.images).argmax(dim=1).tolist() == made.labels.tolist()
-        return
-    train = load_data(config.data).train
-    real = load_images(train, torch.arange(len(train)), CPU)
-    distances = (made.images[:, None] - real).abs().amax(dim=(2, 3, 4))
-    assert float(distances.amin(dim=1).max()) < 1e-6
-    assert train.y[distances.argmin(dim=1)].tolist() == made.labels.tolist()
 
 
 @pytest.mark.parametrize("name", DISTILS)
@@ -219,62 +177,6 @@ def test_a_penalty_changes_what_is_made(name: str, lab: Lab) -> None:
     assert [record.built for record in lab.run(penalised).stages].count(True) > 3
 
 
-@pytest.mark.parametrize("name", CAN_START_REAL)
-def test_a_class_with_too_few_images_is_named_in_one_line(name: str, lab: Lab) -> None:
-    config = lab.config(name, ipc=31, **starting(name, "real"))
-    with pytest.raises(DataError, match=r"^ipc: class 0 has 30 training images.* ipc = 31$"):
-        run_trial(config, local_runner(lab.store))
-
-
-STEEP = {"train.lr": 1e10, "train.optimizer": "sgd"}
-STEEP_SQUEEZE = {"squeeze.optimizer": "sgd", "squeeze.lr": 1e10}
-
-
-@pytest.mark.parametrize(
-    ("name", "changes", "stage"),
-    [
-        *[
-            (name, STEEP_SQUEEZE, "squeeze")
-            for name in names(lambda method: "squeeze" in method.reads)
-        ],
-        *[
-            (name, {f"{name}.lr_network": 1e30}, "gradient-matching")
-            for name in with_field("lr_network")
-        ],
-        *[(name, {f"{name}.experts.train.lr": 1e10}, "expert") for name in with_field("experts")],
-        *[(name, {f"{name}.rate": 1e30}, "trajectory-matching") for name in with_field("rate")],
-        *[
-            (name, {f"student.{path}": value for path, value in STEEP.items()}, "student")
-            for name in ("random", "dc", "mtt")
-        ],
-    ],
-)
-def test_a_learning_rate_that_is_far_too_large_ends_a_trial_as_diverged(
-    name: str, changes: dict[str, Any], stage: str, lab: Lab
-) -> None:
-    result = lab.run(lab.config(name, **changes))
-    assert result.status == "diverged"
-    assert result.reason.startswith(f"{stage}: ") and "\n" not in result.reason
-    assert result.stages[-1].name == stage
-    assert "test/clean_accuracy" not in result.metrics
-
-
-@pytest.mark.parametrize("whitened", [False, True])
-@pytest.mark.parametrize("name", OPTIMISES)
-def test_images_stay_pixels_at_any_learning_rate(name: str, whitened: bool, lab: Lab) -> None:
-    """Also after the last step; or the stage that makes them says that it diverged."""
-    once = {f"{name}.lr_images": 3e38, f"{name}.iterations": 1}
-    once |= {f"{name}.outer_loops": 1} if name in with_field("outer_loops") else {}
-    once |= {f"{name}.optimizer": "sgd"} if name in with_field("optimizer") else {}
-    result = lab.run(lab.config(name, **once, **({"model.input": "zca"} if whitened else {})))
-    if result.status == "complete":
-        images = DistilledSet.load(result.paths["distilled"]).images
-        assert images.isfinite().all() and 0 <= images.min() and images.max() <= 1
-    else:
-        kinds = ("gradient", "trajectory", "distribution")
-        assert result.reason.startswith(tuple(f"{kind}-matching: " for kind in kinds))
-
-
 @pytest.mark.parametrize("name", UNLABELLED)
 def test_soft_labels_of_a_method_without_a_teacher_need_one(
     name: str, lab: Lab, tmp_path: Path
@@ -315,10 +217,3 @@ def test_a_student_trains_at_the_rate_that_was_learned(name: str, lab: Lab) -> N
     assert [epoch["lr"] for epoch in summary["history"]] == [rate] * 2
     assert lab.run(config).metrics["distilled/learned_lr"] == rate
     assert keys(config, "distilled") == keys(lab.config(name), "distilled")
-
-
-@pytest.mark.parametrize("name", names(lambda method: issubclass(method, (SRe2L, Random, RDED))))
-def test_a_smaller_set_is_a_prefix_of_a_larger_one(name: str, lab: Lab) -> None:
-    small, large = (lab.made(lab.config(name, ipc=ipc)) for ipc in (IPC, 4))
-    assert torch.equal(large.images[: CLASSES * IPC], small.images)
-    assert torch.equal(large.labels[: CLASSES * IPC], small.labels)

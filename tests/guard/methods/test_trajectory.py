@@ -1,86 +1,26 @@
+"""A trajectory's gradients: unrolled, by the adjoint, and as TESLA has it."""
+
 from __future__ import annotations
 
 import copy
-import weakref
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from unrolled import LABELS, UNUSED, Problem, assert_same, batch, convnet, problem
 
-from guard.config import ModelConfig
-from guard.data.spec import ImageSpec
 from guard.methods.mtt.trajectory import (
     GRADIENTS,
     Gradient,
-    StepLoss,
     TrajectoryGradient,
     adjoint,
-    call,
     flat_parameters,
     tesla,
     unroll,
 )
-from guard.models.batchnorm import batchnorms
-from guard.models.networks import build_model
 from helpers import draws, relative_error
-
-SPEC = ImageSpec(
-    channels=3,
-    image_size=8,
-    num_classes=4,
-    mean=(0.3, 0.4, 0.5),
-    std=(0.2, 0.25, 0.3),
-    class_names=tuple("abcd"),
-)
-LABELS = torch.arange(8) % 4
-UNUSED = 7
-"""The image that is in no batch."""
-
-
-@dataclass(frozen=True)
-class Problem:
-    model: nn.Module
-    step_loss: StepLoss
-    theta: Tensor
-    target: Tensor
-    images: Tensor
-    rate: Tensor
-    steps: int = 6
-
-    def solve(self, gradient: Gradient) -> TrajectoryGradient:
-        return gradient(self.step_loss, self.theta, self.target, self.images, self.rate, self.steps)
-
-    @property
-    def inputs(self) -> list[Tensor]:
-        return [self.theta, self.target, self.images, self.rate]
-
-
-def batch(number: int) -> Tensor:
-    """Three of the images before UNUSED, others at every step."""
-    return torch.randperm(UNUSED, generator=draws(number))[:3]
-
-
-def problem(model: nn.Module, dtype: torch.dtype = torch.float64, steps: int = 6) -> Problem:
-    """Steps of a visible size on minibatches; every other one sees its images mirrored."""
-    model = model.to(dtype)
-
-    def step_loss(theta: Tensor, images: Tensor, number: int) -> Tensor:
-        chosen = batch(number)
-        x = images[chosen].flip(3) if number % 2 else images[chosen]
-        return F.cross_entropy(call(model, theta, x), LABELS[chosen])
-
-    theta = flat_parameters(model)
-    target = theta + 0.05 * torch.randn(theta.shape, generator=draws(1)).to(dtype)
-    images = torch.rand(8, 3, 8, 8, generator=draws(2)).to(dtype)
-    return Problem(model, step_loss, theta, target, images, torch.tensor(0.1, dtype=dtype), steps)
-
-
-def convnet(width: int = 8, norm: str = "instance") -> nn.Module:
-    config = ModelConfig(name="convnet", width=width, depth=2, norm=norm)
-    return build_model(config, SPEC)
 
 
 def smooth_net() -> nn.Module:
@@ -88,11 +28,6 @@ def smooth_net() -> nn.Module:
     for seed, parameter in enumerate(layers.parameters()):
         parameter.data = 0.2 * torch.randn(parameter.shape, generator=draws(seed))
     return layers
-
-
-def assert_same(got: TrajectoryGradient, wanted: TrajectoryGradient, tolerance: float) -> None:
-    for name in ("loss", "images", "rate"):
-        assert relative_error(getattr(got, name), getattr(wanted, name)) < tolerance, name
 
 
 def loss_of_a_student(given: Problem) -> float:
@@ -216,118 +151,3 @@ def test_the_published_tesla_has_half_the_gradient_of_the_images() -> None:
     whole = given.solve(tesla)
     assert torch.equal(2 * half.images, whole.images) and whole.images.any()
     assert torch.equal(half.rate, whole.rate) and torch.equal(half.loss, whole.loss)
-
-
-class Held:
-    """A tensor that a graph holds for its backward pass."""
-
-    def __init__(self, tensor: Tensor) -> None:
-        self.tensor = tensor
-
-
-class SavedMemory:
-    """Bytes that graphs hold: now, and at most so far."""
-
-    now = 0
-    peak = 0
-
-    def save(self, tensor: Tensor) -> Held:
-        held, size = Held(tensor), tensor.numel() * tensor.element_size()
-        self.now += size
-        self.peak = max(self.peak, self.now)
-        weakref.finalize(held, self.release, size)
-        return held
-
-    def release(self, size: int) -> None:
-        self.now -= size
-
-    def peak_of(self, run: Callable[[], object]) -> int:
-        with torch.autograd.graph.saved_tensors_hooks(self.save, lambda held: held.tensor):
-            run()
-        assert self.now == 0
-        return self.peak
-
-
-def peak_memory(gradient: Gradient, steps: int) -> int:
-    given = problem(convnet(), torch.float32, steps)
-    return SavedMemory().peak_of(lambda: given.solve(gradient))
-
-
-@pytest.mark.parametrize("gradient", [adjoint, tesla], ids=["adjoint", "tesla"])
-def test_the_sweeps_hold_the_graph_of_one_step(gradient: Gradient) -> None:
-    of_one_step = peak_memory(unroll, 1)
-    assert peak_memory(gradient, 50) < 1.2 * peak_memory(gradient, 5) < 1.5 * of_one_step
-
-
-def test_unrolling_holds_the_graphs_of_all_steps() -> None:
-    assert peak_memory(unroll, 25) > 4 * peak_memory(unroll, 5)
-
-
-@pytest.mark.parametrize("tracked", [False, True])
-@pytest.mark.parametrize("gradient", GRADIENTS.values(), ids=GRADIENTS)
-def test_inputs_stay_and_runs_repeat(gradient: Gradient, tracked: bool) -> None:
-    given = problem(convnet(norm="batch").train())
-    for values in given.inputs:
-        values.requires_grad_(tracked)
-    state = {name: value.clone() for name, value in given.model.state_dict().items()}
-    before, random_state = [values.clone() for values in given.inputs], torch.get_rng_state()
-    first, second = given.solve(gradient), given.solve(gradient)
-    assert torch.equal(torch.get_rng_state(), random_state)
-    for values, old in zip(given.inputs, before, strict=True):
-        assert torch.equal(values, old) and values.grad is None
-        assert values.requires_grad == tracked
-    for name, value in given.model.state_dict().items():
-        assert torch.equal(value, state[name])
-    assert all(parameter.grad is None for parameter in given.model.parameters())
-    for name in ("loss", "images", "rate"):
-        one, two = getattr(first, name), getattr(second, name)
-        assert torch.equal(one, two) and not one.requires_grad
-
-
-@pytest.mark.parametrize("gradient", GRADIENTS.values(), ids=GRADIENTS)
-def test_gradients_have_the_type_of_what_they_are_of(gradient: Gradient) -> None:
-    given = problem(convnet(), torch.float32)
-    found = replace(given, rate=given.rate.double()).solve(gradient)
-    assert found.images.dtype == torch.float32 and found.rate.dtype == torch.float64
-    assert found.images.shape == given.images.shape and found.rate.shape == ()
-
-
-@pytest.mark.parametrize("gradient", GRADIENTS.values(), ids=GRADIENTS)
-def test_a_student_that_starts_at_the_target_is_refused(gradient: Gradient) -> None:
-    given = problem(convnet())
-    with pytest.raises(ValueError, match="at the target"):
-        replace(given, target=given.theta.clone()).solve(gradient)
-
-
-def test_a_vector_takes_the_place_of_the_parameters() -> None:
-    model, x = convnet(), torch.rand(5, 3, 8, 8, generator=draws())
-    theta = flat_parameters(model)
-    assert torch.equal(theta, nn.utils.parameters_to_vector(model.parameters()))
-    assert torch.equal(call(model, theta, x), model(x))
-    other = copy.deepcopy(model)
-    nn.utils.vector_to_parameters(theta + 0.1, other.parameters())
-    assert torch.equal(call(model, theta + 0.1, x), other(x))
-    assert torch.equal(flat_parameters(model), theta)
-    theta.requires_grad_()
-    (found,) = torch.autograd.grad(call(model, theta, x).logsumexp(1).sum(), theta)
-    wanted = torch.autograd.grad(model(x).logsumexp(1).sum(), list(model.parameters()))
-    assert torch.equal(found, torch.cat([part.flatten() for part in wanted]))
-
-
-@pytest.mark.parametrize("surplus", [-1, 1])
-def test_a_vector_of_another_model_is_refused(surplus: int) -> None:
-    model = convnet()
-    theta = torch.zeros(len(flat_parameters(model)) + surplus)
-    with pytest.raises(RuntimeError, match="split_sizes"):
-        call(model, theta, torch.rand(1, 3, 8, 8))
-
-
-def test_running_statistics_are_read_and_not_written() -> None:
-    model, x = convnet(norm="batch"), torch.rand(5, 3, 8, 8, generator=draws())
-    batchnorms(model)[0].running_mean.fill_(0.5)
-    theta = flat_parameters(model)
-    state = copy.deepcopy(model.state_dict())
-    assert torch.equal(call(model.eval(), theta, x), model(x))
-    in_training = call(model.train(), theta, x)
-    assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
-    assert torch.equal(in_training, model(x))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,12 +11,10 @@ import torch
 from evaluating import assert_same, config
 from torch import Tensor, nn
 
-import guard.robustness.attacks
 import guard.robustness.evaluate
 from guard.config import EvaluationConfig
-from guard.config.evaluation import attacks_at
 from guard.robustness.attacks import attack_images
-from guard.robustness.evaluate import attack_once, chosen, evaluate
+from guard.robustness.evaluate import chosen, evaluate
 from guard.robustness.verdicts import Verdicts, metrics, share
 from guard.seeding import generator
 from helpers import CPU
@@ -28,7 +25,6 @@ SUITE = ("pgd5", "mim", "cw", "square", "autoattack")
 ORDER = ["pgd5", "mim", "apgd-ce", "apgd-t", "fab-t", "square"]
 """The bounded ones of the suite, from cheap to strong."""
 RADII = (0.03, 0.09, 0.2)
-NORMS = pytest.mark.parametrize("norm", ["Linf", "L2"])
 
 
 def run(victim: Any, **changes: Any) -> Verdicts:
@@ -101,58 +97,6 @@ def test_the_figure_of_an_attack_in_a_cascade_is_of_all_before_it(
             assert not (found.survived[eps, name] & ~alive).any()
             alive = found.survived[eps, name]
         assert torch.equal(alive, found.robust(eps))
-
-
-def chain(victim: Any, own: EvaluationConfig) -> list[tuple[Verdicts, int]]:
-    """The verdicts after each link and the passes of its own."""
-    links: list[tuple[Verdicts, int]] = []
-    for part in attacks_at(own):
-        before = links[-1][0] if links else None
-        found, counted = attack_once(victim.model, victim.images, part, before, own, 5, CPU)
-        links.append((found, counted.forward_passes + counted.backward_passes))
-    return links
-
-
-def test_a_chain_of_links_is_the_evaluation_and_a_cascade_is_cheaper(victim: Any) -> None:
-    passes = {}
-    for cascade in (True, False):
-        own = config(victim, attacks=("pgd5", "mim", "square"), cascade=cascade, more_eps=(0.03,))
-        links = chain(victim, own)
-        assert_same(links[-1][0], evaluate(victim.model, victim.images, own, 5, CPU))
-        passes[cascade] = [count for _, count in links]
-    assert passes[True][0] == passes[False][0]
-    pairs = zip(passes[True], passes[False], strict=True)
-    assert all(few <= many for few, many in pairs)
-    assert sum(passes[True]) < 0.9 * sum(passes[False])
-
-
-def test_the_passes_of_a_link_are_those_of_its_attack_and_of_its_verdicts(victim: Any) -> None:
-    own = config(victim, attacks=("pgd3", "pgd5"), cascade=False)
-    right = int((victim.model(victim.x).argmax(dim=1) == victim.y).sum())
-    passes = [count for _, count in chain(victim, own)]
-    assert passes == [right * (2 * 3 + 1), right * (2 * 5 + 1)]
-
-
-@pytest.mark.parametrize("cascade", [True, False])
-def test_attacks_see_the_samples_that_are_right_so_far(
-    cascade: bool, victim: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    seen: list[tuple[str, Tensor]] = []
-
-    def spy(name: str, model: Any, x: Tensor, y: Tensor, *rest: Any) -> Tensor:
-        seen.append((name, x))
-        return attack_images(name, model, x, y, *rest)
-
-    monkeypatch.setattr(guard.robustness.evaluate, "attack_images", spy)
-    own = config(victim, attacks=("mim", "cw", "pgd5"), more_eps=(0.2,), cascade=cascade)
-    before = Verdicts(clean=victim.model(victim.x).argmax(dim=1) == victim.y)
-    links = chain(victim, own)
-    assert [name for name, _ in seen] == ["cw", "pgd5", "mim", "pgd5", "mim"]
-    for (found, _), (eps, name), (_, x) in zip(links, attacks_at(own), seen, strict=True):
-        alive = before.robust(eps) if cascade and name != "cw" else before.clean
-        assert torch.equal(x, victim.x[alive])
-        before = found
-    assert (len(seen[-1][1]) < len(seen[0][1])) == cascade
 
 
 def test_an_evaluation_is_repeatable_and_leaves_no_trace(
@@ -251,78 +195,3 @@ def test_an_evaluation_of_a_model_that_is_always_wrong(
     assert found.pop("num_samples") == 24
     assert not any(name.startswith("distance") for name in found)
     assert len(found) >= 4 and set(found.values()) == {0.0}
-
-
-def displaced(
-    victim: Any, lengths: Tensor, norm: str, monkeypatch: pytest.MonkeyPatch, **changes: Any
-) -> Verdicts:
-    """Verdicts where an attack moves the samples by these lengths, and the model is wrong about any
-    that was moved."""
-    size = 1.0 if norm == "Linf" else math.sqrt(36)
-
-    def attack(name: str, model: Any, x: Tensor, y: Tensor, *rest: Any) -> Tensor:
-        return x + lengths[:, None, None, None] / size
-
-    class Broken(nn.Module):
-        def forward(self, x: Tensor) -> Tensor:
-            is_moved = x[:, 0, 0, 0] > 0.251
-            return torch.stack([~is_moved, is_moved], dim=1).float()
-
-    monkeypatch.setattr(guard.robustness.evaluate, "attack_images", attack)
-    x = torch.full((len(lengths), 1, 6, 6), 64, dtype=torch.uint8)
-    images = dataclasses.replace(victim.images, x=x, y=torch.zeros(len(lengths)).long())
-    own = EvaluationConfig(eps=0.1, norm=norm, cascade=False, **changes)
-    return evaluate(Broken(), images, own, 2, CPU)
-
-
-LENGTHS = torch.tensor([0.0, 0.05, 0.0999, 0.1, 0.1002, 0.3])
-
-
-@NORMS
-@pytest.mark.parametrize("attack", ["pgd5", "square"])
-def test_a_perturbation_outside_of_the_ball_breaks_nothing(
-    attack: str, norm: str, victim: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    found = displaced(victim, LENGTHS, norm, monkeypatch, attacks=(attack,))
-    assert found.clean.all()
-    assert found.under(0.1, attack).tolist() == [True, False, False, False, True, True]
-    assert found.distances == {}
-
-
-@NORMS
-@pytest.mark.parametrize("attack", ["cw", "deepfool"])
-def test_an_unbounded_attack_counts_at_any_distance_but_in_a_ball_only_within_it(
-    attack: str, norm: str, victim: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    found = displaced(victim, LENGTHS, norm, monkeypatch, attacks=(attack,))
-    assert found.under(0.1, attack).tolist() == [True] + [False] * 5
-    assert found.robust(0.15).tolist() == [True] + [False] * 4 + [True]
-    assert found.robust(0.05 - 1e-3).all()
-    lengths = found.distances[attack]
-    torch.testing.assert_close(lengths[1:], LENGTHS[1:], rtol=1e-5, atol=1e-6)
-    assert lengths[0] == math.inf
-
-
-@pytest.mark.parametrize("attack", ["cw", "deepfool"])
-@NORMS
-def test_an_unbounded_attack_knows_how_far_it_went(attack: str, norm: str, victim: Any) -> None:
-    own = config(victim, attacks=(attack,), norm=norm, max_samples=14)
-    found = evaluate(victim.model, chosen(victim.images, own), own, 5, CPU)
-    broken = found.clean & ~found.survived[math.inf, attack]
-    lengths = found.distances[attack]
-    assert broken.sum() > 0.8 * found.clean.sum()
-    assert bool((lengths[broken] > 0).all()) and bool(lengths[broken].isfinite().all())
-    assert bool((lengths[~found.clean] == 0).all()) and not found.clean.all()
-    assert bool((lengths[found.survived[math.inf, attack]] == math.inf).all())
-    median = metrics(found, own)[f"distance/{attack}"]
-    assert share(found.robust(median * 1.01)) < share(found.clean) / 2 + 0.05
-    assert share(found.robust(median * 0.99)) > share(found.clean) / 2 - 0.05
-
-
-def test_a_cascade_spares_what_an_unbounded_attack_broke_within_the_ball(victim: Any) -> None:
-    own = config(victim, eps=0.12, attacks=("deepfool", "pgd5"))
-    few = SimpleNamespace(model=victim.model, images=victim.images.subset(torch.arange(2, 12)))
-    links = [link for link, _ in chain(few, own)]
-    within = links[0].clean & (links[0].distances["deepfool"] <= 0.12)
-    assert within.any()
-    assert not (links[1].survived[0.12, "pgd5"] & within).any()

@@ -56,3 +56,7 @@ def attack(
     model: nn.Module, x: Tensor, y: Tensor, *, eps: float = EPS, seed: int = 0, **fields: Any
 ) -> Tensor:
     return attack_batch(model, x, y, config(**fields), eps, draws(seed))
+
+
+def searching(kind: str = "adversarial", **fields: Any) -> RegularizerConfig:
+    return config(kind, ascent="ls-pgd", **fields)

@@ -1,27 +1,50 @@
+"""What a student loses by answering otherwise than its labels: KL, squares, the cosine."""
+
 from __future__ import annotations
 
 import math
 
 import pytest
 import torch
-from torch import Tensor
+from students import logits
 from torch.nn import functional as F
 
 from guard.config import StudentConfig
 from guard.errors import ConfigError
 from guard.training.distillation import LabelLoss, cosine_loss, distillation_loss
-from helpers import draws
-
-
-def logits(seed: int, count: int = 6, classes: int = 5) -> Tensor:
-    return 4 * torch.randn(count, classes, generator=draws(seed), dtype=torch.float64)
-
 
 CLASSES = torch.eye(5, dtype=torch.float64)[torch.tensor([0, 3, 1, 4, 4, 2])]
 
 
 def loss(**fields: object) -> LabelLoss:
     return LabelLoss(config=StudentConfig().override(fields))
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 20.0])
+def test_the_distillation_loss_is_the_kl_divergence(temperature: float) -> None:
+    student, teacher = logits(0), logits(1)
+    p, q = (teacher / temperature).softmax(dim=1), (student / temperature).softmax(dim=1)
+    expected = float((p * (p.log() - q.log())).sum(dim=1).mean())
+    assert float(distillation_loss(student, teacher, temperature)) == pytest.approx(expected)
+    assert expected > 1e-4
+
+
+def test_the_distillation_loss_vanishes_at_the_teachers_answer() -> None:
+    teacher = logits(1)
+    assert float(distillation_loss(teacher + 3, teacher, 2.0)) == pytest.approx(0, abs=1e-12)
+
+
+def test_the_distillation_loss_pulls_towards_the_teacher() -> None:
+    student, teacher = logits(0).requires_grad_(), logits(1)
+    (gradient,) = torch.autograd.grad(distillation_loss(student, teacher, 3.0), student)
+    pull = (student / 3).softmax(dim=1) - (teacher / 3).softmax(dim=1)
+    torch.testing.assert_close(gradient, pull / 3 / len(teacher))
+
+
+def test_a_mean_over_the_batch() -> None:
+    student, teacher = logits(0), logits(1)
+    alone = [float(distillation_loss(student[i : i + 1], teacher[i : i + 1], 4)) for i in range(6)]
+    assert float(distillation_loss(student, teacher, 4)) == pytest.approx(sum(alone) / 6)
 
 
 def test_mse_is_the_squared_difference_and_a_little_cross_entropy() -> None:

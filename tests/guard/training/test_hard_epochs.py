@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from test_student import replay, stage_named
+from students import replay, stage_named
 
 from guard.config import StudentConfig
 from guard.distilled import DistilledSet
