@@ -33,6 +33,16 @@ KEYED = ("name", "version", "config", "inputs")
 """Of a stage's description: what its key is made of."""
 
 
+def without_unfinished(found: Mapping[str, Stored]) -> dict[str, Stored]:
+    """Of what lies in a store, by address, without what a stage under way has so far."""
+    young = time.time() - ABANDONED_AFTER_S
+    return {
+        address: stored
+        for address, stored in found.items()
+        if not (address.split("/")[1].startswith(".") and stored.written > young)
+    }
+
+
 class Damaged(DataError):
     """A result that is not what a stage wrote: names the folder and what is wrong with it."""
 
@@ -190,13 +200,14 @@ class ArtifactStore:
         return self.root.glob("*/[!.]*")
 
     def sizes(self) -> dict[str, Stored]:
-        """Of every result, whole or not, by its address: all its bytes, and when it was written."""
+        """Of every result, whole or not, by its address: all its bytes, and when it was written.
+        What a stage has come to on its way is one when it is abandoned."""
         found = {}
         for folder in filter(Path.is_dir, self.root.glob("*/*")):
             files = [path.stat().st_size for path in folder.rglob("*") if path.is_file()]
             address = folder.relative_to(self.root).as_posix()
             found[address] = Stored(sum(files), folder.stat().st_mtime)
-        return found
+        return without_unfinished(found)
 
     def discard(self, address: str) -> None:
         """Remove a result. Raises OSError."""

@@ -118,6 +118,11 @@ class Checkpoint:
         write(unfinished)
         return unfinished.rename(self._folder / f"{name}.{sha256(unfinished)}")
 
+    def forget(self) -> None:
+        """Remove its states; finished files stay."""
+        for path in self._files():
+            path.unlink(missing_ok=True)
+
     def _replace(self, state: Mapping[str, Any]) -> None:
         assert self._folder is not None
         self._folder.mkdir(parents=True, exist_ok=True)

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from guard.config import StudentConfig
-from guard.config.training import Labels
+from guard.config.training import PORTABLE, Labels
 from guard.data.names import shown
 from guard.data.spec import ImageSpec
 from guard.errors import ConfigError, DataError
@@ -24,6 +24,8 @@ from guard.training.recipe import Recipe, pool_order, replayed
 FILE = "labels.safetensors"
 CARD = "labels"
 """The entry of the card that says what they are."""
+WHITENING = ("mean", "weight")
+"""Tensors of a first layer that whitens (`Zca`)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,12 +145,13 @@ class PortableLabels:
             ) from None
         except ValueError as error:
             raise DataError(f"{shown(path)}: {error}") from None
+        pool = tensors if student.labels == "budget" else {}
         return cls(
             student=student,
             logits=tensors["logits"],
-            rows=tensors.get("rows"),
-            seeds=tensors.get("seeds"),
-            whitening={name: tensors[name] for name in ("mean", "weight") if name in tensors},
+            rows=pool.get("rows"),
+            seeds=pool.get("seeds"),
+            whitening={name: pool[name] for name in WHITENING if name in pool},
         )
 
 
@@ -159,26 +162,34 @@ def _check(
     logits = tensors.get("logits")
     if logits is None:
         raise ValueError("has no logits")
-    shapes: dict[str, tuple[torch.dtype, tuple[int, ...]]]
+    if student.labels not in PORTABLE:
+        raise ValueError(f"must hold {' or '.join(PORTABLE)} labels, got {student.labels}")
     if student.labels == "fixed":
-        shapes = {"logits": (torch.float16, (count, spec.num_classes))}
-    else:
-        sizes = [len(own) for own in torch.arange(count).split(student.train.batch_size)]
-        every = (sizes * -(-student.budget // len(sizes)))[: student.budget]
-        shapes = {
-            "logits": (torch.float16, (sum(every), spec.num_classes)),
-            "rows": (torch.int64, (sum(every),)),
-            "seeds": (torch.int64, (student.budget,)),
-        }
-    for name, (dtype, shape) in shapes.items():
-        tensor = tensors.get(name)
-        if tensor is None or tensor.dtype != dtype or tuple(tensor.shape) != shape:
-            got = None if tensor is None else f"{tensor.dtype} {tuple(tensor.shape)}"
-            raise ValueError(f"{name} must be {dtype} {shape}, got {got}")
-    if not bool(logits.isfinite().all()):
-        raise ValueError("logits must be finite")
-    rows = tensors.get("rows")
-    if rows is not None and not (0 <= int(rows.min()) and int(rows.max()) < count):
+        _check_tensor(tensors, "logits", torch.float16, (count, spec.num_classes))
+        return
+    _check_tensor(tensors, "seeds", torch.int64, (student.budget,))
+    sizes = [len(own) for own in torch.arange(count).split(student.train.batch_size)]
+    total = sum((sizes * -(-student.budget // len(sizes)))[: student.budget])
+    _check_tensor(tensors, "logits", torch.float16, (total, spec.num_classes))
+    _check_tensor(tensors, "rows", torch.int64, (total,))
+    if any(name in tensors for name in WHITENING):
+        side = spec.num_values
+        for name, shape in zip(WHITENING, ((side,), (side, side)), strict=True):
+            _check_tensor(tensors, name, torch.float32, shape)
+    rows = tensors["rows"]
+    if not (0 <= int(rows.min()) and int(rows.max()) < count):
         raise ValueError(
             f"rows must be in 0..{count - 1}, got {int(rows.min())}..{int(rows.max())}"
         )
+
+
+def _check_tensor(
+    tensors: Mapping[str, Tensor], name: str, dtype: torch.dtype, shape: tuple[int, ...]
+) -> None:
+    """Raises ValueError for one that is not there, of another kind or shape, or not finite."""
+    tensor = tensors.get(name)
+    if tensor is None or tensor.dtype != dtype or tuple(tensor.shape) != shape:
+        got = None if tensor is None else f"{tensor.dtype} {tuple(tensor.shape)}"
+        raise ValueError(f"{name} must be {dtype} {shape}, got {got}")
+    if not bool(tensor.isfinite().all()):
+        raise ValueError(f"{name} must be finite")

@@ -20,6 +20,7 @@ from guard.artifacts import (
     Damaged,
     build,
     parsed_record,
+    without_unfinished,
 )
 from guard.background import repeating
 from guard.objects import Objects, Stored, copy_of, is_uri
@@ -111,7 +112,7 @@ class RemoteStore(ArtifactStore):
                 known = found.get(f"{stage}/{key}", Stored(0, 0.0))
                 total, last = known.num_bytes + file.num_bytes, max(known.written, file.written)
                 found[f"{stage}/{key}"] = Stored(total, last)
-        return found
+        return without_unfinished(found)
 
     def discard(self, address: str) -> None:
         for name in self._objects.below(address).files():
@@ -184,11 +185,12 @@ class RemoteStore(ArtifactStore):
 
 def _bring(scratch: Path, there: Objects) -> None:
     """What is new in a folder, and not what has gone from it. Files there do not change, and those
-    that are being written are hidden or unfinished."""
+    that are being written are hidden or unfinished. States (.pt) come last: they presuppose the
+    others."""
     with contextlib.suppress(OSError):  # it costs the next machine some time
         here = {path.relative_to(scratch).as_posix(): path for path in _finished(scratch)}
         known = there.files()
-        for name in here.keys() - known.keys():
+        for name in sorted(here.keys() - known.keys(), key=lambda name: name.endswith(".pt")):
             there.upload(here[name], name)
         for name in known.keys() - here.keys():
             there.remove(name)

@@ -176,6 +176,10 @@ class Distilled(Stage):
     """The student's, where the labelled batches depend on it."""
     compute: ComputeConfig
 
+    def images(self, num_classes: int) -> int:
+        """How many a student sees in an epoch: those that the stored ones are made of."""
+        return self.ipc * num_classes * self.parts[0].partition ** 2
+
 
 @dataclass(frozen=True, kw_only=True)
 class Loaded(Trained):
@@ -259,5 +263,4 @@ class Student(Trained):
 
 def images_seen(distilled: Distilled, student: StudentConfig, sizes: Sizes) -> int:
     """By a student, in all of its epochs."""
-    each = distilled.parts[0].partition ** 2
-    return each * distilled.ipc * sizes.num_classes * student.train.epochs
+    return distilled.images(sizes.num_classes) * student.train.epochs

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated
 
@@ -119,8 +119,16 @@ class TrialConfig(Config):
                 f"lie between a teacher's labels, so {self.method} needs student.labels = "
                 f"{', '.join(TAUGHT)}; got {student.labels}",
             )
-        if student.regularizer.active and student.regularizer.units == "normalized":
-            self._check_units("student.regularizer.units", {self.student_model.input})
+        if not self.distils and student.regularizer.facts.needs_teacher:
+            raise ConfigError(
+                "student.regularizer.kind",
+                f"{student.regularizer.kind} stays near a teacher's logits, and {self.method} is "
+                "taught by none",
+            )
+        student.regularizer.check_units("student.regularizer.units", {self.student_model.input})
+        if not self.is_taught:
+            return
+        self.labels.check_units("labels.teachers", self.model)
         kept = kept_epochs(self.squeeze.epochs)
         if self.labels.epoch is not None and self.labels.epoch not in kept:
             raise ConfigError(
@@ -146,17 +154,12 @@ class TrialConfig(Config):
             raise ConfigError(
                 "regularizer",
                 f"{self.method} trains no network on real images that {kind} could act on; "
-                "set regularizer=none, or student.labels=soft",
+                f"set regularizer=none, or student.labels = {', '.join(TAUGHT)}",
             )
-        if "squeeze" in self.own.reads or self.student.labels == "soft":
+        if "squeeze" in self.own.reads or self._labels_regularized:
             self.regularizer.check_augment("squeeze.augment", self.squeeze.augment)
-        if self.regularizer.units == "normalized":
-            inputs = {model.input for model in self.regularized_models}
-            self._check_units("regularizer.units", inputs)
-
-    def _check_units(self, path: str, inputs: Collection[str]) -> None:
-        if set(inputs) != {"normalize"}:
-            raise ConfigError(path, "normalized needs model.input = normalize, got zca")
+        inputs = {model.input for model in self.regularized_models}
+        self.regularizer.check_units("regularizer.units", inputs)
 
     @property
     def own(self) -> Method:

@@ -30,13 +30,14 @@ def figures(results: Results) -> Mapping[str, Figure]:
 
 
 def answer(results: Results) -> str:
-    """GUARD's penalty against each kind of adversarial training at each IPC."""
+    """GUARD's penalty against each kind of adversarial training where all else is the same."""
     guards = [c for c in results.comparisons if c.arm.config.regularizer.kind == "curvature"]
     duels = [
         duel(ours, theirs)
         for ours in guards
         for theirs in results.comparisons
-        if theirs.arm.config.regularizer.attacks and theirs.arm.place == ours.arm.place
+        if theirs.arm.config.regularizer.attacks
+        and theirs.arm.config.unregularized() == ours.arm.config.unregularized()
     ]
     return f"{'; '.join(duels)}. {by_chance(len(duels))}" if duels else gains_in_words(results)
 

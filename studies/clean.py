@@ -1,7 +1,8 @@
 """Remove results that no study of an output folder needs.
 
 A study needs every stage of its trials; they make its report and are what it goes on from. What is
-left of deleted studies, of older versions and of single trials goes, the oldest first.
+left of deleted studies, of older versions and of single trials goes, the oldest first. What stages
+have come to on their way goes a week after they were last at work.
 """
 
 from __future__ import annotations

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from guard.config import ModelConfig
 from guard.config.common import TORCHVISION
+from guard.config.schema import digest
 from studies.design.costs import distilling
 from studies.design.design import Design
 from studies.design.differences import differences
@@ -22,12 +23,13 @@ from studies.presets import Preset
 from tune.results.comparison import Comparison, short_titles
 from tune.results.findings import Results, gains_in_words
 from tune.results.tables import percent, shared_attacks
-from tune.results.wording import title
+from tune.results.wording import joined, settings, title, told_apart
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 GUARDED = ("sre2l", "cda")
+NETWORK = "student.model"
 UNGUARDED = ("mtt", "tesla", "mat", "random")
 
 
@@ -88,16 +90,14 @@ def alike(ours: Comparison, theirs: Comparison) -> bool:
 
 def across_networks(results: Results) -> list[Table]:
     """Methods by the student's network, where there are several."""
+    arms = [own for own in results.comparisons if own.arm.config.distils]
+    configs = [own.arm.config for own in arms]
+    networks = in_words([config.student_model for config in configs])
     cells: dict[str, dict[str, str]] = {}
-    for comparison in results.comparisons:
-        config = comparison.arm.config
-        if not config.distils:
-            continue
-        others = config.override({"student.model": None})
-        row = cells.setdefault(others.fingerprint(), {"": title(others)})
-        found = f"{percent(comparison.clean)}, {percent(comparison.robust)}"
-        row[network(config.student_model)] = found
-    networks = list(dict.fromkeys(name for row in cells.values() for name in row if name))
+    for own, config, rest in zip(arms, configs, told_apart(configs, (NETWORK,)), strict=True):
+        same = {path: v for path, v in config.flat().items() if not path.startswith(NETWORK)}
+        row = cells.setdefault(digest(same), {"": joined(title(config), rest)})
+        row[networks[config.student_model]] = f"{percent(own.clean)}, {percent(own.robust)}"
     if len(networks) < 2:
         return []
     return [
@@ -106,10 +106,24 @@ def across_networks(results: Results) -> list[Table]:
             title="Across networks",
             caption="Clean and robust accuracy in percent, by the student's network; the set is "
             "the same along a row.",
-            columns=["configuration", *networks],
-            rows=[[row[""], *(row.get(name, "") for name in networks)] for row in cells.values()],
+            columns=["configuration", *networks.values()],
+            rows=[
+                [row[""], *(row.get(name, "") for name in networks.values())]
+                for row in cells.values()
+            ],
         )
     ]
+
+
+def in_words(models: Sequence[ModelConfig]) -> Mapping[ModelConfig, str]:
+    """Each of the networks, with what sets those apart that would read the same."""
+    found = {}
+    for model in models:
+        values = model.to_dict()
+        alike = [other.to_dict() for other in models if network(other) == network(model)]
+        apart = {name: v for name, v in values.items() if any(o[name] != v for o in alike)}
+        found[model] = joined(network(model), settings(apart))
+    return found
 
 
 def network(model: ModelConfig) -> str:

@@ -80,6 +80,8 @@ def figures(results: Results) -> Mapping[str, Figure]:
 
     from studies.reporting.figures import MARKERS
 
+    if not results.comparisons:
+        return {}
     store = results.folder.store
     titles = short_titles(results.comparisons)
     samples = num_seeds = 0
@@ -175,9 +177,17 @@ def tables(results: Results) -> list[Table]:
     if not rows:
         return []
     names = [name for name in COLUMNS if name in rows[0]]
+    several = len({row["ipc"] for row in rows}) > 1
     texts = [
         [
-            f"{row['method']}, {row['model']}, {row['penalty']}, seed {row['seed']}",
+            joined(
+                row["method"],
+                f"IPC {row['ipc']}" if several else "",
+                row["model"],
+                row["penalty"],
+                row["settings"],
+                f"seed {row['seed']}",
+            ),
             *(f"{float(row[name]):.3g}" if row[name] else "" for name in names),
         ]
         for row in rows

@@ -68,8 +68,8 @@ class Sources:
 
 
 Arms = Mapping[Sources, Comparison]
-ALIKE = {"method": "random", "student.labels": HARD, "labels": {}, "regularizer": "none"}
-"""Without what sources say."""
+SAID = ("student.labels", "labels", "regularizer")
+"""What sources say, beside the method."""
 
 
 def design(preset: Preset) -> Design:
@@ -85,7 +85,7 @@ def design(preset: Preset) -> Design:
 def arms(results: Results) -> Arms:
     configs = [own.arm.config for own in results.comparisons]
     ipcs = {config.ipc for config in configs}
-    others = told_apart([config.override(ALIKE) for config in configs])
+    others = told_apart(configs, SAID)
     found = {}
     for own, config, rest in zip(results.comparisons, configs, others, strict=True):
         ipc = f"IPC {config.ipc}" if len(ipcs) > 1 else ""

@@ -263,7 +263,7 @@ def answer(results: Results) -> str:
             for row in ends
             if (row["sampler"], int(row["trials"]), float(row["reduction"])) == (name, most, 1.0)
         )
-        for name in SAMPLED
+        for name in dict.fromkeys(row["sampler"] for row in ends)
     }
     ranked = sorted(found, key=lambda name: -found[name])
     order = ", ".join(f"{name} {found[name]:.3f}" for name in ranked)

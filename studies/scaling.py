@@ -7,7 +7,7 @@ import shutil
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from guard.errors import StudyError
 from guard.robustness.measures import CLEAN, ROBUST, Measure
@@ -36,6 +36,17 @@ AXES = {"ipc": "images per class", "width": "channels"}
 MEASURED = (CLEAN, ROBUST)
 TARGETS = (0.9, 0.95)
 TRIALS_A_WORKER = 3
+PLAIN: Mapping[str, Any] = {
+    "method": "random",
+    "regularizer": "none",
+    "evaluation.diagnose": False,
+    "labels": {},
+    "student.labels": "hard",
+    "student.regularizer": "none",
+    "student.learned_lr": False,
+    "student.hard_epochs": 0,
+}
+"""Students on real images, whatever else the study is of."""
 
 
 def design(preset: Preset) -> Design:
@@ -54,6 +65,8 @@ Curve = dict[tuple[str, str], list[Comparison]]
 def curves(results: Results) -> Curve:
     """(axis, what is the same along it) -> the arms, ascending. The axes cross at the most usual
     width, and at the IPC of the others."""
+    if not results.comparisons:
+        return {}
     configs = [comparison.arm.config for comparison in results.comparisons]
     widths = [config.model.width for config in configs]
     usual = max(set(widths), key=widths.count)
@@ -70,7 +83,7 @@ def curves(results: Results) -> Curve:
 
 def names(configs: Sequence[TrialConfig]) -> list[str]:
     """Each in words, without its IPC and width: the penalty, and what else differs."""
-    settings = told_apart([config.override({"ipc": 1, "model.width": 1}) for config in configs])
+    settings = told_apart(configs, ("model.width",))
     one_method = len({config.method for config in configs}) == 1
     return [
         joined("" if one_method else config.method, penalty(config.regularizer), text)
@@ -101,9 +114,11 @@ def laws(results: Results) -> dict[tuple[str, str, Measure], PowerLaw]:
 
 def measure(results: Results, machine: Machine) -> Sequence[Row]:
     """Trials per minute with 1, 2, 4, … workers: students on real images, none of them cached."""
-    config = TrialConfig.from_dict(results.records[0].config).override(
-        {"method": "random", "regularizer": "none", "evaluation.diagnose": False, "ipc": 10}
-    )
+    from guard.data.datasets import load_data  # it imports torch
+
+    config = TrialConfig.from_dict(results.records[0].config)
+    smallest = int(load_data(config.data).train.y.bincount().min())
+    config = config.override({**PLAIN, "ipc": min(10, smallest)})
     slots = machine.stages_at_a_time
     counts = [2**power for power in range(slots.bit_length())]
     scratch = StudyFolder(machine.folder.path / f"throughput-{os.getpid()}", "trials")
@@ -139,6 +154,8 @@ def uncached(config: TrialConfig, seed: int) -> Run:
 
 
 def figures(results: Results) -> Mapping[str, Figure]:
+    if not results.comparisons:
+        return throughput_figure(results)
     return {"scaling": growth_figure(results), **throughput_figure(results)}
 
 
@@ -218,6 +235,8 @@ def answer(results: Results) -> str:
 def says(law: PowerLaw, target: float, axis: str) -> str:
     needed = law.needed(1 - target)
     where = f"at about {needed:.0f}" if needed is not None else "too far off to say at how many"
+    if law.error(law.smallest) <= 1 - target:
+        where = f"at {law.smallest:.0f} or fewer"
     return f"{target:.0%} {where} {axis}"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, ClassVar, Literal
@@ -62,13 +63,18 @@ dd-robustbench is that benchmark's (arXiv 2403.13322; its CW in L_inf is PGD on 
 beard the other's (its Square is AutoAttack's)."""
 
 
-def steps_of(name: str) -> int | None:
-    """k of pgd<k>, margin<k> and square<k>; None for other names."""
-    for kind in COUNTED:
-        digits = name.removeprefix(kind)
-        if name.startswith(kind) and digits.isascii() and digits.isdigit() and int(digits) > 0:
-            return int(digits)
-    return None
+@dataclass(frozen=True)
+class Steps:
+    """What pgd<k>, margin<k> and square<k> say."""
+
+    kind: str
+    count: int
+
+
+def steps_of(name: str) -> Steps | None:
+    """Of an attack of COUNTED; None for other names."""
+    found = re.fullmatch(f"({'|'.join(COUNTED)})([1-9][0-9]{{0,8}})", name)
+    return Steps(found[1], int(found[2])) if found else None
 
 
 def radius_text(eps: float) -> str:
@@ -84,7 +90,7 @@ def passes_of(name: str) -> int:
     steps = steps_of(name)
     if steps is None:
         return ATTACKS[name].passes
-    return steps * COUNTED[name.removesuffix(str(steps))]
+    return steps.count * COUNTED[steps.kind]
 
 
 def expanded(names: tuple[str, ...]) -> tuple[str, ...]:

@@ -5,14 +5,21 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from guard.config.common import NETWORKS, NetworkName
+from guard.config.common import NETWORKS, ModelConfig, NetworkName
 from guard.config.regularizers import RegularizerConfig
 from guard.config.rules import OneOf, at_least
 from guard.config.schema import Config
 from guard.errors import ConfigError
 
 OWN = "own"
-TEACHERS = (OWN, *RegularizerConfig.NAMED)
+TEACHERS = (
+    OWN,
+    *(
+        name
+        for name in RegularizerConfig.NAMED
+        if not RegularizerConfig.named(name).facts.needs_teacher
+    ),
+)
 MOST_KEPT = 20
 
 
@@ -39,6 +46,14 @@ class CommitteeConfig(Config):
         """No names, and doubled ones. Raises ConfigError."""
         _check_distinct("teachers", self.teachers)
         _check_distinct("networks", self.networks)
+
+    def check_units(self, path: str, model: ModelConfig) -> None:
+        """Raises ConfigError for a teacher, named at the path, whose penalty does not go with the
+        trial's model."""
+        for name in self.teachers:
+            if name != OWN:
+                named = f"{path} ({name})"
+                RegularizerConfig.named(name).check_units(named, {model.input})
 
 
 @dataclass(frozen=True, kw_only=True)

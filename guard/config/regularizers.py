@@ -5,7 +5,7 @@ The mathematics is in `guard.training.penalties` and `guard.training.losses`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Annotated, Any, ClassVar, Literal
@@ -220,6 +220,12 @@ class RegularizerConfig(Config):
                 f"ls-pgd keeps perturbations, which follow {' and '.join(CARRIED)} alone; got "
                 f"{', '.join(others)} (or set ascent = pgd)",
             )
+
+    def check_units(self, path: str, inputs: Collection[str]) -> None:
+        """Raises ConfigError for steps in normalised units on a network whose input layer, of those
+        it acts on, has no deviations. path: of its units, or of what names it."""
+        if self.active and self.units == "normalized" and set(inputs) != {"normalize"}:
+            raise ConfigError(path, "normalized needs model.input = normalize, got zca")
 
     def check_forgets(self, path: str, whom: str) -> None:
         """Raises ConfigError for perturbations that nothing could be made of; whom: what is

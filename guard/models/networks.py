@@ -169,6 +169,19 @@ def footprint(config: ModelConfig, spec: ImageSpec) -> tuple[int, int]:
     return sum(p.numel() for p in model.parameters()), given
 
 
+def takes_one_image(config: ModelConfig, spec: ImageSpec) -> bool:
+    """Whether a model can be trained on a batch of one: no BatchNorm sees a single place."""
+    if spec.image_size > SMALL_PX:
+        return True
+    model = build_model(replace(config, width=1), spec).train()
+    try:
+        with torch.no_grad():
+            model(torch.zeros(1, spec.channels, spec.image_size, spec.image_size))
+    except ValueError:
+        return False
+    return True
+
+
 def _convolutions(model: nn.Module) -> Iterator[tuple[str, nn.Conv2d]]:
     every = model.named_modules()
     return ((name, module) for name, module in every if isinstance(module, nn.Conv2d))

@@ -83,7 +83,7 @@ def is_weaker(name: str, than: str) -> bool:
     few, many = steps_of(name), steps_of(than)
     if few is None or many is None:
         return False
-    return few < many and name.removesuffix(str(few)) == than.removesuffix(str(many))
+    return few.kind == many.kind and few.count < many.count
 
 
 def share(verdicts: Tensor) -> float:

@@ -32,10 +32,15 @@ class OnTheWay:
             self._checkpoint.file(name, lambda path: save_file(weights, path))
 
     def copy_to(self, folder: Path) -> None:
-        """Put the files into a folder, at the end. Raises OSError for one that is lost."""
+        """Put the files into a folder, at the end. Raises OSError for one that is lost; the
+        training then begins anew when it is asked for again."""
         for epoch in self._wanted:
             name = kept_weights(epoch)
-            shutil.copyfile(self._checkpoint.file(name, _lost), folder / name)
+            try:
+                shutil.copyfile(self._checkpoint.file(name, _lost), folder / name)
+            except OSError:
+                self._checkpoint.forget()
+                raise
 
     def state_dict(self) -> dict[str, Any]:
         return {"epoch": self._epoch}

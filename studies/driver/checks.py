@@ -9,11 +9,12 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from guard.config import ModelConfig
+from guard.data.spec import ImageSpec
 from guard.errors import ConfigError, StudyError
 from guard.objects import check_uri, is_uri
-from guard.stages import EarlySqueeze, Squeeze
+from guard.stages import EarlySqueeze, Squeeze, Student
 from guard.trial import TrialConfig
-from guard.trial_stages import STAGES
+from guard.trial_stages import STAGES, plan
 from studies.driver.sets import check_named, spaced
 from studies.presets import PRESETS, Preset
 from tune.places import typed, usable_folder
@@ -119,7 +120,8 @@ def checked(base: TrialConfig, configs: Iterable[TrialConfig]) -> TrialConfig:
 
     splits = useful(load_data(base.data))
     spec, smallest = splits.spec, int(splits.train.y.bincount().min())
-    if base.regularizer.keeps:
+    configs = list(configs)
+    if any(config.regularizer.keeps for config in (base, *configs)):
         count = len(splits.train)
         check_fits("regularizer.ascent", "ls-pgd", count * (spec.num_values + 1))
     models: dict[ModelConfig, str] = {}
@@ -132,6 +134,7 @@ def checked(base: TrialConfig, configs: Iterable[TrialConfig]) -> TrialConfig:
         models.setdefault(config.distilled_model, f"{config.method}.model")
         models.setdefault(config.student_model, "student.model")
         batches.add(min(config.evaluation.batch_size, len(splits.test)))
+        check_lone_images(config, spec, len(splits.train))
     for model, path in models.items():
         try:
             weights, given = footprint(model, spec)
@@ -141,6 +144,28 @@ def checked(base: TrialConfig, configs: Iterable[TrialConfig]) -> TrialConfig:
         batch = max(batches)
         check_fits("evaluation.batch_size", batch, batch * given, f" of {spec.image_size} px")
     return base.override({"data.sha256": splits.sha256})
+
+
+def check_lone_images(config: TrialConfig, spec: ImageSpec, count: int) -> None:
+    """Raises ConfigError for batches of one image, the last of so many for training or of a set's,
+    that a network cannot be trained on."""
+    from guard.models.networks import takes_one_image
+
+    for stage in plan(config):
+        if isinstance(stage, Squeeze):
+            path, images, batch = "squeeze", count, stage.train.batch_size
+        elif isinstance(stage, Student):
+            images = stage.distilled.images(spec.num_classes)
+            path, batch = "student.train", stage.student.train.batch_size
+        else:
+            continue
+        is_lone = batch == 1 or images % batch == 1
+        if is_lone and not takes_one_image(stage.model, spec):
+            raise ConfigError(
+                f"{path}.batch_size",
+                f"must not leave one of {images} images alone in a batch, where a BatchNorm of "
+                f"{stage.model.name} sees one place of {spec.image_size} px; got {batch}",
+            )
 
 
 def check_fits(path: str, value: object, numbers: int, where: str = "") -> None:

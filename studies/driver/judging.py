@@ -56,6 +56,11 @@ class Entry:
     """At most; None: as many as there are seeds."""
     notes: Sequence[str] = ()
 
+    @property
+    def is_control(self) -> bool:
+        """Whether it is the random subset of ours."""
+        return self.config is not None and self.config.method == CONTROL
+
     @classmethod
     def of_set(cls, title: str, config: TrialConfig, *, as_trial: bool) -> Entry:
         """A set. as_trial: its labels are those of the trial `config`, a teacher's among them; else
@@ -153,7 +158,7 @@ def seeded(config: TrialConfig, number: int) -> TrialConfig:
 def table_of(rows: Sequence[Found]) -> tuple[str, list[dict[str, Any]]]:
     """As Markdown, in percent, and as rows of a table in [0, 1]; with the paired differences to the
     random subset where that is among them."""
-    control = next((row for row in rows if row.entry.title == CONTROL), None)
+    control = next((row for row in rows if row.entry.is_control), None)
     measures = list(rows[0].values) if rows else []
     shown = [CLEAN, ROBUST, *(m for m in measures if m not in (CLEAN, ROBUST))]
     gains = [[_gain(row, control, measure) for measure in shown] for row in rows]

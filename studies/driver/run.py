@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol
 
-from guard.errors import StudyError
+from guard.errors import UserError
 from guard.trial import TrialConfig
 from guard.trial_stages import Leg
 from studies.design.about import About, claimed
@@ -175,7 +175,7 @@ def go_on(console: Terminal, job: Job, session: Session) -> None:
     """The job's work, as far as it goes: what ends it, such as a full disk, is said."""
     try:
         job.work(session)
-    except StudyError as error:
+    except UserError as error:
         console.warn(f"error: {error}")
 
 

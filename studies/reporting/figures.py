@@ -16,6 +16,7 @@ from guard.config import radius_text
 from guard.robustness.measures import CLEAN, ROBUST
 from guard.trial import TrialConfig
 from studies.reporting.series import BARRED, Search, points
+from tune.results import wording
 from tune.results.comparison import Comparison, short_titles
 from tune.results.folder import write_atomically
 from tune.results.records import Record
@@ -81,7 +82,7 @@ def draw_clouds(axes: Axes, search: Search) -> None:
             facecolors="none" if cloud.control else color,
             edgecolors=color,
             linewidths=1.6,
-            label=cloud.label,
+            label=literal(cloud.label),
             zorder=2,
         )
     if search.barred:
@@ -112,7 +113,7 @@ def draw_confirmed(axes: Axes, confirmed: Sequence[Comparison]) -> None:
             s=90,
             facecolors="white",
             edgecolors="black",
-            label=f"confirmed on test: {comparison.arm.title}",
+            label=literal(f"confirmed on test: {comparison.arm.title}"),
             zorder=4,
         )
 
@@ -139,7 +140,7 @@ def arms_figure(comparisons: Sequence[Comparison], title: str) -> Figure:
     for row, comparison in enumerate(comparisons):
         if comparison.is_control:
             axes.axhspan(row - 0.5, row + 0.5, color="0.93", zorder=0)
-    axes.set_yticks(range(len(comparisons)), short_titles(comparisons), fontsize=8)
+    axes.set_yticks(range(len(comparisons)), titles_of(comparisons), fontsize=8)
     axes.set_ylim(len(comparisons) - 0.5, -0.5)
     axes.set_xlim(0, 1)
     axes.set_xlabel("accuracy, 95 % interval; grey: unregularized")
@@ -158,7 +159,7 @@ def eps_figure(comparisons: Sequence[Comparison], title: str) -> Figure | None:
         return None
     figure, axes = lines_figure(title)
     for number, (name, comparison) in enumerate(
-        zip(short_titles(comparisons), comparisons, strict=True)
+        zip(titles_of(comparisons), comparisons, strict=True)
     ):
         found = [comparison.clean, *(comparison.at(eps) for eps in own.radii)]
         style = "--" if comparison.is_control else "-"
@@ -170,12 +171,15 @@ def eps_figure(comparisons: Sequence[Comparison], title: str) -> Figure | None:
 
 
 def ipc_figure(comparisons: Sequence[Comparison], title: str) -> Figure:
-    """Robust accuracy against images per class, a line for each method and penalty."""
+    """Robust accuracy against images per class, a line for what else is the same; without what
+    distils nothing."""
     figure, axes = lines_figure(title)
     lines: dict[str, list[Comparison]] = {}
     for comparison in comparisons:
         arm = comparison.arm
-        lines.setdefault(joined(arm.config.method, arm.penalty), []).append(comparison)
+        if arm.config.distils:
+            line = literal(joined(wording.method(arm.config), arm.penalty, arm.settings))
+            lines.setdefault(line, []).append(comparison)
     for number, (label, members) in enumerate(lines.items()):
         members.sort(key=lambda comparison: comparison.arm.config.ipc)
         found = [comparison.robust for comparison in members]
@@ -202,9 +206,18 @@ def attacks_figure(comparisons: Sequence[Comparison], title: str) -> Figure:
             axes.text(column, row, f"{number:.1f}", ha="center", va="center", fontsize=7)
     titles = [*(measure.heading for measure in columns[:-1]), "all attacks"]
     axes.set_xticks(range(len(columns)), titles, fontsize=8, rotation=30, ha="right")
-    axes.set_yticks(range(len(values)), short_titles(comparisons), fontsize=7)
+    axes.set_yticks(range(len(values)), titles_of(comparisons), fontsize=7)
     entitle(figure, f"{title}; accuracy in %, mean over seeds")
     return figure
+
+
+def titles_of(comparisons: Sequence[Comparison]) -> list[str]:
+    return [literal(title) for title in short_titles(comparisons)]
+
+
+def literal(text: str) -> str:
+    """The text, as a label in which $ begins no formula: names of files have it."""
+    return text.replace("$", r"\$")
 
 
 def entitle(figure: Figure, title: str) -> None:
@@ -212,7 +225,7 @@ def entitle(figure: Figure, title: str) -> None:
     longest = int(13 * figure.get_size_inches()[0])
     lines = textwrap.wrap(title, longest)
     even = next(n for n in range(1, longest + 1) if len(textwrap.wrap(title, n)) <= len(lines))
-    figure.suptitle(textwrap.fill(title, even), fontsize=9)
+    figure.suptitle(literal(textwrap.fill(title, even)), fontsize=9)
 
 
 def reaches(found: Sequence[Estimate]) -> list[list[float]]:

@@ -25,6 +25,7 @@ class PowerLaw:
     """Its 95 % interval, by Student's t."""
     constant: float
     """c, the error at n = 1."""
+    smallest: float
     largest: float
     """Of the n that were measured."""
 
@@ -33,11 +34,12 @@ class PowerLaw:
 
     def needed(self, error: float) -> float | None:
         """The n at which the law reaches an error in (0, 1); None where more does not clearly help,
-        or where that is beyond ten times what was measured."""
+        or where that is below the smallest or beyond ten times the largest n that was measured."""
         if not self.low > 0:  # the interval of a perfectly flat line is no number
             return None
         log_n = math.log(self.constant / error) / self.exponent
-        return math.exp(log_n) if log_n <= math.log(FARTHEST * self.largest) else None
+        measured = math.log(self.smallest) <= log_n <= math.log(FARTHEST * self.largest)
+        return math.exp(log_n) if measured else None
 
 
 def fit(points: Sequence[tuple[float, float]], samples: int) -> PowerLaw:
@@ -60,5 +62,6 @@ def fit(points: Sequence[tuple[float, float]], samples: int) -> PowerLaw:
         low=exponent - float(reach),
         high=exponent + float(reach),
         constant=math.exp(line.intercept),
+        smallest=min(numbers),
         largest=max(numbers),
     )

@@ -235,9 +235,9 @@ def distilled_images(comparisons: Sequence[Comparison], records: Iterable[Record
 
 def in_webp(content: bytes) -> str:
     """A data: address of a PNG, as WebP without loss, which takes a third of it; one that cannot be
-    read is as it is."""
+    read, or is too tall for one, is as it is."""
     kind = "png"
-    with contextlib.suppress(OSError), PIL.Image.open(io.BytesIO(content)) as opened:
+    with contextlib.suppress(OSError, ValueError), PIL.Image.open(io.BytesIO(content)) as opened:
         smaller = io.BytesIO()
         opened.save(smaller, "WEBP", lossless=True, quality=100, method=6)
         content, kind = smaller.getvalue(), "webp"

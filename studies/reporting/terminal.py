@@ -5,11 +5,13 @@ from __future__ import annotations
 import shlex
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
+from pathlib import Path
 
 from rich.table import Table
 from rich.text import Text
 
 from guard.robustness.measures import CLEAN, ROBUST
+from studies.design.about import STORAGES
 from studies.reporting.console import Terminal
 from studies.reporting.progress import signs, warning
 from tune.results.comparison import Comparison, shared_place, short_titles
@@ -186,6 +188,12 @@ def opened(server: str, folder: StudyFolder) -> str:
     return f"{server.rstrip('/')}/{page}" if page else server
 
 
+def stored(folder: StudyFolder) -> Path:
+    """Where a search's Optuna storage is, in one of its forms."""
+    places = [folder.path / name for name in STORAGES]
+    return next((place for place in places if place.exists()), places[0])
+
+
 def print_places(console: Terminal, folder: StudyFolder, tracking_uri: str) -> None:
     console.print("\nResults:")
     places = {
@@ -195,7 +203,7 @@ def print_places(console: Terminal, folder: StudyFolder, tracking_uri: str) -> N
         "its picture": folder.path / "pareto.png",
         "over seeds": folder.path / "comparison.md",
         "chosen config": folder.path / "best.json",
-        "Optuna storage": folder.path / "optuna.db",
+        "Optuna storage": stored(folder),
         "artifacts": folder.artifacts,
     }
     for what, place in places.items():

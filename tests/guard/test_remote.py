@@ -198,6 +198,10 @@ def test_sizes_and_removal(machines: Machines) -> None:
     (size,) = store.sizes().values()
     assert size.num_bytes > len(BYTES) and abs(time.time() - size.written) < 60
     assert list(store.folders()) == [made.path]
+    under_way = machines.there.with_name(".checkpoint-0123")
+    under_way.mkdir()
+    (under_way / "state.pt").write_bytes(BYTES)
+    assert store.sizes().keys() == {STAGE.address}
     store.discard(STAGE.address)
     assert store.sizes() == {} and not made.path.exists()
 

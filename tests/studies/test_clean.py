@@ -102,6 +102,17 @@ def test_what_a_study_needs_stays_and_the_rest_goes(
     assert addresses(folder) == set(stages(0))
 
 
+def test_what_a_stage_has_come_to_stays_until_it_is_abandoned(folder: StudyFolder) -> None:
+    way = folder.artifacts / "squeeze" / ".checkpoint-0123"
+    way.mkdir()
+    (way / "state.pt").write_bytes(bytes(10))
+    for days, stays in ((6, True), (8, False)):
+        when = time.time() - days * DAY_S
+        os.utime(way, (when, when))
+        clean.main([str(folder.output), "--older-than", "0"])
+        assert way.exists() == stays
+
+
 def test_the_youngest_are_left_up_to_a_size(folder: StudyFolder) -> None:
     clean.main([str(folder.output), "--older-than", "0", "--keep", str(2.5 / 1024)])
     assert addresses(folder) == {*stages(0), *stages(9)[:2]}

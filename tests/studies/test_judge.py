@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Sequence
 from types import SimpleNamespace
 
@@ -109,21 +110,29 @@ def test_a_network_is_attacked_as_it_is(ours: SimpleNamespace) -> None:
 
 
 def test_ours_stand_beside_with_paired_differences(
-    ours: SimpleNamespace, capsys: pytest.CaptureFixture[str]
+    ours: SimpleNamespace,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    """Also of a set that has the control's name."""
     like = ["--like", str(ours.root / "config.json"), "--seeds", "2"]
     settings = ["--output", str(ours.root / "runs"), "--name", "beside"]
-    code = main([str(ours.root / "set.pt"), *like, *settings, "--beside", "random,whole"])
+    given = ours.root / "random"
+    shutil.copytree(ours.root / "tree", given, dirs_exist_ok=True)
+    monkeypatch.chdir(ours.root)
+    code = main(["random", *like, *settings, "--beside", "random,whole"])
     assert code == 0
     table = (ours.root / "runs" / "beside" / "judge.md").read_text()
     assert table in capsys.readouterr().out
     lines = table.splitlines()
     assert lines[0] == "| set | IPC | labels | runs | clean | robust | Δ clean | Δ robust |"
     assert [line.split("|")[1].strip() for line in lines[2:5]] == [
-        str(ours.root / "set.pt"),
+        "random",
         "random",
         "whole",
     ]
+    gains = [line.split("|")[-3].strip() for line in lines[2:5]]
+    assert [bool(own) for own in gains] == [True, False, True], "ours is the control"
     assert "A set that is given is one set" in lines[-1]
 
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from builders import judged
+from builders import configured, judged
 from pages import runs_of, write_about
 from studies import labels
 from studies.design.about import About
 from studies.labels import STUDY, Sources, arms, teachers
+from tune.results.comparison import Arm, Comparison
 from tune.results.findings import Results
 from tune.results.folder import StudyFolder
 from tune.runs import Run
@@ -48,6 +50,22 @@ def test_every_combination_that_has_a_meaning_is_an_arm(results: Results) -> Non
             has_teacher = (images, kind) != ("random", "hard")
             expected = set(singles) if has_teacher else {"none"}
             assert own == (expected | set(COMMITTEES) if kind == "soft" else expected)
+
+
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        {"student.labels": "soft", "student.regularizer": "rslad"},
+        {"student": "hald"},
+        {"method": "mtt", "regularizer": "none", "student.learned_lr": True},
+    ],
+)
+def test_arms_are_of_any_recipe(recipe: dict[str, Any]) -> None:
+    """Some of which would not be a configuration without what sources say."""
+    (config,) = (configured(recipe),)
+    own = Comparison(arm=Arm(config=config), found={}, gains={})
+    found = arms(Results(folder=StudyFolder(Path("runs"), "s"), records=(), comparisons=[own]))
+    assert [source.images for source in found] == [config.method]
 
 
 def test_the_grid_shows_every_arm_once(results: Results) -> None:

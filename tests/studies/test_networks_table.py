@@ -35,6 +35,24 @@ def test_methods_stand_by_their_students_networks() -> None:
     ]
 
 
+def test_networks_that_read_the_same_are_told_apart() -> None:
+    norms = [{"student.model": {"name": "convnet", "norm": n}} for n in ("instance", "batch")]
+    (table,) = found(*(arm(0.1 * n, **own) for n, own in enumerate(norms)))
+    named = [f"convnet (4 x 32), norm = {own}" for own in ("instance", "batch")]
+    assert table.columns[1:] == named and table.rows[0][1:] == ["0.0, 0.0", "10.0, 10.0"]
+
+
+def test_rows_say_what_else_they_differ_in() -> None:
+    nets = ("bn-convnet", "resnet18")
+    every = [(net, epochs) for net in nets for epochs in (10, 20)]
+    (table,) = found(
+        *(arm(0.5, **{"student.model.name": n, "student.train.epochs": e}) for n, e in every)
+    )
+    titles = [f"sre2l, IPC 10, none, student.train.epochs = {e}" for e in (10, 20)]
+    assert [row[0] for row in table.rows] == titles
+    assert all(row[1:] == ["50.0, 50.0"] * 2 for row in table.rows)
+
+
 def test_one_network_is_no_table() -> None:
     assert found(arm(0.9), arm(0.8, method="dc")) == []
 

@@ -1,4 +1,4 @@
-"""Along which arms a law is fitted; tests/studies/design/test_design.py has the trials."""
+"""Along which arms a law is fitted; tests/studies/design/test_arms.py has the trials."""
 
 from __future__ import annotations
 
@@ -68,6 +68,27 @@ def test_what_a_target_needs_is_said_within_reach_alone() -> None:
     law = fit([(n, 0.4 / n) for n in (1.0, 1.5, 1.9)], 100)
     assert says(law, 0.9, "images per class") == "90% at about 4 images per class"
     assert says(law, 0.98, "channels") == "98% too far off to say at how many channels"
+    assert says(law, 0.5, "images per class") == "50% at 1 or fewer images per class"
+
+
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        {"student.regularizer": "rslad"},
+        {"student": "hald"},
+        {"method": "mtt", "regularizer": "none", "student.learned_lr": True},
+        {"student.labels": "fixed", "labels.teachers": ["none"]},
+    ],
+)
+def test_throughput_is_that_of_plain_students_whatever_is_studied(recipe: dict[str, Any]) -> None:
+    plain = configured(recipe).override(scaling.PLAIN)
+    assert not plain.is_taught and not plain.student.regularizer.active
+
+
+def test_nothing_to_compare_is_no_figure_and_no_law() -> None:
+    nothing = results([])
+    assert scaling.figures(nothing) == {} and curves(nothing) == {}
+    assert scaling.answer(nothing) == "Too few trials for a law."
 
 
 def test_a_trial_that_failed_has_no_throughput() -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from guard.config import RegularizerConfig
@@ -81,10 +81,10 @@ def number(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def told_apart(configs: Sequence[TrialConfig]) -> list[str]:
+def told_apart(configs: Sequence[TrialConfig], said: Collection[str] = ()) -> list[str]:
     """Of each config, in words, the fields without words of their own in which the configs differ,
-    where they are not as usual (`usual`)."""
-    fields = varied(configs)
+    where they are not as usual (`usual`). said: fields and sections that have words elsewhere."""
+    fields = {own: found for own, found in varied(configs).items() if not _within(own[1], said)}
     expected = usual(fields)
     return [
         settings(
@@ -96,6 +96,10 @@ def told_apart(configs: Sequence[TrialConfig]) -> list[str]:
         )
         for config in configs
     ]
+
+
+def _within(path: str, sections: Collection[str]) -> bool:
+    return any(path == own or path.startswith(f"{own}.") for own in sections)
 
 
 def elsewhere(configs: Sequence[TrialConfig]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -36,9 +37,20 @@ def given_set(path: Path, spec: ImageSpec) -> tuple[DistilledSet, tuple[str, ...
                 f"{shown(path)}: channels, side and classes must be {theirs} as the data's are, "
                 f"got {ours}"
             )
+        _check_rate(path, made.card)
         return dataclasses.replace(made, spec=spec), ()
     found = read_given(path, spec)
     return _as_distilled(found, spec), found.notes
+
+
+def _check_rate(path: Path, card: Mapping[str, Any]) -> None:
+    """Raises DataError for a learning rate that nobody can train at."""
+    rate = card.get("learned_lr", 1.0)
+    if not (isinstance(rate, float | int) and 0 < rate < math.inf):
+        raise DataError(
+            f"{shown(path / 'card.json')}: learned_lr must be above 0 and finite, got "
+            f"{shown(str(rate))}"
+        )
 
 
 def is_product(path: Path) -> bool:

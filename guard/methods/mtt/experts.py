@@ -75,7 +75,8 @@ class ExpertConfig(Config):
     def check(self) -> None:
         """An adversary that attacks nothing, and what it keeps. Raises ConfigError."""
         self.adversary.check_augment("train.augment", self.train.augment)
-        if self.adversary.kind != "none" and not self.adversary.attacks:
+        own = self.adversary.facts
+        if self.adversary.kind != "none" and (not own.attacks or own.needs_teacher):
             raise ConfigError(
                 "adversary.kind",
                 f"must be one of none, adversarial, trades, mart; got {self.adversary.kind!r}",

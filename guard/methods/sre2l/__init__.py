@@ -245,6 +245,7 @@ class SRe2L(Method):
         if self.committee is None:
             return
         path = f"{shared.method}.committee"
+        self.committee.check_units(f"{path}.teachers", shared.model)
         for name, network in self.networks(shared).items():
             if not network.has_batchnorm:
                 raise ConfigError(

@@ -201,11 +201,11 @@ def build_attack(name: str, model: nn.Module, threat: ThreatModel) -> Attack:
     steps = steps_of(name)
     if steps is None:
         return BUILDS[name](model, threat)
-    if name.startswith("pgd"):
-        return pgd(model, threat, steps)
-    if name.startswith("square"):
-        return square(model, threat, steps)
-    return ProjectedGradient(model, threat.norm, threat.eps, steps, "margin")
+    if steps.kind == "pgd":
+        return pgd(model, threat, steps.count)
+    if steps.kind == "square":
+        return square(model, threat, steps.count)
+    return ProjectedGradient(model, threat.norm, threat.eps, steps.count, "margin")
 
 
 def attack_images(

@@ -34,11 +34,14 @@ def test_attack_names(name: str) -> None:
     ("name", "steps"),
     [
         *(("pgd1", 1), ("pgd20", 20), ("margin7", 7), ("square300", 300)),
+        *(("pgd020", None), (f"pgd{10**9}", None), (f"square{'9' * 5000}", None)),
         *(("pgd", None), ("pgd0", None), ("square", None), ("mim", None), ("autoattack", None)),
     ],
 )
 def test_the_steps_are_in_the_name(name: str, steps: int | None) -> None:
-    assert steps_of(name) == steps
+    found = steps_of(name)
+    assert (found and found.count) == steps
+    assert found is None or name == f"{found.kind}{found.count}"
 
 
 @pytest.mark.parametrize(

@@ -102,6 +102,14 @@ def test_a_rate_in_its_card_is_trained_at(lab: Lab, tmp_path: Path) -> None:
         lab.config("given", **rate)
 
 
+@pytest.mark.parametrize("rate", [-0.1, 0, "fast", None, float("inf")])
+def test_a_rate_that_nobody_can_train_at_is_refused(rate: Any, lab: Lab, tmp_path: Path) -> None:
+    product(lab, tmp_path / "set", card={"learned_lr": rate})
+    rule = r"card\.json: learned_lr must be above 0 and finite, got"
+    with pytest.raises(DataError, match=rule):
+        given(lab, tmp_path / "set")
+
+
 def test_images_that_are_several_stay_so(lab: Lab, tmp_path: Path) -> None:
     product(lab, tmp_path / "set", card={"partition": 2})
     config = given(lab, tmp_path / "set")

@@ -139,6 +139,8 @@ def test_portable_labels_survive_saving(
         ({"rows": torch.full((34,), 20)}, r"rows must be in 0..19, got 20..20"),
         ({"seeds": torch.zeros(2, dtype=torch.int64)}, r"seeds must be torch.int64 \(5,\), got"),
         ({"logits": torch.full((34, 10), torch.nan).half()}, "logits must be finite"),
+        ({"mean": torch.zeros(3)}, r"mean must be torch.float32 \(64,\), got"),
+        ({"mean": torch.zeros(64)}, r"weight must be torch.float32 \(64, 64\), got None"),
     ],
 )
 def test_labels_that_are_none_of_the_set_are_refused(
@@ -150,6 +152,25 @@ def test_labels_that_are_none_of_the_set_are_refused(
     save_file({**known, **change}, path / "labels.safetensors")
     with pytest.raises(DataError, match=rf"labels\.safetensors: {rule}"):
         DistilledSet.load(path)
+
+
+@pytest.mark.parametrize(
+    ("labels", "budget", "rule"),
+    [
+        ("soft", 5, "must hold fixed or budget labels, got soft"),
+        ("budget", 10**12, r"seeds must be torch.int64 \(1000000000000,\), got"),
+    ],
+)
+def test_a_card_that_describes_other_labels_is_refused(
+    labels: str, budget: int, rule: str, trial: SimpleNamespace, tmp_path: Path
+) -> None:
+    path = made(trial, tmp_path, BUDGET).path / "card.json"
+    card = json.loads(path.read_text())
+    card["labels"]["student"] |= {"labels": labels, "budget": budget}
+    path.unlink()
+    path.write_text(json.dumps(card))
+    with pytest.raises(DataError, match=rf"labels\.safetensors: {rule}"):
+        DistilledSet.load(path.parent)
 
 
 def test_a_card_that_names_labels_needs_them(trial: SimpleNamespace, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -8,7 +9,7 @@ import pytest
 
 from guard.errors import ConfigError, StudyError, UserError
 from guard.trial import TrialConfig
-from studies.driver.checks import checked_space, parse_resources
+from studies.driver.checks import checked, checked_space, parse_resources
 from studies.driver.place import placed
 from studies.driver.settings import parse_settings, search_space
 from studies.presets import PRESETS
@@ -177,11 +178,30 @@ def test_what_fits_in_no_memory_is_refused(settings: list[str], message: str) ->
         checked_space(space(settings))
 
 
+@pytest.mark.parametrize(
+    ("batch", "ipc", "fits"), [(9, 1, False), (1, 1, False), (10, 1, True), (9, 2, True)]
+)
+def test_an_image_alone_in_a_batch_that_no_batchnorm_takes_is_refused(
+    batch: int, ipc: int, fits: bool
+) -> None:
+    """A ResNet-18 sees 8 px in one place in the end, a network of 4 layers in more."""
+    lone = [f"ipc={ipc}", f"student.train.batch_size={batch}"]
+    checked_space(space(lone))
+    with contextlib.ExitStack() as refused:
+        if not fits:
+            rule = rf"^student\.train\.batch_size: must not leave one of {10 * ipc} images alone"
+            refused.enter_context(pytest.raises(UserError, match=rule))
+        checked_space(space([*lone, "model.name=resnet18"]))
+
+
 def test_perturbations_that_fit_in_no_memory_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("guard.device.memory_bytes", lambda: 4 * 1150 * 65 - 1)
     made = space(["regularizer=pgd-at", "regularizer.ascent=ls-pgd", "model.width=1", "ipc=1"])
     with pytest.raises(UserError, match=r"^regularizer\.ascent: ls-pgd needs .* GiB, and this"):
         checked_space(made)
+    plain = made.base.override({"regularizer.ascent": "pgd"})
+    with pytest.raises(UserError, match=r"^regularizer\.ascent: ls-pgd needs .* GiB, and this"):
+        checked(plain, [plain, made.base])
 
 
 def test_images_too_large_to_be_evaluated_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+import io
+
 import pytest
 from matplotlib.figure import Figure
 
 from builders import configured, estimated
 from guard.robustness.measures import CLEAN, ROBUST, Measure
-from studies.reporting.figures import entitle, eps_figure
-from tune.results.comparison import Arm, Comparison
+from studies.reporting.figures import entitle, eps_figure, ipc_figure
+from tune.results.comparison import Arm, Comparison, named
 from tune.results.tables import markdown, shared_worst_cases
 
 
@@ -46,6 +48,22 @@ def test_one_radius_makes_no_curve() -> None:
     found = dict.fromkeys((CLEAN, ROBUST), estimated(0.5))
     arm = Arm(config=configured())
     assert eps_figure([Comparison(arm=arm, found=found, gains={})], "title") is None
+
+
+def test_images_per_class_have_a_line_for_all_that_is_else_the_same() -> None:
+    """Two sets and two networks are no one line, and what distils nothing has no place."""
+    nets = ("bn-convnet", "resnet18")
+    own = [{"ipc": ipc, "student.model.name": net} for net in nets for ipc in (1, 10)]
+    sets = [{"method": "given", "given.path": path} for path in ("a$5$.npz", "b")]
+    plain = [{**fields, "regularizer": "none"} for fields in (*own, *sets, {"method": "whole"})]
+    arms = named([Arm(config=configured(fields)) for fields in plain])
+    found = dict.fromkeys((CLEAN, ROBUST), estimated(0.5))
+    figure = ipc_figure([Comparison(arm=arm, found=found, gains={}) for arm in arms], "$x$")
+    (axes,) = figure.axes
+    lines = {str(c.get_label()): len(c.lines[0].get_xdata()) for c in axes.containers}
+    assert sorted(lines.values()) == [1, 1, 2, 2]
+    assert any(label.startswith(r"given a\$5\$.npz") for label in lines)
+    figure.savefig(io.BytesIO())
 
 
 def test_arms_at_other_radii_have_no_figure_of_them() -> None:

@@ -75,6 +75,7 @@ def law(exponent: float = 1.0, low: float = 0.5, constant: float = 1.0) -> Power
         low=low,
         high=2 * exponent - low,
         constant=constant,
+        smallest=1,
         largest=20,
     )
 
@@ -82,6 +83,11 @@ def law(exponent: float = 1.0, low: float = 0.5, constant: float = 1.0) -> Power
 @pytest.mark.parametrize(("exponent", "low"), [(0.3, -0.1), (0.3, 0.0), (-0.3, -0.5)])
 def test_nothing_is_needed_that_would_not_clearly_help(exponent: float, low: float) -> None:
     assert law(exponent, low).needed(0.5) is None
+
+
+def test_nothing_is_said_below_what_was_measured() -> None:
+    assert law(constant=0.3).needed(0.299) == pytest.approx(1.0033, abs=1e-3)
+    assert law(constant=0.3).needed(0.301) is None
 
 
 def test_nothing_is_said_beyond_ten_times_what_was_measured() -> None:

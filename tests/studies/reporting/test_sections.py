@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import numpy as np
@@ -68,6 +69,12 @@ def test_a_figure_with_much_in_it_is_a_picture_of_pixels() -> None:
     found = sections.shown(many)
     assert found.startswith('<img alt="figure" src="data:image/webp;base64,')
     assert len(found) < len(sections.svg(many)) / 3
+
+
+def test_a_picture_too_tall_for_webp_stays_as_it_is() -> None:
+    tall = io.BytesIO()
+    Image.new("L", (1, 16_384)).save(tall, "PNG")
+    assert sections.in_webp(tall.getvalue()).startswith("data:image/png;base64,")
 
 
 def test_distilled_images_have_a_limit_together(
