@@ -21,6 +21,7 @@ from studies.design.design import Design
 from studies.design.study import Machine, Row, Study, Table
 from studies.driver.trials_job import run_command
 from studies.presets import Preset
+from tune.distributions import spread
 from tune.options import SamplerName, SearchConfig
 from tune.planning import SAMPLERS, Plan
 from tune.proposer import seen
@@ -31,7 +32,7 @@ from tune.results.folder import StudyFolder
 from tune.results.reading import read_object
 from tune.results.records import SEEDS, Record
 from tune.results.rows import read_csv
-from tune.space import SearchSpace, spread
+from tune.space import SearchSpace
 
 POINTS = 8
 """Of each numeric field of the preset's space."""

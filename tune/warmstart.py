@@ -15,11 +15,12 @@ from optuna.trial import FrozenTrial
 from guard.errors import ConfigError, StudyError
 from guard.trial import TrialConfig
 from tune.copies import brought
+from tune.distributions import contains
 from tune.results.folder import StudyFolder
 from tune.results.records import Record
 from tune.results.standing import Standing
 from tune.settling import FROM, outcome
-from tune.space import Params, SearchSpace, configured, contains
+from tune.space import Params, SearchSpace, configured
 
 
 def take_over(

@@ -9,7 +9,8 @@ from guard.config.schema import Config, is_list
 from guard.errors import ConfigError, StudyError
 from guard.trial import TrialConfig
 from studies.presets import Preset
-from tune.space import SearchSpace, parse_value, plain
+from tune.distributions import parse_value, plain
+from tune.space import SearchSpace
 
 AnyConfig = TypeVar("AnyConfig", bound=Config)
 

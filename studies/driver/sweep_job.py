@@ -19,6 +19,7 @@ from studies.driver.request import Request
 from studies.reporting.console import Terminal
 from studies.reporting.terminal import print_places, print_summary
 from tune.confirmation import Confirmation, candidates, planned, without_own_control
+from tune.distributions import describe
 from tune.planning import Plan, num_planned, open_study
 from tune.planning import planned as planned_trials
 from tune.proposer import Proposer
@@ -27,7 +28,7 @@ from tune.results.records import Record
 from tune.results.standing import Standing
 from tune.runs import Run, unfinished
 from tune.settling import enqueue_new, lost, queued
-from tune.space import Params, SearchSpace, describe
+from tune.space import Params, SearchSpace
 
 if TYPE_CHECKING:
     from studies.driver.session import Session

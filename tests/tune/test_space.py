@@ -5,17 +5,15 @@ from typing import Any
 import optuna
 import pytest
 from optuna.distributions import (
-    BaseDistribution,
     CategoricalDistribution,
     FloatDistribution,
-    IntDistribution,
 )
 
 from guard.config.schema import paths
 from guard.errors import ConfigError
 from guard.trial import TrialConfig, methods
 from tune.planning import planned
-from tune.space import CONTROL, SearchSpace, configured, describe, nearest, parse_value, spread
+from tune.space import CONTROL, SearchSpace, configured
 from tune.trainable import StudyContext
 
 SPACE = {
@@ -24,57 +22,6 @@ SPACE = {
     "regularizer.kind": CategoricalDistribution(("curvature", "gradient-norm", "none")),
     "regularizer.weight": FloatDistribution(1e-3, 10, log=True),
 }
-
-
-@pytest.mark.parametrize(
-    ("text", "value"),
-    [
-        ("0.3", 0.3),
-        ("true", True),
-        ("cure", "cure"),
-        ('["pgd20", "mim"]', ["pgd20", "mim"]),
-        ("8/255", 8 / 255),
-        ("0.5/3", 0.5 / 3),
-        ("0/255", 0.0),
-        ("a/b", "a/b"),
-        ("1/0", "1/0"),
-        ("1/2/3", "1/2/3"),
-        ("-1/255", "-1/255"),
-        ("1/255, 2/255", "1/255, 2/255"),
-        ("runs/2", "runs/2"),
-        ("choice(1, 10)", CategoricalDistribution((1, 10))),
-        ("choice(1/255, 2/255)", CategoricalDistribution((1 / 255, 2 / 255))),
-        ("choice(a/b, 1/0)", CategoricalDistribution(("a/b", "1/0"))),
-        ("uniform(1/255, 8/255)", FloatDistribution(1 / 255, 8 / 255)),
-        ("loguniform(1/255, 8/255)", FloatDistribution(1 / 255, 8 / 255, log=True)),
-        ("choice(none, cure)", CategoricalDistribution(("none", "cure"))),
-        ("uniform(0, 1)", FloatDistribution(0, 1)),
-        ("loguniform(1e-3, 1)", FloatDistribution(1e-3, 1, log=True)),
-        ("int(1, 5)", IntDistribution(1, 5)),
-        ("logint(1, 50)", IntDistribution(1, 50, log=True)),
-    ],
-)
-def test_values_and_distributions_are_read(text: str, value: Any) -> None:
-    assert parse_value(text) == value
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "normal(0, 1)",
-        "uniform(1)",
-        "uniform(a, b)",
-        "loguniform(0, 1)",
-        "uniform(2, 1)",
-        "uniform(0, 1/0)",
-        "int(1.5, 3)",
-        "logint(1, 3.5)",
-        "choice()",
-    ],
-)
-def test_what_is_no_distribution_says_what_there_is(text: str) -> None:
-    with pytest.raises(ConfigError, match=r"choice\(a, b, …\), uniform\(low, high\)"):
-        parse_value(text)
 
 
 @pytest.mark.parametrize(
@@ -191,23 +138,6 @@ def test_many_fields_take_no_time() -> None:
     assert len(many) > 12 and len(space.controls()) == 1
 
 
-@pytest.mark.parametrize(
-    ("distribution", "value", "expected"),
-    [
-        (FloatDistribution(1, 3), 2.0, 2.0),
-        (FloatDistribution(1, 3), 0.1, 1),
-        (FloatDistribution(1, 3), 9, 3),
-        (FloatDistribution(1, 3), None, 1),
-        (CategoricalDistribution(("a", "b")), "b", "b"),
-        (CategoricalDistribution(("a", "b")), "c", "a"),
-    ],
-)
-def test_the_nearest_value_is_one_of_the_distributions(
-    distribution: BaseDistribution, value: Any, expected: Any
-) -> None:
-    assert nearest(distribution, value) == expected
-
-
 def test_real_images_have_no_regularizer_and_so_no_trial_but_the_control() -> None:
     methods = CategoricalDistribution(("sre2l", "random"))
     space = SearchSpace(TrialConfig(), {**SPACE, "method": methods})
@@ -247,18 +177,6 @@ def test_a_grid_has_each_combination_once_and_respects_conditions() -> None:
     assert len(set(keys)) == len(keys) == 2 * (3 * 3 + 3)
     assert all("regularizer.h" not in p for p in grid if p["regularizer.kind"] != "curvature")
     assert all(p["regularizer.kind"] != "none" for p in grid)  # the controls
-
-
-def test_spread_is_even_on_the_distributions_own_scale() -> None:
-    assert spread(FloatDistribution(0, 1), 3) == [0, 0.5, 1]
-    assert spread(FloatDistribution(0.01, 1, log=True), 3) == pytest.approx([0.01, 0.1, 1])
-    assert spread(IntDistribution(1, 3), 5) == [1, 2, 3]
-    assert spread(CategoricalDistribution(("a", "b")), 9) == ["a", "b"]
-
-
-@pytest.mark.parametrize("text", ["choice(1, 10)", "loguniform(0.001, 100)", "int(1, 5)"])
-def test_a_description_reads_back_as_the_distribution(text: str) -> None:
-    assert describe(parse_value(text)) == text
 
 
 def test_a_section_is_drawn_only_for_the_methods_that_read_it() -> None:
