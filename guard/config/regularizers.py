@@ -246,6 +246,13 @@ class RegularizerConfig(Config):
     def uses_threat_model(self) -> bool:
         return self.active and (self.eps is None if self.attacks else self.units == "eps")
 
+    def as_read(self) -> RegularizerConfig:
+        """With the fields that its kind reads, the others as they are by default; "none" where it
+        changes nothing."""
+        if not self.active:
+            return RegularizerConfig.named("none")
+        return RegularizerConfig(**{name: getattr(self, name) for name in self.facts.reads})
+
     def fields_used(self) -> frozenset[str]:
         """The fields that this kind reads."""
         return self.facts.reads

@@ -30,8 +30,9 @@ class Shared:
 
     @property
     def acting_regularizer(self) -> RegularizerConfig:
-        """λ = 0 is the stage without a penalty, whatever the regularizer's other fields say."""
-        return self.regularizer if self.regularizer.active else RegularizerConfig.named("none")
+        """What a stage depends on: fields that its kind does not read say nothing, and λ = 0 is the
+        stage without a penalty."""
+        return self.regularizer.as_read()
 
     def radius(self, *regularizers: RegularizerConfig) -> float:
         """eps of the threat model where one of the regularizers depends on it; 0 elsewhere."""
