@@ -35,7 +35,7 @@ class TrialConfig(Config):
     data: DataConfig = field(default_factory=DataConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     method: str = "sre2l"
-    ipc: Annotated[int, at_least(1)] = 10
+    ipc: Annotated[int, at_least(1, at_most=100_000)] = 10
     """Images per class."""
     seed: Seed = 0
     """Of the teacher and of the distillation; the student and the attacks have their own."""

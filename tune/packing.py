@@ -38,12 +38,15 @@ FREE = frozenset(
     }
 )
 """Names of fields that no memory depends on; any other one is taken to matter."""
+PLACES = frozenset({"number", "chunk"})
+"""A stage's own fields that say which of several alike it is: an expert, a chunk of the images."""
 
 
 def shape(stage: Stage) -> str:
     """The same for stages that take as much memory, as far as their fields tell."""
     inputs = {role: shape(own) for role, own in stage.inputs.items()}
-    return json.dumps([stage.name, _without_free(stage.config), inputs], sort_keys=True)
+    config = {name: own for name, own in stage.config.items() if name not in PLACES}
+    return json.dumps([stage.name, _without_free(config), inputs], sort_keys=True)
 
 
 class Packing:

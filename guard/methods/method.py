@@ -72,6 +72,10 @@ class Method(Config):
         """As many as the trial says, or as the method has it."""
         return ipc
 
+    def held_at_once(self, ipc: int) -> int:
+        """Images a class that one stage holds in memory."""
+        return ipc
+
     def check_trial(self, shared: Shared) -> None:
         """Rules between its fields and the trial's. Raises ConfigError, its path from the trial."""
 

@@ -129,7 +129,9 @@ def checked(base: TrialConfig, configs: Iterable[TrialConfig]) -> TrialConfig:
     for config in configs:
         check_named(config)
         config.own.check_images(config.shared, spec, smallest)
-        check_fits("ipc", config.ipc, config.ipc * spec.num_classes * spec.num_values)
+        held = config.own.held_at_once(config.ipc)
+        path = "ipc" if held == config.ipc else f"{config.method}.chunk"
+        check_fits(path, held, held * spec.num_classes * spec.num_values)
         models.setdefault(config.model, "model")
         models.setdefault(config.distilled_model, f"{config.method}.model")
         models.setdefault(config.student_model, "student.model")

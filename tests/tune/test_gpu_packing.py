@@ -16,7 +16,7 @@ import torch
 from guard.artifacts import Artifact, ArtifactStore
 from guard.stage import Stage
 from guard.trial import TrialConfig
-from guard.trial_stages import TrialStages
+from guard.trial_stages import TrialStages, plan
 from tune.desk import Desk
 from tune.packing import ALONE, SMALLEST, Packing, is_out_of_memory, shape
 from tune.resources import Resources, StageResources
@@ -42,6 +42,27 @@ def squeeze(**fields: Any) -> Stage:
 def test_what_takes_no_memory_makes_no_other_shape(fields: dict[str, Any]) -> None:
     assert squeeze(**fields).key != squeeze().key
     assert shape(squeeze(**fields)) == shape(squeeze())
+
+
+@pytest.mark.parametrize(
+    ("changes", "name", "count"),
+    [
+        ({"method": "mtt", "regularizer": "none", "mtt.experts.count": 4}, "expert", 4),
+        ({"ipc": 6, "sre2l.chunk": 2}, "recover", 3),
+    ],
+)
+def test_one_of_several_alike_is_measured_for_all(
+    changes: dict[str, Any], name: str, count: int
+) -> None:
+    config = TrialConfig().override(changes)
+    alike = [stage for stage in plan(config) if stage.name == name]
+    assert len(alike) == count and len({shape(stage) for stage in alike}) == 1
+
+
+def test_the_size_of_a_chunk_makes_another_shape() -> None:
+    several = [plan(TrialConfig().override({"ipc": 6, "sre2l.chunk": chunk})) for chunk in (2, 3)]
+    shapes = {shape(stage) for own in several for stage in own if stage.name == "recover"}
+    assert len(shapes) == 2
 
 
 @pytest.mark.parametrize(

@@ -182,6 +182,9 @@ class SRe2L(Method):
             path = f"{shared.method}.committee.networks"
             raise ConfigError(path, str(error.under("model"))) from None
 
+    def held_at_once(self, ipc: int) -> int:
+        return self.chunk
+
     def parts(self, shared: Shared, teachers: Sequence[Trained]) -> Sequence[Part]:
         """A stage for each chunk of images a class."""
         patches = statistics = None

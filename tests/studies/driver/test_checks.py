@@ -169,7 +169,8 @@ def test_images_that_do_not_suffice_are_refused_before_a_teacher_is_trained(
         (["model.width=1e15"], r"^model\.width = 1000000000000000 makes weights that fit in no"),
         (["method=dsa", "dsa.model.width=100000000"], r"^dsa\.model\.width: 100000000 needs "),
         (['student.model={"width": 100000000}'], r"^student\.model\.width: 100000000 needs "),
-        (["ipc=1000000000"], r"^ipc: 1000000000 needs .* GiB"),
+        (["ipc=1000000000"], r"^ipc: must be at least 1 and at most 100000, got 1000000000"),
+        (["sre2l.chunk=1000000000"], r"^sre2l\.chunk: 1000000000 needs .* GiB"),
         (["model.depth=1000000"], r"^model\.depth: must be at least 1 and at most 1000, got"),
     ],
 )
@@ -202,6 +203,17 @@ def test_perturbations_that_fit_in_no_memory_are_refused(monkeypatch: pytest.Mon
     plain = made.base.override({"regularizer.ascent": "pgd"})
     with pytest.raises(UserError, match=r"^regularizer\.ascent: ls-pgd needs .* GiB, and this"):
         checked(plain, [plain, made.base])
+
+
+def test_a_set_need_not_fit_in_memory_where_it_is_made_in_chunks(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("guard.device.memory_bytes", lambda: 4 * 60_000)
+    base = PRESETS["digits"]().config.override({"ipc": 100, "model.width": 4})
+    large = base.override({"evaluation.batch_size": 50, "sre2l.chunk": 5})
+    checked(large, [large])
+    with pytest.raises(UserError, match=r"^ipc: 100 needs .* GiB, and this machine has"):
+        checked(large, [large.override({"method": "dm", "regularizer": "none"})])
 
 
 def test_images_too_large_to_be_evaluated_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
