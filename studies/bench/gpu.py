@@ -16,8 +16,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,13 +27,14 @@ import torch
 from guard.artifacts import ArtifactStore
 from guard.config import radius_text
 from guard.data.datasets import load_data
-from guard.device import available_device, has_bfloat16, setup
+from guard.device import available_device, has_bfloat16, has_compiler, setup
 from guard.errors import UserError
+from guard.models.compiling import compiled
 from guard.pipeline import TrialResult, local_runner, run_trial
 from guard.robustness.measures import CLEAN, ROBUST
 from guard.trial import TrialConfig
 from studies.bench.measuring import Computation, cuda_peak, measure
-from studies.bench.training_steps import LONG_WALK, PRESETS_OWN, Bench
+from studies.bench.training_steps import PRESETS_OWN, Bench
 
 Row = tuple[str, str, str]
 """Part, what, figure."""
@@ -62,6 +64,19 @@ ATTACKED: tuple[Mapping[str, Any], ...] = (
 """AutoAttack, and PGD at twice the radius."""
 
 
+SECONDS = {
+    "marked": 90,
+    "matching": 30,
+    "exact steps": 60,
+    "none": 150,
+    "curvature": 210,
+    "fast steps": 120,
+    "compiled steps": 90,
+}
+"""What each part takes of an H100-class GPU at most, by our guess of before it was run there: a
+part that would not be over in time is left out."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Scale:
     """How much is done."""
@@ -69,8 +84,10 @@ class Scale:
     model: Mapping[str, Any]
     batch_size: int
     rounds: int
-    walk: int
-    """Student steps of MTT's short walk."""
+    matched: Mapping[str, Any]
+    """The network that DC and MTT match on."""
+    walks: tuple[int, int]
+    """Student steps of MTT's short walk and of its long one."""
     cell: Mapping[str, Any]
     """Of a trial."""
 
@@ -80,11 +97,12 @@ SCALES: Mapping[str, Scale] = {
         model={"name": "resnet18"},
         batch_size=128,
         rounds=10,
-        walk=10,
+        matched={"name": "convnet", "width": 128, "depth": 3},
+        walks=(5, 50),
         cell={
             "ipc": 10,
             "sre2l.chunk": 10,
-            "squeeze.epochs": 10,
+            "squeeze.epochs": 8,
             "evaluation.max_samples": 500,
         },
     ),
@@ -92,7 +110,8 @@ SCALES: Mapping[str, Scale] = {
         model={"name": "bn-convnet", "width": 4, "depth": 2},
         batch_size=8,
         rounds=1,
-        walk=2,
+        matched={"name": "convnet", "width": 4, "depth": 2},
+        walks=(1, 2),
         cell={
             "ipc": 1,
             "sre2l.chunk": 1,
@@ -146,20 +165,35 @@ def trial(data: str | None, device: str, scale: Scale) -> TrialConfig:
         "regularizer": PENALTY,
         "evaluation": {"splits": ["test"], "diagnose": False},
         "compute": {"device": device, "mode": "fast"},
+        **{f"{method}.model": scale.matched for method in ("dc", "mtt")},
     }
     return TrialConfig().override(settings).override(dict(scale.cell))
 
 
 def rows(config: TrialConfig, scale: Scale, seeds: int, ends: float) -> Iterator[Row]:
-    """Each as soon as it is known; of the cell, the seeds that are over by `ends`."""
+    """Each as soon as it is known, what matters most first, and what would not be over by `ends`
+    left out."""
     device = torch.device(config.compute.device)
     yield "machine", "device", card(device)
     yield "machine", "torch", f"{torch.__version__}, Python {platform.python_version()}"
     yield "machine", "bfloat16", "yes" if has_bfloat16(device.type) else "no: float32 instead"
-    yield "tests", "marked gpu", marked(device)
-    yield from step_rows(config, scale)
-    yield from matching_rows(config, scale, device)
-    yield from cell_rows(config, seeds, ends)
+    yield from in_time("marked", lambda: [("tests", "marked gpu", marked(device))], ends)
+    yield from in_time("matching", lambda: matching_rows(config, scale, device), ends)
+    yield from in_time("exact steps", lambda: step_rows(config, scale, "exact"), ends)
+    if seeds:
+        yield from cell_rows(config, 1, ends)
+    yield from in_time("fast steps", lambda: step_rows(config, scale, "fast"), ends)
+    yield from in_time("compiled steps", lambda: compiled_rows(config, scale), ends)
+    if seeds > 1:
+        yield from cell_rows(config, seeds, ends, first=1)
+
+
+def in_time(part: str, rows: Callable[[], Iterable[Row]], ends: float) -> Iterator[Row]:
+    """The rows of a part, or one that says that there is no time for it."""
+    if time.perf_counter() + SECONDS[part] > ends:
+        yield part, "left out", f"no time: it takes up to {SECONDS[part]} s"
+        return
+    yield from rows()
 
 
 def card(device: torch.device) -> str:
@@ -178,20 +212,28 @@ def marked(device: torch.device) -> str:
     return lines[-1].strip("= ") if lines else f"exit code {done.returncode}"
 
 
-def step_rows(config: TrialConfig, scale: Scale) -> Iterator[Row]:
-    """Training steps, exact and fast in turn; the plain one compiled too."""
+def step_rows(config: TrialConfig, scale: Scale, mode: str) -> Iterator[Row]:
+    """Training steps of a mode in turn, beside a plain exact one."""
     device = torch.device(config.compute.device)
     steps: dict[str, Computation] = {}
-    for mode in ("exact", "fast"):
-        own = config.override({"compute.mode": mode})
+    for one, names in (("exact", STEPS[:1]), (mode, STEPS)):
+        own = config.override({"compute.mode": one})
         made = Bench(own, 32, scale.batch_size).training()
-        steps |= {f"{name}: {mode}": switched(own, made[name]) for name in STEPS}
-    title = f"step at 32 px, batch {scale.batch_size}, {config.model.name}"
+        steps |= {f"{name}: {one}": switched(own, made[name]) for name in names}
     for name, cost in measure(steps, scale.rounds, device).items():
-        yield title, name, f"{1000 * cost.seconds:.2f} ms, {cost.ratio:.2f}x plain exact"
+        figure = f"{1000 * cost.seconds:.2f} ms, {cost.ratio:.2f}x plain exact"
+        yield step_title(config, scale), name, figure
+
+
+def compiled_rows(config: TrialConfig, scale: Scale) -> Iterator[Row]:
+    """A plain step of each mode, compiled."""
     for mode in ("exact", "fast"):
-        own = config.override({"compute.mode": mode})
-        yield title, f"plain: {mode}, compiled", compiled(own, scale, device)
+        own = config.override({"compute.mode": mode, "compute.compile": True})
+        yield step_title(config, scale), f"plain: {mode}, compiled", compiled_step(own, scale)
+
+
+def step_title(config: TrialConfig, scale: Scale) -> str:
+    return f"step at 32 px, batch {scale.batch_size}, {config.model.name}"
 
 
 def switched(config: TrialConfig, compute: Computation) -> Computation:
@@ -204,10 +246,13 @@ def switched(config: TrialConfig, compute: Computation) -> Computation:
     return both
 
 
-def compiled(config: TrialConfig, scale: Scale, device: torch.device) -> str:
-    """What torch.compile makes of a plain step, or why it does not."""
+def compiled_step(config: TrialConfig, scale: Scale) -> str:
+    """What compiling makes of a plain step, or why it does not."""
+    compute, device = config.compute, torch.device(config.compute.device)
+    if not has_compiler(compute.device):
+        return "not compiled: no compiler"
     eager = Bench(config, 32, scale.batch_size).plain_step(lambda model: model)
-    quick = Bench(config, 32, scale.batch_size).plain_step(torch.compile)
+    quick = Bench(config, 32, scale.batch_size).plain_step(lambda model: compiled(model, compute))
     start = time.perf_counter()
     try:
         quick()
@@ -227,32 +272,32 @@ def matching_rows(config: TrialConfig, scale: Scale, device: torch.device) -> It
     title = f"DC's matching step, batch {scale.batch_size}"
     for name, cost in measure(bench.gradient_matching(), scale.rounds, device).items():
         yield title, name, f"{1000 * cost.seconds:.1f} ms, {cost.ratio:.2f}x"
-    for name, compute in bench.trajectories(scale.walk).items():
+    for name, compute in bench.trajectories(*scale.walks).items():
         if not name.startswith("adjoint"):
             continue
         start = time.perf_counter()
         compute()
         seconds = time.perf_counter() - start
         peak = cuda_peak(compute, device) / 2**20 if device.type == "cuda" else float("nan")
-        yield f"MTT's gradient ({LONG_WALK} times longer)", name, f"{seconds:.1f} s, {peak:.0f} MiB"
+        yield "MTT's gradient", name, f"{seconds:.1f} s, {peak:.0f} MiB"
 
 
-def cell_rows(config: TrialConfig, seeds: int, ends: float) -> Iterator[Row]:
-    """SRe2L with and without the penalty, seed by seed, while a pair as long as the last one would
-    be over by `ends`."""
-    taken = 0.0
+def cell_rows(config: TrialConfig, seeds: int, ends: float, first: int = 0) -> Iterator[Row]:
+    """SRe2L without the penalty and with it, seed by seed from the first."""
+    arms = {"none": config.unregularized(), "curvature": config}
+    for seed in range(first, seeds):
+        for name, own in arms.items():
+            seeded = replace(own, seed=seed)
+            yield from in_time(name, partial(cell_row, seeded, name), ends)
+
+
+def cell_row(config: TrialConfig, name: str) -> Iterator[Row]:
+    """One arm with one seed."""
+    trials = [config.override(dict(at)) for at in ATTACKED]
     with tempfile.TemporaryDirectory() as folder:
-        for seed in range(seeds):
-            start = time.perf_counter()
-            if seed and start + taken > ends:
-                yield "cell", f"seeds from {seed} on", "left out: no time"
-                return
-            for name, own in (("none", config.unregularized()), ("curvature", config)):
-                run_stage = local_runner(ArtifactStore(Path(folder)))
-                trials = [replace(own, seed=seed).override(dict(at)) for at in ATTACKED]
-                results = [run_trial(trial, run_stage) for trial in trials]
-                yield "cell: SRe2L", f"{name}, seed {seed}", told(trials, results)
-            taken = time.perf_counter() - start
+        run_stage = local_runner(ArtifactStore(Path(folder)))
+        results = [run_trial(trial, run_stage) for trial in trials]
+    yield "cell: SRe2L", f"{name}, seed {config.seed}", told(trials, results)
 
 
 def told(trials: Sequence[TrialConfig], results: Sequence[TrialResult]) -> str:

@@ -62,11 +62,12 @@ class Bench:
 
     def rows(self, student_steps: int, rounds: int) -> list[dict[str, Any]]:
         """One row a step."""
+        walks = self.trajectories(student_steps, LONG_WALK * student_steps)
         groups = {
             "training step": (self.config.model, self.training()),
             "DC's matching step": (self.config.dc.model, self.gradient_matching()),
             "DM's matching step": (self.config.dm.model, self.mean_matching()),
-            "MTT's gradient": (self.config.mtt.model, self.trajectories(student_steps)),
+            "MTT's gradient": (self.config.mtt.model, walks),
         }
         if self.config.model.has_batchnorm:
             groups["SRe2L's recovery step"] = (self.config.model, self.recovery())
@@ -213,8 +214,8 @@ class Bench:
             "of each class": step(ClassBatchNormLoss(model, 10.0, own)),
         }
 
-    def trajectories(self, steps: int) -> Mapping[str, Computation]:
-        """The gradient of trajectory matching by each of its ways, and of a longer walk."""
+    def trajectories(self, steps: int, more: int) -> Mapping[str, Computation]:
+        """The gradient of trajectory matching by each of its ways, and of a walk of more steps."""
         model = self.model(self.config.mtt.model)
         theta = flat_parameters(model)
         target = theta + 0.01 * torch.randn(theta.shape, device=self.device)
@@ -227,4 +228,4 @@ class Bench:
             return lambda: GRADIENTS[name](step_loss, theta, target, self.x, rate, count)
 
         ways = {f"{name}, {steps} steps": step(name, steps) for name in GRADIENTS}
-        return {**ways, f"adjoint, {LONG_WALK * steps} steps": step("adjoint", LONG_WALK * steps)}
+        return {**ways, f"adjoint, {more} steps": step("adjoint", more)}

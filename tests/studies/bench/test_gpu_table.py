@@ -38,19 +38,38 @@ def test_the_table_is_whole(arrays: str, capsys: pytest.CaptureFixture[str]) -> 
     parts = [row[0].removeprefix("| ") for row in rows]
     assert {"machine", "tests", "cell: SRe2L", "DC's matching step, batch 8"} < set(parts)
     steps = [row[1] for row in rows if row[0].startswith("| step")]
-    wanted = [f"{name}: {mode}" for mode in ("exact", "fast") for name in gpu.STEPS]
-    assert steps == [*wanted, "plain: exact, compiled", "plain: fast, compiled"]
+    exact, fast = ([f"{name}: {mode}" for name in gpu.STEPS] for mode in ("exact", "fast"))
+    compiled = ["plain: exact, compiled", "plain: fast, compiled"]
+    assert steps == [*exact, "plain: exact", *fast, *compiled]
+    walks = [row[1] for row in rows if row[0] == "| MTT's gradient"]
+    assert walks == ["adjoint, 1 steps", "adjoint, 2 steps"]
     cell = [row[2] for row in rows if row[0] == "| cell: SRe2L"]
     assert len(cell) == 2
     assert all("standard at 1/255" in text and "pgd20 at 2/255" in text for text in cell)
 
 
-def test_seeds_that_do_not_fit_are_left_out(arrays: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    config = gpu.trial(arrays, "cpu", gpu.SCALES["tiny"])
+def test_what_would_not_be_over_in_time_is_left_out(
+    arrays: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Here all parts but one arm of the cell."""
     monkeypatch.setattr(gpu, "ATTACKED", ({"evaluation.attacks": ["fgsm"]},))
-    rows = list(gpu.cell_rows(config, 3, ends=0.0))
-    assert [row[1] for row in rows] == ["none, seed 0", "curvature, seed 0", "seeds from 1 on"]
-    assert "no time" in rows[-1][2]
+    monkeypatch.setattr(gpu, "SECONDS", {**dict.fromkeys(gpu.SECONDS, 10**6), "none": 0})
+    assert gpu.main([arrays, *TABLE, "--seeds", "2"]) == 0
+    rows = [line.split(" | ") for line in capsys.readouterr().out.splitlines()[5:]]
+    left = [row[0].removeprefix("| ") for row in rows if row[1] == "left out"]
+    assert left == [
+        *("marked", "matching", "exact steps", "curvature"),
+        *("fast steps", "compiled steps", "curvature"),
+    ]
+    cell = [row[1] for row in rows if row[0] == "| cell: SRe2L"]
+    assert cell == ["none, seed 0", "none, seed 1"]
+
+
+def test_dc_and_mtt_match_on_a_convnet() -> None:
+    config = gpu.trial(None, "cpu", gpu.SCALES["full"])
+    for own in (config.dc, config.mtt):
+        assert own.model is not None and (own.model.name, own.model.width) == ("convnet", 128)
+    assert config.model.name == "resnet18"
 
 
 @pytest.mark.parametrize(
