@@ -38,6 +38,7 @@ class Whitening(Stage):
 
 CROPS, WHITENED = "crops of redrawn area", "dsa of whitened images"
 PASSES = "passes of a regularizer"
+UNMIXED = "hard epochs without mixing"
 """What `mended` names."""
 
 
@@ -254,7 +255,9 @@ class Student(Trained):
 
     @property
     def mended(self) -> tuple[str, ...]:
-        return mended_batches(self.student.train, self.whitening)
+        mixes = self.student.hard_epochs > 0 and self.student.mix != "none"
+        own = (UNMIXED,) if mixes else ()
+        return mended_batches(self.student.train, self.whitening) + own
 
     def passes(self, sizes: Sizes) -> float:
         per_image = PLAIN_STEP + self.student.regularizer.passes

@@ -79,7 +79,8 @@ class RegularizerConfig(Config):
     trades: λ·KL(f(x) ‖ f(x')) at attacked images x' (arXiv 1901.08573).
     mart: misclassification-aware adversarial training (ICLR 2020, Wang et al.).
     rslad: (1−λ)·D(x) + λ·D(x'), D the student's distance from its teacher's answer to x (arXiv
-    2108.07969); of students alone.
+    2108.07969, where D is the divergence at temperature 1); of students alone. The attack ascends
+    that divergence, whatever D is.
     """
 
     kind: Annotated[str, OneOf(KINDS)] = "curvature"

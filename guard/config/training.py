@@ -129,8 +129,8 @@ class StudentConfig(Config):
     published, 0, 0.025 and 0.1."""
     hard_epochs: Annotated[int, at_least(0)] = field(default=0, metadata=LATER)
     """Epochs in the middle of the training that are of the classes instead of a teacher's logits:
-    soft, hard, soft (HALD, arXiv 2512.15647). Their batches are augmented and mixed like the
-    others, and never those of a pool; their loss is the cross-entropy."""
+    soft, hard, soft (HALD, arXiv 2512.15647). Their batches are augmented like the others, but not
+    mixed, and never those of a pool; their loss is the cross-entropy."""
     hard_smoothing: Annotated[float, at_least(0, at_most=1)] = field(default=0.8, metadata=LATER)
     """Share of the uniform distribution in the labels of these epochs."""
     ema: Annotated[float, at_least(0, at_most=0.99999)] = field(default=0.0, metadata=LATER)

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from guard.config import StudentConfig
 
 SMOOTHING = 0.1
-"""Of the classes in GIFT's labels."""
+"""Of the classes in GIFT's labels; ours, since theirs is not known here."""
 
 
 def distillation_loss(logits: Tensor, target: Tensor, temperature: float) -> Tensor:

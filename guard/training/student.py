@@ -119,10 +119,10 @@ def lesson(
 def of_classes(
     config: StudentConfig, recipe: Recipe, images: Tensor, classes: Tensor
 ) -> tuple[Loss, Batches]:
-    """What a student is shown in its hard epochs: the classes (N, K), smoothed."""
+    """What a student is shown in its hard epochs: unmixed images' classes (N, K), smoothed."""
     share = config.hard_smoothing
     smooth = (1 - share) * classes + share / classes.shape[1]
-    return OwnLoss(), partial(recipe.batches, images, smooth)
+    return OwnLoss(), partial(replace(recipe, mix="none").batches, images, smooth)
 
 
 def relabelled(

@@ -70,20 +70,37 @@ class Design:
         for values in itertools.product(*self.axes.values()):
             yield dict(zip(self.axes, values, strict=True))
 
-    def runs(self, base: TrialConfig, seeds: int) -> list[Run]:
-        """Every trial once, seed by seed, a control before what is held against it. Of those that
-        differ in what none of their stages reads, the first.
+    def arms(self, base: TrialConfig) -> tuple[list[tuple[Settings, list[TrialConfig]]], list[str]]:
+        """Each combination with its control and itself, and why others are left out.
 
         base: the preset with the user's plain values. A combination without meaning, such as a
-        regularizer where nothing is trained on real images, is left out. Raises ConfigError for any
-        other one.
+        regularizer where nothing is trained on real images, or the own labels of a method that
+        learns none, is left out, as long as each of its values has a meaning in another one. Raises
+        ConfigError otherwise.
         """
+        found: list[tuple[Settings, list[TrialConfig]]] = []
+        wrong: list[tuple[Settings, ConfigError]] = []
+        crossed = [{**p, **variant} for p in self.points() for variant in self.variants]
+        for settings in [*crossed, *self.single]:
+            try:
+                found.append((settings, arm(base, settings)))
+            except ConfigError as error:
+                wrong.append((settings, error))
+        used = {(path, repr(value)) for settings, _ in found for path, value in settings.items()}
+        for settings, reason in wrong:
+            if not all((path, repr(value)) in used for path, value in settings.items()):
+                raise reason
+        return found, list(dict.fromkeys(str(reason) for _, reason in wrong))
+
+    def runs(self, base: TrialConfig, seeds: int) -> list[Run]:
+        """Every trial once, seed by seed, a control before what is held against it. Of those that
+        differ in what none of their stages reads, the first. Raises ConfigError (`arms`)."""
         found: dict[tuple[str, ...], Run] = {}
+        every, _ = self.arms(base)
         for seed in range(seeds):
             own = dict.fromkeys(SEEDS, seed)
-            every = [{**p, **variant} for p in self.points() for variant in self.variants]
-            for settings in [*every, *self.single]:
-                for config in arm(base, settings):
+            for settings, configs in every:
+                for config in configs:
                     config = config.override(own)
                     control = not config.regularizer.active
                     plain = {k: v for k, v in unregularized(settings).items() if reads(config, k)}
@@ -102,7 +119,8 @@ class Design:
 
 
 def arm(base: TrialConfig, settings: Settings) -> list[TrialConfig]:
-    """The control of an arm and the arm itself, as far as they have a meaning."""
+    """The control of an arm and the arm itself, as far as its regularizer has a meaning. Raises
+    ConfigError."""
     control = base.override({**unregularized(settings), "regularizer": "none"})
     if not control.can_be_regularized:
         return [control]

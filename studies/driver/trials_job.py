@@ -53,7 +53,8 @@ class TrialsJob:
 
     @property
     def cautions(self) -> list[str]:
-        return []
+        _, left_out = self.design.arms(self.base)
+        return [f"a combination without meaning is left out ({reason})" for reason in left_out]
 
     @property
     def varied(self) -> dict[str, str]:

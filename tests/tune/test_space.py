@@ -29,7 +29,11 @@ SPACE = {
     [
         ("regularizer.hh", FloatDistribution(0, 1), "regularizer.hh: no such field.*there are"),
         ("regularizer.h", FloatDistribution(0, 1), "regularizer.h: must be greater than 0"),
-        ("ipc", CategoricalDistribution((1, 0)), "ipc: must be at least 1, got 0"),
+        (
+            "ipc",
+            CategoricalDistribution((1, 0)),
+            "ipc: must be at least 1 and at most 100000, got 0",
+        ),
         ("method", CategoricalDistribution(("sre2l", "x")), "method: must be one of"),
     ],
 )

@@ -25,6 +25,7 @@ Distance = Literal["squared", "absolute", "characteristic"]
 
 
 GATHERED = "order of a contrast's sums"
+ANCHORS, PASSES = "anchors of a contrast", "whole passes from the hardest"
 """What `mended` names."""
 
 
@@ -45,7 +46,13 @@ class DistributionMatching(Part):
 
     @property
     def mended(self) -> tuple[str, ...]:
-        return (GATHERED,) if self.matching.negatives is not None else ()
+        own = self.matching
+        found = {
+            GATHERED: own.negatives is not None,
+            ANCHORS: own.contrast_weight > 0,
+            PASSES: own.hardest_first,
+        }
+        return tuple(name for name, is_mended in found.items() if is_mended)
 
     @property
     def partition(self) -> int:
@@ -112,6 +119,8 @@ class DM(Method):
 
     stages: ClassVar = (DistributionMatching,)
     takes_regularizer: ClassVar = False
+    NAMED: ClassVar[Mapping[str, Mapping[str, Any]]] = {"cifar10-50": {"lr_images": 10.0}}
+    """What is published of other data sets and IPC than CIFAR-10 at 10, where it differs."""
 
     model: ModelConfig | None = None
     """The networks that features are matched on; None: the trial's model."""
@@ -148,8 +157,8 @@ class DM(Method):
     """Batches of real images by max(0, 1 − margin) of their attacked versions, the hardest first,
     ranked anew by every network that begins a pass over the class; else they are drawn."""
     contrast_weight: Annotated[float, at_least(0)] = 0.0
-    """Of the supervised contrast of synthetic images and their attacked versions, beside a distance
-    of weight 1."""
+    """Of the supervised contrast of synthetic images with one another and all attacked versions,
+    beside a distance of weight 1."""
     contrast_temperature: Annotated[float, above(0)] = 0.5
     """τ of the contrast. Nobody publishes C²R's: this one is ours."""
     negatives: NegativesConfig | None = field(default=None, metadata=LATER)
@@ -219,12 +228,18 @@ class DM(Method):
         ]
 
 
+OFTEN: Mapping[str, Any] = {"networks": {"every": 5}}
+"""At IPC 1 a network joins every 5 iterations."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class IDM(DM):
     """IDM (CVPR 2023, Zhao et al.): DM with several smaller images to each, on networks that are
-    being trained, with a label term. The regularizer acts in their training."""
+    being trained, with a label term. The regularizer acts in their training. The weight of the term
+    and the rate are ours."""
 
     takes_regularizer: ClassVar = True
+    NAMED: ClassVar[Mapping[str, Mapping[str, Any]]] = {"cifar10-1": OFTEN}
 
     partition: Annotated[int, at_least(1)] = 2
     networks: NetworksConfig | None = field(default_factory=NetworksConfig)
@@ -233,7 +248,7 @@ class IDM(DM):
 
 
 def trained_meanwhile() -> NetworksConfig:
-    """Twenty networks, where NCFM has as many that are trained before."""
+    """Twenty networks, where NCFM has as many that are trained before; these numbers are ours."""
     return NetworksConfig(initial=20, every=1000, most=20)
 
 
@@ -241,8 +256,10 @@ def trained_meanwhile() -> NetworksConfig:
 class NCFM(IDM):
     """NCFM (CVPR 2025): characteristic functions instead of mean features, at frequencies that are
     drawn, as its released settings have it (the paper learns which to look at). Its networks are
-    trained before, to several stages; here they are trained meanwhile."""
+    trained before, to several stages; here they are trained meanwhile, so the first steps are on
+    networks that know little. Its loss is 300 times this one, which AdamW does not see."""
 
+    NAMED: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     distance: Distance = "characteristic"
     optimizer: Literal["sgd", "adamw"] = "adamw"
     lr_images: Annotated[float, above(0)] = 0.01
@@ -257,10 +274,18 @@ class ROME(IDM):
 
     Its code attacks towards the next class, clamps normalised values to [0, 1], takes the accuracy
     in percent and chooses by the attacked test set. Here PGD is untargeted, in pixels, at the
-    threat model's radius, and the accuracy is a share. Its α = 0.2 and w = 0.5 are a label weight
-    of (1 − α)·w/α = 2, and its rate of 0.2 one of 0.04.
+    threat model's radius, the accuracy is a share, and the last iterate is kept. Its α = 0.2 and w
+    = 0.5 are a label weight of (1 − α)·w/α = 2, and its rate of 0.2 one of 0.04: on CIFAR-10 at IPC
+    1 and 10 and on CIFAR-100 at IPC 1; elsewhere w = 0.1, a weight of 0.4.
     """
 
+    NAMED: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "cifar10-1": {**OFTEN, "batch_size": 5000},
+        "cifar10-50": {"label_weight": 0.4},
+        "cifar100-1": {**OFTEN, "batch_size": 5000},
+        "cifar100-10": {"label_weight": 0.4, "networks": {"steps": 50}},
+        "cifar100-50": {"label_weight": 0.4, "networks": {"steps": 50}},
+    }
     distance: Distance = "absolute"
     label_weight: Annotated[float, at_least(0)] = 2.0
     lr_images: Annotated[float, above(0)] = 0.04
@@ -272,8 +297,14 @@ class ROME(IDM):
 @dataclass(frozen=True, kw_only=True)
 class C2R(ROME):
     """C²R (arXiv 2605.20606): ROME with the hardest batches first, and a contrast of clean and
-    attacked images. Of its constants only η is public: 0.4 is a contrast weight of η/(1 − η) = 2/3.
+    attacked images. Of its constants only η is public, 0.4 at IPC 1 and 10 and 0.6 at 50, of
+    (1 − η)·ROME + η·contrast: with ROME's α that is a contrast weight of η/((1 − η)·α) = 10/3, or
+    7.5, and a rate of 0.2·(1 − η)·α = 0.024.
     """
 
+    NAMED: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "cifar10-50": {"contrast_weight": 7.5, "label_weight": 0.4, "lr_images": 0.016}
+    }
     hardest_first: bool = True
-    contrast_weight: Annotated[float, at_least(0)] = 2 / 3
+    contrast_weight: Annotated[float, at_least(0)] = 10 / 3
+    lr_images: Annotated[float, above(0)] = 0.024

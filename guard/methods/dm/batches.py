@@ -36,14 +36,14 @@ class Batches:
     def of(
         self, model: Classifier, label: int, iteration: int, draws: torch.Generator
     ) -> tuple[Tensor, Tensor]:
-        """Images (B, C, H, W) of a class and their labels (B,). model: ranks the class, at the
-        beginning of a pass."""
+        """Images (B, C, H, W) of a class and their labels (B,); the last batch of a pass from the
+        hardest may be smaller. model: ranks the class, at the beginning of a pass."""
         own = self.members[label]
         size = min(self.batch_size, len(own))
         if not self.hardest_first:
             chosen = some(own, size, draws)
         else:
-            position = iteration % (len(own) // size)
+            position = iteration % -(-len(own) // size)
             if position == 0:
                 self.orders[label] = own[self.ranked(model, label, draws)]
             chosen = self.orders[label][position * size :][:size]

@@ -34,14 +34,18 @@ def mean_distance(kind: str, ours: Tensor, target: Tensor) -> Tensor:
 
 
 def supervised_contrast(
-    e: Tensor, y: Tensor, temperature: float, negatives: Tensor | None = None
+    e: Tensor,
+    y: Tensor,
+    temperature: float,
+    negatives: Tensor | None = None,
+    anchors: int | None = None,
 ) -> Tensor:
     """Of features e (N, F) with labels y (N,): the mean over i of −log of the share that each other
     one of its class has of exp(cos(e_i, ·)/τ) over all others, averaged over these (arXiv
     2004.11362, Eq. 2). An i that is alone in its class counts nothing.
 
     negatives: cosines (N, k) of each i with what it is told from, in place of the others of other
-    classes.
+    classes. anchors: i is one of the first so many alone; None: any.
     """
     unit = F.normalize(e, dim=1)
     myself = torch.eye(len(e), dtype=torch.bool, device=e.device)
@@ -52,8 +56,8 @@ def supervised_contrast(
         own = similarity.masked_fill(~positive, -torch.inf)
         among = torch.cat([own, negatives / temperature], dim=1)
     log_share = similarity - among.logsumexp(dim=1, keepdim=True)
-    count = positive.sum(dim=1)
-    each = log_share.masked_fill(~positive, 0).sum(dim=1) / count.clamp(min=1)
+    count = positive.sum(dim=1)[:anchors]
+    each = log_share.masked_fill(~positive, 0).sum(dim=1)[:anchors] / count.clamp(min=1)
     return -each.sum() / (count > 0).sum().clamp(min=1)
 
 

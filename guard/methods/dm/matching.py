@@ -195,7 +195,8 @@ class Matching:
             told_from = None
             if self.negatives is not None:
                 told_from = self.negatives.of(both, twice, generator(seed, "negatives"))
-            contrast = supervised_contrast(both, twice, config.contrast_temperature, told_from)
+            temperature = config.contrast_temperature
+            contrast = supervised_contrast(both, twice, temperature, told_from, anchors=len(y))
             loss = loss + num_classes * config.contrast_weight * contrast
             metrics["contrast"] = float(contrast.detach())
         return loss, metrics

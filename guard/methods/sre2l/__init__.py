@@ -163,8 +163,9 @@ class SRe2L(Method):
     }
     """SRe2L's settings by data set; SRe2L++'s (arXiv 2501.07575) and FADRM's (NeurIPS 2025) on
     CIFAR-10, where the one's iterations and the other's phases are known: what is not known of
-    FADRM is as in SRe2L++. FADRM+ takes turns on four networks; the width of its ShuffleNetV2 and
-    r_bn, which is what 0.01 comes to on ResNet-18 as a mean, are ours."""
+    FADRM is as in SRe2L++, but for its patches, which are RDED's. FADRM+ takes turns on four
+    networks. Ours are the width of its ShuffleNetV2, r_bn, which is what 0.01 comes to on ResNet-18
+    as a mean, a roll of up to 4 pixels, and that each phase begins with a fresh Adam."""
 
     @property
     def needs_real_images(self) -> bool:

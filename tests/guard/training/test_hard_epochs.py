@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,7 +20,12 @@ from guard.training.distillation import distillation_loss
 from guard.training.recipe import Recipe
 from guard.trial import TrialConfig
 
-CHANGES = {"student.train.epochs": 5, "student.hard_epochs": 2, "student.hard_smoothing": 0.6}
+CHANGES = {
+    "student.train.epochs": 5,
+    "student.hard_epochs": 2,
+    "student.hard_smoothing": 0.6,
+    "student.mix": "cutmix",
+}
 
 
 def phases(epochs: int, hard: int) -> list[tuple[bool, int]]:
@@ -39,7 +45,7 @@ def test_hard_epochs_are_the_middle_and_no_batches_come_twice() -> None:
 
 def test_a_teacher_labels_the_soft_epochs_alone(tiny_config: TrialConfig) -> None:
     hard = tiny_config.override(CHANGES)
-    fewer = tiny_config.override({"student.train.epochs": 3})
+    fewer = tiny_config.override({"student.train.epochs": 3, "student.mix": "cutmix"})
     assert stage_named(hard, "relabel") == stage_named(fewer, "relabel")
     assert stage_named(hard, "student").key != stage_named(fewer, "student").key
     other = hard.override({"student.hard_smoothing": 0.5})
@@ -67,11 +73,12 @@ def test_a_student_sees_the_teachers_labels_and_smoothed_classes_between(
             assert torch.equal(x, same)
             with torch.no_grad():
                 assert torch.equal(teacher(x).half().float(), target)
+    unmixed = replace(recipe, mix="none")
     for epoch, number in ((1, 3), (2, 4)):
-        wanted = list(recipe.batches(made.images, classes, number))
-        for (x, target), (same, mixed) in zip(given.epochs[epoch], wanted, strict=True):
-            assert torch.equal(x, same)
-            torch.testing.assert_close(target, 0.4 * mixed + 0.6 / 10)
+        wanted = list(unmixed.batches(made.images, classes, number))
+        for (x, target), (same, own) in zip(given.epochs[epoch], wanted, strict=True):
+            assert torch.equal(x, same) and set(own.unique().tolist()) == {0, 1}
+            torch.testing.assert_close(target, 0.4 * own + 0.6 / 10)
     x, logits = given.epochs[4][0]
     loss, answer = given.objective(given.model, x, logits, 4)
     temperature = config.student.temperature

@@ -125,10 +125,36 @@ def test_a_combination_without_meaning_does_not_take_the_others_along() -> None:
     ]
 
 
+def test_a_value_that_some_methods_lack_is_left_out_there_and_the_reason_is_told() -> None:
+    axes = {"method": ("random", "datm"), "student.labels": ("hard", "own")}
+    design = Design(axes=axes, variants=[{"regularizer": "none"}])
+    found, left_out = design.arms(BASE)
+    assert [(own["method"], own["student.labels"]) for own, _ in found] == [
+        ("random", "hard"),
+        ("datm", "hard"),
+        ("datm", "own"),
+    ]
+    assert len(left_out) == 1 and left_out[0].startswith("student.labels: own: random learns no")
+    assert len(design.runs(BASE, 2)) == 6
+
+
+@pytest.mark.parametrize(
+    ("axes", "message"),
+    [
+        ({"method": ("random", "sre2l"), "student.labels": ("hard", "own")}, "own: random learns"),
+        ({"method": ("random", "nope")}, "method: must be one of"),
+        ({"ipc": (1, 0)}, "ipc: must be at least 1"),
+    ],
+)
+def test_a_value_that_has_no_meaning_anywhere_is_raised(axes: Facts, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        Design(axes=axes).runs(BASE, 1)
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"ipc": 0}, "ipc: must be at least 1, got 0"),
+        ({"ipc": 0}, "ipc: must be at least 1 and at most 100000, got 0"),
         ({"sre2l.bn_wait": 1}, "sre2l.bn_wait: no such field"),
         ({"method": "nope"}, "method: must be one of"),
         ({"model.name": "convnet"}, "model.norm: sre2l matches BatchNorm statistics"),

@@ -51,7 +51,7 @@ BAD = [
     (["--set", "regularizer.hh=1"], "regularizer.hh: no such field (did you mean 'h'?)"),
     (["--set", "sre2l.bn_wait=choice(1, 2)"], "sre2l.bn_wait: no such field"),
     (["--set", "method=dd"], "method: must be one of sre2l, cda, dc"),
-    (["--set", "ipc=choice(0, 1)"], "ipc: must be at least 1, got 0"),
+    (["--set", "ipc=choice(0, 1)"], "ipc: must be at least 1 and at most 100000, got 0"),
     (["--set", "model.name=convnet"], "model.norm: sre2l matches BatchNorm statistics"),
     (["--set", "method=dsa", "--set", "ipc=500"], "ipc: dsa starts from real images and the"),
     (["--data", "/no/such/data.npz"], "data.path: /no/such/data.npz does not exist"),

@@ -88,7 +88,7 @@ STATES: dict[str, Callable[[Path], object]] = {
     "it has no field 'status'": without("status"),
     "its status cannot be 'running'": changed(status="running"),
     "its config cannot be 3": changed(config=3),
-    "ipc: must be at least 1, got 0": changed(config={"ipc": 0}),
+    "ipc: must be at least 1 and at most 100000, got 0": changed(config={"ipc": 0}),
     "evaluation.later: no such field": changed(config={"evaluation": {"later": 1}}),
     "its metrics are not all numbers": changed(metrics={"a": "b"}),
     "its stages do not all say": changed(stages=[{"name": "squeeze"}]),
