@@ -18,6 +18,14 @@ from rich.table import Table as ConsoleTable
 
 from guard.device import setup, threads
 from guard.errors import StudyError
+from studies.bench.distilling_steps import (
+    distribution_matching,
+    recovery,
+    scoring,
+    taught,
+    trajectories,
+)
+from studies.bench.measuring import measure
 from studies.bench.training_steps import PRESETS_OWN, WHOLE, Bench
 from studies.design.about import About, claim
 from studies.design.study import Story, Table
@@ -34,6 +42,9 @@ from tune.results.folder import write_atomically
 from tune.results.rows import read_csv, to_csv
 from tune.results.tables import as_markdown
 from tune.tracking.opening import open_store
+
+LONG = 5
+"""How many times as many student steps MTT's long walk has as its short one."""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -84,13 +95,33 @@ def main(argv: Sequence[str]) -> int:
         with threads(config.compute.num_threads):
             for bench in benches:
                 console.print(f"{bench.title}: {work}")
-                found = bench.rows(args.student_steps, args.rounds)
+                found = rows_of(bench, args.student_steps, args.rounds)
                 console.print_table(as_table(found, bench.title))
                 rows += found
         write_atomically(folder.path / "overhead.csv", to_csv(rows))
         write_atomically(folder.path / "overhead.md", markdown(rows))
         publish(console, STORY, folder, about, store)
     return 0
+
+
+def rows_of(bench: Bench, student_steps: int, rounds: int) -> list[dict[str, Any]]:
+    """One row a step, group by group."""
+    own = bench.config
+    groups = {
+        "training step": (own.model, bench.training()),
+        "DC's matching step": (own.dc.model, bench.gradient_matching()),
+        "distribution matching": (own.dm.model, distribution_matching(bench)),
+        "MTT's gradient": (own.mtt.model, trajectories(bench, student_steps, LONG * student_steps)),
+        "RDED's scores": (own.model, scoring(bench)),
+        "student's step": (own.student_model, taught(bench)),
+    }
+    if own.model.has_batchnorm:
+        groups["SRe2L's recovery step"] = (own.model, recovery(bench))
+    return [
+        bench.row(group, name, cost, bench.forward(model))
+        for group, (model, computations) in groups.items()
+        for name, cost in measure(computations, rounds, bench.device).items()
+    ]
 
 
 def measured(results: Results) -> list[dict[str, str]]:

@@ -33,6 +33,7 @@ from guard.models.compiling import compiled
 from guard.pipeline import TrialResult, local_runner, run_trial
 from guard.robustness.measures import CLEAN, ROBUST
 from guard.trial import TrialConfig
+from studies.bench.distilling_steps import trajectories
 from studies.bench.measuring import Computation, cuda_peak, measure
 from studies.bench.training_steps import PRESETS_OWN, Bench
 
@@ -272,8 +273,8 @@ def matching_rows(config: TrialConfig, scale: Scale, device: torch.device) -> It
     title = f"DC's matching step, batch {scale.batch_size}"
     for name, cost in measure(bench.gradient_matching(), scale.rounds, device).items():
         yield title, name, f"{1000 * cost.seconds:.1f} ms, {cost.ratio:.2f}x"
-    for name, compute in bench.trajectories(*scale.walks).items():
-        if not name.startswith("adjoint"):
+    for name, compute in trajectories(bench, *scale.walks).items():
+        if not name.startswith("adjoint, "):
             continue
         start = time.perf_counter()
         compute()
