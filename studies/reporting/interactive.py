@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -141,6 +143,13 @@ def texts(records: Sequence[Record]) -> list[str]:
     return [f"trial {record.trial}: {record.title}" for record in records]
 
 
+def most_at_once(starts: Sequence[float], lengths: Sequence[float]) -> int:
+    """How many of the spans lay side by side at most; one that begins when another ends does
+    not."""
+    changes = [(s, 1) for s in starts] + [(s + n, -1) for s, n in zip(starts, lengths, strict=True)]
+    return max(itertools.accumulate(change for _, change in sorted(changes)))
+
+
 def timeline_plot(spans: Sequence[Span], saved_seconds: float) -> Plot | None:
     """Stages on workers over time; pauses between sessions are cut out."""
     if not spans:
@@ -171,10 +180,15 @@ def timeline_plot(spans: Sequence[Span], saved_seconds: float) -> Plot | None:
         )
     figure.update_layout(barmode="overlay", bargap=0.3)
     figure.update_xaxes(title="seconds")
-    busy = math.fsum(span.end - span.start for span in ordered)
+    lengths = [span.end - span.start for span in ordered]
+    busy, at_once = math.fsum(lengths), most_at_once(starts, lengths)
+    between = max(map(operator.add, starts, lengths)) - starts[0]
+    share = (
+        f", {busy / (at_once * between):.0%} of what {at_once} at a time could" if between else ""
+    )
     caption = (
-        f"{len(spans)} stages computed in {busy:.0f} s of work; results that were there already "
-        f"saved {saved_seconds:.0f} s."
+        f"{len(spans)} stages computed in {busy:.0f} s of work{share}; results that were there "
+        f"already saved {saved_seconds:.0f} s."
     )
     return Plot(
         title="Stages on workers", caption=caption, html=piece(figure, 160 + 40 * len(workers))

@@ -18,6 +18,7 @@ from builders import judged, planned, record, scores
 from guard.trial import TrialConfig
 from pages import Page, told, write_about
 from studies.design.about import About
+from studies.reporting.interactive import timeline_plot
 from studies.reporting.packing import unpack
 from studies.reporting.searches import ENOUGH, search_plots
 from studies.reporting.searches import searched as read_searched
@@ -26,6 +27,7 @@ from studies.sensitivity import correlation
 from tune.results.folder import StudyFolder
 from tune.results.records import CONFIRMATION, Record
 from tune.space import CONTROL
+from tune.timeline import Span
 
 PACKED = re.compile(r'<script type="text/plain" class="packed">(.*?)</script>', re.S)
 SPACE = {
@@ -200,3 +202,22 @@ def test_markup_in_names_is_text_in_plots_too(tmp_path: Path) -> None:
     page = told(folder)
     assert page.tags["marquee"] == 0 and "<marquee>" not in page.html
     assert evil in page.text
+
+
+def span(start: float, end: float, worker: str = "a") -> Span:
+    return Span(stage="squeeze", key="k", worker=worker, start=start, end=end)
+
+
+@pytest.mark.parametrize(
+    ("spans", "told"),
+    [
+        ([span(0, 10), span(0, 5, "b")], "15 s of work, 75% of what 2 at a time could;"),
+        ([span(0, 10), span(10, 20, "b")], "20 s of work, 100% of what 1 at a time could;"),
+        ([span(0, 10), span(9000, 9010)], "20 s of work, 25% of what 1 at a time could;"),
+        ([span(5, 5)], "0 s of work;"),
+    ],
+)
+def test_the_timeline_says_how_busy_the_workers_were(spans: list[Span], told: str) -> None:
+    """A longer pause than a minute, such as a study's that was stopped, counts as one."""
+    plot = timeline_plot(spans, 0.0)
+    assert plot is not None and told in plot.caption
