@@ -3,7 +3,8 @@
 At the preset's images per class; `--set 'ipc=choice(1, 10, 50)'` makes them an axis, and `--set
 'student.model.name=choice(bn-convnet, resnet18, torchvision:mobilenet_v2)'` the student's network.
 `--set 'method=choice(given, sre2l, random, whole)' --set 'given.path=choice(a.npz, b/)'` puts sets
-that somebody made beside ours.
+that somebody made beside ours. `--set 'student=choice(sre2l-cifar, rd3)'` asks whether a penalty's
+gain stays under another recipe.
 """
 
 from __future__ import annotations
@@ -16,11 +17,11 @@ from guard.config.common import TORCHVISION
 from guard.config.schema import digest
 from studies.design.costs import distilling
 from studies.design.design import Design
-from studies.design.differences import differences
+from studies.design.differences import MEASURED, Row, as_table, differences
 from studies.design.study import Study, Table, confirmed
 from studies.driver.trials_job import run_command
 from studies.presets import Preset
-from tune.results.comparison import Comparison, short_titles
+from tune.results.comparison import Against, Comparison, short_titles, surplus
 from tune.results.findings import Results, gains_in_words
 from tune.results.tables import percent, shared_attacks
 from tune.results.wording import joined, settings, title, told_apart
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
 GUARDED = ("sre2l", "cda")
 NETWORK = "student.model"
+USUAL = "as usual"
 UNGUARDED = ("mtt", "tesla", "mat", "random")
 
 
@@ -60,9 +62,30 @@ def figures(results: Results) -> Mapping[str, Figure]:
 
 
 def tables(results: Results) -> list[Table]:
-    """Sets that were given against the others, methods by the student's network, where there are
-    several, and what distilling takes."""
-    return [*given(results.comparisons), *across_networks(results), *distilling(results)]
+    """Sets that were given against the others, gains under one recipe against those under another,
+    methods by the student's network, where there are several, and what distilling takes."""
+    arms = results.comparisons
+    return [*given(arms), *gains_between(arms), *across_networks(results), *distilling(results)]
+
+
+def gains_between(comparisons: Sequence[Comparison]) -> list[Table]:
+    """Whether what a regularizer brings a method stays, if a recipe is another one: each arm's gain
+    less that of the first with the same method, images per class and regularizer."""
+    controls = {own.arm.config: own for own in comparisons if own.is_control}
+    first: dict[tuple[str, str], Against] = {}
+    rows: list[Row] = []
+    for own in comparisons:
+        control = controls.get(own.arm.config.unregularized())
+        if own.is_control or control is None:
+            continue
+        alike = (own.arm.place, own.arm.penalty)
+        theirs = first.setdefault(alike, (own, control))
+        if theirs[0] is not own:
+            names = (joined(*alike), own.arm.settings or USUAL, theirs[0].arm.settings or USUAL)
+            rows.append((names, [surplus((own, control), theirs, m) for m in MEASURED]))
+    meaning = ", between what the regularizer brings under one and under the other"
+    columns = ("regularizer", "with", "against")
+    return as_table("gains", "Gains under other recipes", columns, rows, meaning)
 
 
 def given(comparisons: Sequence[Comparison]) -> list[Table]:

@@ -52,3 +52,20 @@ def test_sets_that_were_given_are_held_against_all_others(tmp_path: Path) -> Non
     assert [row[3].split()[0] for row in found[0].rows] == ["+20.0", "+10.0", "-10.0", "-20.0"]
     assert "runs differ in student and attacks alone" in found[0].caption
     assert compare.given(compared(records[2:])) == []
+
+
+def test_a_gain_is_held_against_that_under_another_recipe(tmp_path: Path) -> None:
+    """The same regularizer brings 20 points under the one and 5 under the other."""
+    base = DIGITS.config.override({"evaluation.splits": ["test"]})
+    levels = {("rd3", True): 0.5, ("rd3", False): 0.3, ("edc", True): 0.45, ("edc", False): 0.4}
+    records = []
+    for number, ((student, regularized), robust) in enumerate(levels.items()):
+        config = base.override({"student": student})
+        own = config if regularized else config.unregularized()
+        records.append(judged(tmp_path, planned(number, own), 0.9, robust))
+    (table,) = compare.gains_between(compared(records))
+    (row,) = table.rows
+    assert row[0] == "sre2l, IPC 5, curvature (λ = 0.3, h = 0.1)"
+    assert "student.loss = mse" in row[1] and "student.loss = kl" in row[2]
+    assert [text.split()[0] for text in row[3:]] == ["+0.0", "-15.0"]
+    assert compare.gains_between(compared(records[:3])) == [], "its control is not there"

@@ -259,3 +259,18 @@ def versus(ours: Comparison, theirs: Comparison, measure: Measure = ROBUST) -> E
     """The paired difference of two arms on the runs that both have, of test images; None if there
     is none. Raises KeyError for what one of them was not measured under."""
     return gain(ours.arm.values("test")[measure], theirs.arm.values("test")[measure])
+
+
+Against = tuple[Comparison, Comparison]
+"""An arm and its control."""
+
+
+def surplus(ours: Against, theirs: Against, measure: Measure = ROBUST) -> Estimate | None:
+    """What one arm has over its control, less what another has over its own, paired on the runs
+    that all four have; None if there is none. Raises KeyError as `versus`."""
+    gained = []
+    for arm, control in (ours, theirs):
+        values = arm.arm.values("test")[measure], control.arm.values("test")[measure]
+        own, other = shared_runs(*values)
+        gained.append({run: own[run] - other[run] for run in own})
+    return gain(*gained)
