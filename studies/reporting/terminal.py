@@ -149,7 +149,10 @@ def print_choice(
         f"accuracy): trial {best.trial}, {best.title}",
     )
     if best.control:
-        console.print("  That is the baseline itself: no penalty has been found to help.")
+        console.print(
+            "  That is the baseline itself: within that no regularized trial is more robust "
+            "(search.max_clean_drop allows more)."
+        )
     if control is None or best.control or "test/num_samples" not in best.metrics:
         return
     samples = int(best.metrics["test/num_samples"])
