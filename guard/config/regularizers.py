@@ -202,6 +202,21 @@ class RegularizerConfig(Config):
         return next((name for name, own in _named() if own == self), self.kind)
 
     @property
+    def nearest(self) -> tuple[str, dict[str, Any]]:
+        """The named setting of its kind that differs in the fewest of the fields that it reads, and
+        its own values of these."""
+        own = self.as_read()
+        found = [
+            (
+                name,
+                {f: getattr(self, f) for f in self.facts.reads if getattr(own, f) != getattr(n, f)},
+            )
+            for name, n in _named()
+            if n.kind == own.kind
+        ]
+        return min(found, key=lambda pair: len(pair[1]))
+
+    @property
     def attacks(self) -> bool:
         """Whether the loss is of attacked images; a penalty otherwise."""
         return self.facts.attacks

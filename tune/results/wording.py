@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from guard.config import RegularizerConfig
+from guard.config import RegularizerConfig, radius_text
 from guard.trial import TrialConfig
 
 IN_TITLE = (
@@ -39,7 +39,12 @@ def title(config: TrialConfig, params: Mapping[str, Any] | None = None) -> str:
 
     params: what sets it apart in its study, by path; what the title says anyway is left out.
     """
-    others = {path: value for path, value in (params or {}).items() if path not in IN_TITLE}
+    said = ("regularizer",) if attacks(config.regularizer) else ()
+    others = {
+        path: value
+        for path, value in (params or {}).items()
+        if path not in IN_TITLE and not _within(path, said)
+    }
     return joined(place(config), penalty(config.regularizer), settings(others))
 
 
@@ -59,10 +64,24 @@ def method(config: TrialConfig) -> str:
 
 
 def penalty(regularizer: RegularizerConfig) -> str:
-    """The regularizer with the numbers that it reads: "curvature (λ = 0.3, h = 0.1)", "none"."""
+    """The regularizer with the numbers that it reads: "curvature (λ = 0.3, h = 0.1)", "none"; an
+    attack also with what sets it apart from a named one: "pgd-at (steps = 3, eps = 2/255)"."""
     read = numbers(regularizer)
     signs = [f"{SIGNS[name]} = {value:.3g}" for name, value in read.items() if value is not None]
-    return regularizer.title + (f" ({', '.join(signs)})" if signs else "")
+    title = regularizer.title
+    if attacks(regularizer):
+        title, apart = regularizer.nearest
+        signs += [f"{name} = {_field(name, apart[name])}" for name in sorted(apart.keys() - SIGNS)]
+    return title + (f" ({', '.join(signs)})" if signs else "")
+
+
+def attacks(regularizer: RegularizerConfig) -> bool:
+    """Whether its words say all of its fields."""
+    return regularizer.active and regularizer.attacks
+
+
+def _field(name: str, value: Any) -> str:
+    return radius_text(value) if name == "eps" and value is not None else number(value)
 
 
 def numbers(regularizer: RegularizerConfig) -> dict[str, float | None]:
@@ -132,7 +151,8 @@ def read_fields(config: TrialConfig) -> dict[Field, Any]:
     """What a trial of this config reads, as far as its regularizer decides it, and the
     regularizer's name does not say it."""
     regularizer, prefix = config.regularizer, "regularizer."
-    is_plain = regularizer.active and regularizer.title == regularizer.kind
+    in_words = attacks(regularizer)
+    is_plain = regularizer.active and regularizer.title == regularizer.kind and not in_words
     used = regularizer.fields_used() if is_plain else frozenset()
     found: dict[Field, Any] = {}
     for path, value in config.flat().items():

@@ -5,8 +5,9 @@ from typing import Any
 import pytest
 
 from builders import configured
+from guard.config import RegularizerConfig
 from guard.trial import TrialConfig
-from tune.results.wording import elsewhere, joined, settings, title, told_apart
+from tune.results.wording import elsewhere, joined, penalty, settings, title, told_apart
 
 GUARD = "curvature (λ = 0.1, h = 0.1)"
 
@@ -82,3 +83,29 @@ def test_only_configs_that_read_a_field_say_what_is_usual() -> None:
     found = told_apart(configs)
     assert found == ["", "", "", "regularizer.power = 1", "", "", "", ""]
     assert elsewhere(configs) == "Where nothing else is said: regularizer.power = 2."
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({}, "pgd-at"),
+        ({"weight": 7, "h": 7}, "pgd-at"),
+        ({"eps": 2 / 255, "steps": 3}, "pgd-at (eps = 2/255, steps = 3)"),
+        ({"ascent": "ls-pgd"}, "pgd-at (ascent = ls-pgd)"),
+        ({"steps": 1, "step_size": 1.25}, "fgsm-rs"),
+        ({"kind": "trades", "weight": 3, "steps": 10}, "trades (λ = 3)"),
+        ({"kind": "mart", "weight": 5}, "mart (λ = 5, steps = 7)"),
+    ],
+)
+def test_an_attack_is_the_nearest_named_one_and_what_sets_it_apart(
+    fields: dict[str, Any], words: str
+) -> None:
+    config = RegularizerConfig(**{"kind": "adversarial", **fields})
+    assert penalty(config) == words
+
+
+def test_what_the_words_of_an_attack_say_is_said_once() -> None:
+    configs = [configured({"regularizer": "pgd-at", "regularizer.eps": eps}) for eps in (0.1, 0.2)]
+    assert told_apart(configs) == ["", ""]
+    params = {"regularizer.eps": 0.1, "seed": 1}
+    assert title(configs[0], params) == "sre2l, IPC 10, pgd-at (eps = 0.1), seed = 1"
