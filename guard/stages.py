@@ -213,6 +213,9 @@ class Relabel(Stage):
     """The student's, where the batches depend on it."""
     bn: str = field(default="eval", metadata=LATER)
     """The teacher's BatchNorm."""
+    part: int = field(default=0, metadata=LATER)
+    """Which of the `parts` that share the epochs, from 0."""
+    parts: int = field(default=1, metadata=LATER)
     compute: ComputeConfig
 
     @classmethod
@@ -223,19 +226,25 @@ class Relabel(Stage):
         student: StudentConfig,
         whitening: Whitening | None,
         bn: str = "eval",
-    ) -> Relabel:
-        """whitening: of the student's first layer; bn: the teacher's BatchNorm."""
-        return cls(
-            teacher=teacher,
-            distilled=distilled,
-            student=student.batches_only(),
-            whitening=dsa_space(student.train, whitening),
-            bn=bn,
-            compute=distilled.compute,
-        )
+        parts: int = 1,
+    ) -> list[Relabel]:
+        """Every part. whitening: of the student's first layer; bn: the teacher's BatchNorm."""
+        return [
+            cls(
+                teacher=teacher,
+                distilled=distilled,
+                student=student.batches_only(),
+                whitening=dsa_space(student.train, whitening),
+                bn=bn,
+                part=part,
+                parts=parts,
+                compute=distilled.compute,
+            )
+            for part in range(parts)
+        ]
 
     def passes(self, sizes: Sizes) -> float:
-        return images_seen(self.distilled, self.student, sizes)
+        return images_seen(self.distilled, self.student, sizes) / self.parts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -247,11 +256,18 @@ class Student(Trained):
     whitening: Whitening | None
     labels: Relabel | None
     """None: the set's own labels."""
+    further_labels: tuple[Relabel, ...] = ()
+    """Where several share them, the parts after the first."""
     model: ModelConfig
     student: StudentConfig
     eps: float = field(default=0.0, metadata=LATER)
     """Radius of the threat model, where the student is trained against it."""
     compute: ComputeConfig
+
+    @property
+    def relabelled(self) -> tuple[Relabel, ...]:
+        """Every part of a teacher's labels, in order; empty without them."""
+        return () if self.labels is None else (self.labels, *self.further_labels)
 
     @property
     def mended(self) -> tuple[str, ...]:

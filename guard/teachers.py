@@ -61,13 +61,15 @@ def student_of(config: TrialConfig, teacher: Trained | None, distilled: Distille
     """The network that is trained on the set: on its own labels, or on a teacher's of every
     epoch."""
     whitening = Whitening.of(config.shared, config.student_model)
-    labels = None
+    labels: list[Relabel] = []
     if teacher is not None and not config.has_portable_labels:
-        labels = Relabel.of(teacher, distilled, config.student, whitening, config.labels.bn)
+        own = config.labels
+        labels = Relabel.of(teacher, distilled, config.student, whitening, own.bn, own.parts)
     return Student(
         distilled=distilled,
         whitening=whitening,
-        labels=labels,
+        labels=labels[0] if labels else None,
+        further_labels=tuple(labels[1:]),
         model=config.student_model,
         student=config.student,
         eps=config.shared.radius(config.student.regularizer),

@@ -38,8 +38,9 @@ FREE = frozenset(
     }
 )
 """Names of fields that no memory depends on; any other one is taken to matter."""
-PLACES = frozenset({"number", "chunk"})
-"""A stage's own fields that say which of several alike it is: an expert, a chunk of the images."""
+PLACES = frozenset({"number", "chunk", "part"})
+"""A stage's own fields that say which of several alike it is: an expert, a chunk of the images, a
+part of the labels."""
 
 
 def shape(stage: Stage) -> str:

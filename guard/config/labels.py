@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
 from guard.config.common import NETWORKS, ModelConfig, NetworkName
 from guard.config.regularizers import RegularizerConfig
 from guard.config.rules import OneOf, at_least
-from guard.config.schema import Config
+from guard.config.schema import LATER, Config
 from guard.errors import ConfigError
 
 OWN = "own"
@@ -67,11 +67,14 @@ class LabelConfig(CommitteeConfig):
     name an epoch share one training, which keeps 20 of them (`kept_epochs`)."""
     bn: Literal["eval", "batch"] = "eval"
     """The teacher's BatchNorm: running statistics, or those of the batch that it labels."""
+    parts: Annotated[int, at_least(1, at_most=1000)] = field(default=1, metadata=LATER)
+    """Stages that share the labels of all epochs (student.labels = soft), on several GPUs at a
+    time. The labels are the same."""
 
     @property
     def is_plain(self) -> bool:
         """Whether the method's own teachers label, as they are in the end."""
-        return self == LabelConfig(bn=self.bn)
+        return self == LabelConfig(bn=self.bn, parts=self.parts)
 
 
 def _check_distinct(field: str, names: tuple[str, ...]) -> None:

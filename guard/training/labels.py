@@ -3,7 +3,7 @@ image."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -27,8 +27,8 @@ FILE_BYTES = 2**26
 
 
 def relabel(stage: Relabel, store: ArtifactStore, folder: Path) -> Mapping[str, Any]:
-    """The teacher's logits for every augmented batch of every epoch: float16 (N, K) an epoch, in
-    the order in which the student sees the images."""
+    """The teacher's logits for every augmented batch of the part's epochs: float16 (N, K) an epoch,
+    in the order in which the student sees the images."""
     device = setup(stage.compute)
     distilled = DistilledSet.load(store.read(stage.distilled).path).expanded()
     layer = first_layer(stage.whitening, distilled.spec, store).to(device)
@@ -46,7 +46,8 @@ def relabel(stage: Relabel, store: ArtifactStore, folder: Path) -> Mapping[str, 
             }
             save_file({epoch: values.half().cpu() for epoch, values in logits.items()}, path)
 
-        names = {first: f"logits-{first:05d}.safetensors" for first in range(0, epochs, together)}
+        begins = range(0, epochs, together)[stage.part :: stage.parts]
+        names = {first: f"logits-{first:05d}.safetensors" for first in begins}
         made = {name: checkpoint.file(name, partial(write, first)) for first, name in names.items()}
     for name, path in made.items():
         path.rename(folder / name)
@@ -63,17 +64,21 @@ def epochs_in_a_file(count: int, num_classes: int) -> int:
 class SoftLabels:
     """The logits that `relabel` wrote, read an epoch at a time."""
 
-    folder: Path
+    folders: Sequence[Path]
+    """Of the parts, which have one file after another in turn."""
     epochs_in_a_file: int
 
     @classmethod
-    def of(cls, relabelled: Artifact) -> SoftLabels:
-        return cls(relabelled.path, relabelled.summary["epochs_in_a_file"])
+    def of(cls, relabelled: Sequence[Artifact]) -> SoftLabels:
+        """Of all parts, in order."""
+        folders = [part.path for part in relabelled]
+        return cls(folders, relabelled[0].summary["epochs_in_a_file"])
 
     def epoch(self, epoch: int) -> Tensor:
         """float32 (N, K), in the order of the epoch's batches."""
-        first = epoch - epoch % self.epochs_in_a_file
-        path = self.folder / f"logits-{first:05d}.safetensors"
+        number = epoch // self.epochs_in_a_file
+        first = number * self.epochs_in_a_file
+        path = self.folders[number % len(self.folders)] / f"logits-{first:05d}.safetensors"
         with safe_open(path, framework="pt") as file:
             logits: Tensor = file.get_tensor(str(epoch)).float()
         return logits

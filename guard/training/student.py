@@ -55,7 +55,8 @@ def train_student(stage: Student, store: ArtifactStore, folder: Path) -> Mapping
     if not config.regularizer.active:
         compiled(model, stage.compute)
     recipe = Recipe.of(config, model.normalize)
-    taught = None if stage.labels is None else SoftLabels.of(store.read(stage.labels))
+    parts = [store.read(part) for part in stage.relabelled]
+    taught = SoftLabels.of(parts) if parts else None
     images, classes = near(distilled.images, device), distilled.one_hot().to(device)
     soft = lesson(config, distilled, recipe, taught, images, classes)
     hard = of_classes(config, recipe, images, classes)

@@ -111,7 +111,7 @@ def stages(classes: int, ipc: int, side: int) -> Iterator[tuple[str, Sequence[St
     teacher = Untrained(classes=classes, side=side)
     config = StudentConfig(train=TrainConfig(epochs=1, batch_size=100))
     distilled = Distilled(teacher=teacher, parts=parts, method="noise", ipc=ipc, compute=COMPUTE)
-    labels = Relabel.of(teacher, distilled, config, None)
+    (labels,) = Relabel.of(teacher, distilled, config, None)
     student = Student(
         distilled=distilled,
         whitening=None,

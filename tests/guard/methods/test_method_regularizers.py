@@ -71,7 +71,7 @@ def test_every_named_regularizer_acts_in_every_place(setting: str, place: str, l
     config = lab.config(PLACES[place], regularizer=milder, **ONCE)
     stage = where_it_acts(config)
     assert stage.name == place.removesuffix("-at-once")
-    assert stage.regularizer == config.regularizer
+    assert stage.regularizer == config.regularizer.as_read()
     uses_radius = config.regularizer.uses_threat_model
     assert stage.eps == (config.evaluation.eps if uses_radius else 0)
     summary, tensors = lab.built(stage)

@@ -30,7 +30,7 @@ def inputs(batches: Iterator[tuple[Tensor, Tensor]]) -> list[Tensor]:
 
 
 def test_soft_labels_are_the_teachers_logits_in_half_precision(trial: SimpleNamespace) -> None:
-    labels = SoftLabels.of(trial.store.read(stage_named(trial.config, "relabel")))
+    labels = SoftLabels.of([trial.store.read(stage_named(trial.config, "relabel"))])
     made = DistilledSet.load(trial.result.paths["distilled"])
     teacher = load_model(trial.result.paths["teacher"])
     replayed = Recipe.of(trial.config.student, Normalize(made.spec.mean, made.spec.std))
@@ -60,12 +60,36 @@ def test_soft_labels_are_written_in_pieces_and_read_alike(
     artifact = store.get_or_build(stage)
     written = sorted(path.name for path in artifact.path.glob("*.safetensors"))
     assert written == [f"logits-{first:05d}.safetensors" for first in files]
-    pieces, whole = SoftLabels.of(artifact), SoftLabels.of(trial.store.read(stage))
+    pieces, whole = (SoftLabels.of([own]) for own in (artifact, trial.store.read(stage)))
     for epoch in range(3):
         assert torch.equal(pieces.epoch(epoch), whole.epoch(epoch))
     held = [load_file(artifact.path / name) for name in written]
     assert sorted(epoch for file in held for epoch in file) == ["0", "1", "2"]
     assert all(t.dtype == torch.float16 and t.shape == (20, 10) for f in held for t in f.values())
+
+
+@pytest.mark.parametrize("parts", [2, 3, 5])
+def test_parts_share_the_epochs_and_the_labels_are_the_same(
+    parts: int, trial: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of three epochs, each in a file of its own; the last parts have none where they are more."""
+    monkeypatch.setattr(guard.training.labels, "FILE_BYTES", 1)
+    config, store = trial.config.override({"labels.parts": parts}), ArtifactStore(tmp_path)
+    student, whole = stage_named(config, "student"), stage_named(trial.config, "student")
+    assert len(student.relabelled) == parts and whole.further_labels == ()
+    for needed in (student.distilled, student.relabelled[0].teacher):
+        shutil.copytree(trial.store.path(needed), store.path(needed))
+    made = [store.get_or_build(part) for part in student.relabelled]
+    assert [len(list(own.path.glob("*.safetensors"))) for own in made] == [
+        len(range(3)[part::parts]) for part in range(parts)
+    ]
+    shared, alone = SoftLabels.of(made), SoftLabels.of([trial.store.read(whole.labels)])
+    for epoch in range(3):
+        assert torch.equal(shared.epoch(epoch), alone.epoch(epoch))
+    ours = load_file(store.get_or_build(student).path / "model.safetensors")
+    theirs = load_file(trial.store.read(whole).path / "model.safetensors")
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    assert config.labels.is_plain
 
 
 @pytest.mark.parametrize(
@@ -97,7 +121,7 @@ def test_the_relabel_stage_replays_the_students_recipe(tiny_config: TrialConfig)
     teacher, distilled, planned = (
         stage_named(tiny_config, name) for name in ("squeeze", "distilled", "student")
     )
-    relabel = Relabel.of(teacher, distilled, tiny_config.student, None)
+    (relabel,) = Relabel.of(teacher, distilled, tiny_config.student, None)
     student = Student(
         distilled=distilled,
         whitening=None,

@@ -120,7 +120,7 @@ def test_labels_are_of_the_batches_that_the_student_sees(
     assert relabel.whitening == trained.whitening is not None
     for needed in closure(relabel):
         store.get_or_build(needed)
-    labels = SoftLabels.of(store.read(relabel))
+    labels = SoftLabels.of([store.read(relabel)])
     distilled = DistilledSet.load(store.path(relabel.distilled))
     layer = first_layer(trained.whitening, distilled.spec, store)
     own = generator(config.student.seed, "student-batches", 0)

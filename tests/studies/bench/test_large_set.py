@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
@@ -28,7 +29,12 @@ def test_memory_does_not_grow_with_the_set(tmp_path: Path) -> None:
 
 
 def test_what_is_held_is_seen() -> None:
-    held = watched(lambda: torch.ones(2**26))
+    def hold() -> None:
+        ones = torch.ones(2**26)
+        time.sleep(0.3)  # it is looked at from time to time
+        assert len(ones) == 2**26
+
+    held = watched(hold)
     assert held.own - watched(lambda: None).own > 0.9 * 4 * 2**26
 
 
