@@ -41,7 +41,9 @@ def digits() -> Preset:
     and 200 epochs are 200 steps: too few, whatever the images are. Digits enlarged to 28 px, under
     a teacher of 99.7 %: 32 %; 76 % in batches of 10; with sre2l.bn_weight = 1 too 85 %, and 96 %
     after 1,000 steps of 50. Random real images with the teacher's labels: 64 % after 200 steps,
-    99 % after 1,000. Longer recovery alone (1,000 iterations): 48 %.
+    99 % after 1,000. Longer recovery alone (1,000 iterations): 48 %. RDED's smallest crop makes no
+    difference under a teacher's labels (0.08 to 1: 98.4 to 99.1 % clean, 45 to 48 % robust, on
+    validation images, three seeds); with hard labels whole images are 8 points cleaner.
     """
     config = TrialConfig(
         data=DataConfig(name="digits", validation_fraction=0.2),
