@@ -98,11 +98,7 @@ class PortableLabels:
 
     def _split(self, tensor: Tensor, count: int) -> list[Tensor]:
         """By batch: full ones, and one that is not at the end of every pass over the images."""
-        assert self.seeds is not None
-        size = self.student.train.batch_size
-        sizes = [len(own) for own in torch.arange(count).split(size)]
-        every = (sizes * -(-len(self.seeds) // len(sizes)))[: len(self.seeds)]
-        return list(tensor.split(every))
+        return list(tensor.split(_sizes(self.student, count)))
 
     def _layer(self, spec: ImageSpec) -> InputLayer:
         if not self.whitening:
@@ -168,8 +164,7 @@ def _check(
         _check_tensor(tensors, "logits", torch.float16, (count, spec.num_classes))
         return
     _check_tensor(tensors, "seeds", torch.int64, (student.budget,))
-    sizes = [len(own) for own in torch.arange(count).split(student.train.batch_size)]
-    total = sum((sizes * -(-student.budget // len(sizes)))[: student.budget])
+    total = sum(_sizes(student, count))
     _check_tensor(tensors, "logits", torch.float16, (total, spec.num_classes))
     _check_tensor(tensors, "rows", torch.int64, (total,))
     if any(name in tensors for name in WHITENING):
@@ -181,6 +176,12 @@ def _check(
         raise ValueError(
             f"rows must be in 0..{count - 1}, got {int(rows.min())}..{int(rows.max())}"
         )
+
+
+def _sizes(student: StudentConfig, count: int) -> list[int]:
+    """Of the batches of a pool of `count` images."""
+    once = [len(own) for own in torch.arange(count).split(student.train.batch_size)]
+    return (once * -(-student.budget // len(once)))[: student.budget]
 
 
 def _check_tensor(

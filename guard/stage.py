@@ -26,6 +26,11 @@ class Sizes:
     num_classes: int
 
 
+def mended_where(met: Mapping[str, bool]) -> tuple[str, ...]:
+    """Of what has been put right, the names of what a configuration meets (`Stage.mended`)."""
+    return tuple(name for name, meets in met.items() if meets)
+
+
 class Stage:
     """Base of every stage. Subclasses are frozen, keyword-only dataclasses."""
 

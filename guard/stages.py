@@ -11,7 +11,7 @@ from guard.config.regularizers import RegularizerConfig
 from guard.config.schema import LATER, field_names
 from guard.config.shared import Shared
 from guard.config.training import SqueezeConfig, StudentConfig, TrainConfig
-from guard.stage import Sizes, Stage
+from guard.stage import Sizes, Stage, mended_where
 
 LOOKS = (0.5,)
 """Shares of a squeeze's epochs after which its network may be looked at, and its state is kept. On
@@ -44,8 +44,8 @@ UNMIXED = "hard epochs without mixing"
 
 def mended_batches(train: TrainConfig, whitening: Whitening | None) -> tuple[str, ...]:
     """`Stage.mended` of networks that are trained like this."""
-    met = {CROPS: "resized-crop" in train.augment, WHITENED: bool(dsa_space(train, whitening))}
-    return tuple(name for name, meets in met.items() if meets)
+    space = dsa_space(train, whitening)
+    return mended_where({CROPS: "resized-crop" in train.augment, WHITENED: space is not None})
 
 
 def mended_passes(*regularizers: RegularizerConfig) -> tuple[str, ...]:
@@ -272,8 +272,8 @@ class Student(Trained):
     @property
     def mended(self) -> tuple[str, ...]:
         mixes = self.student.hard_epochs > 0 and self.student.mix != "none"
-        own = (UNMIXED,) if mixes else ()
-        return mended_batches(self.student.train, self.whitening) + own
+        batches = mended_batches(self.student.train, self.whitening)
+        return batches + mended_where({UNMIXED: mixes})
 
     def passes(self, sizes: Sizes) -> float:
         per_image = PLAIN_STEP + self.student.regularizer.passes

@@ -117,8 +117,8 @@ def measure(results: Results, machine: Machine) -> Sequence[Row]:
     from guard.data.datasets import load_data  # it imports torch
 
     config = TrialConfig.from_dict(results.records[0].config)
-    smallest = int(load_data(config.data).train.y.bincount().min())
-    config = config.override({**PLAIN, "ipc": min(10, smallest)})
+    ipc = min(10, load_data(config.data).smallest_class)
+    config = config.override({**PLAIN, "ipc": ipc})
     slots = machine.stages_at_a_time
     counts = [2**power for power in range(slots.bit_length())]
     scratch = StudyFolder(machine.folder.path / f"throughput-{os.getpid()}", "trials")

@@ -254,6 +254,11 @@ class Splits:
     useless: str = ""
     """Why nothing can be learned from it, in a line; empty where something may be."""
 
+    @property
+    def smallest_class(self) -> int:
+        """How many training images the smallest class has."""
+        return int(self.train.y.bincount().min())
+
     def named(self, split: str) -> ImageSet:
         return {"train": self.train, "validation": self.validation, "test": self.test}[split]
 

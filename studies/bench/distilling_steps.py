@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 
@@ -164,18 +164,19 @@ def taught(bench: Bench) -> Mapping[str, Computation]:
     parameters, loss_of = list(model.parameters()), LabelLoss(config=StudentConfig())
     with torch.no_grad():
         logits = teacher(bench.x)
+    answers = logits.softmax(dim=1)
+    of_logits = partial(loss_of, target=loss_of.target(logits, answers))
 
     def labelled() -> None:
         with torch.no_grad():
             teacher(bench.x)
 
-    def student(regularizer: RegularizerConfig) -> Callable[[], None]:
+    def student(regularizer: RegularizerConfig) -> Computation:
         defended = TrainingLoss(regularizer, bench.config.evaluation.eps)
 
         def compute() -> None:
-            of_logits = partial(loss_of, target=loss_of.target(logits, logits.softmax(dim=1)))
-            given = (model, bench.x, logits.softmax(dim=1), 0, draws(), of_logits)
-            torch.autograd.grad(defended(*given)[0], parameters)
+            loss, _ = defended(model, bench.x, answers, 0, draws(), of_logits)
+            torch.autograd.grad(loss, parameters)
 
         return compute
 

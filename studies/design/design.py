@@ -95,8 +95,14 @@ class Design:
     def runs(self, base: TrialConfig, seeds: int) -> list[Run]:
         """Every trial once, seed by seed, a control before what is held against it. Of those that
         differ in what none of their stages reads, the first. Raises ConfigError (`arms`)."""
-        found: dict[tuple[str, ...], Run] = {}
         every, _ = self.arms(base)
+        return self.repeated(every, seeds)
+
+    def repeated(
+        self, every: Sequence[tuple[Settings, list[TrialConfig]]], seeds: int
+    ) -> list[Run]:
+        """The `arms` over seeds, as `runs` has them."""
+        found: dict[tuple[str, ...], Run] = {}
         for seed in range(seeds):
             own = dict.fromkeys(SEEDS, seed)
             for settings, configs in every:

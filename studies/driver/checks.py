@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from guard.config import ModelConfig
@@ -116,16 +116,17 @@ def checked(base: TrialConfig, configs: Iterable[TrialConfig]) -> TrialConfig:
     """
 
     from guard.data.datasets import load_data, useful
-    from guard.models.networks import footprint
+    from guard.models.networks import footprint, takes_one_image
 
     splits = useful(load_data(base.data))
-    spec, smallest = splits.spec, int(splits.train.y.bincount().min())
+    spec, smallest = splits.spec, splits.smallest_class
     configs = list(configs)
     if any(config.regularizer.keeps for config in (base, *configs)):
         count = len(splits.train)
         check_fits("regularizer.ascent", "ls-pgd", count * (spec.num_values + 1))
     models: dict[ModelConfig, str] = {}
     batches: set[int] = set()
+    alone: dict[ModelConfig, ConfigError] = {}
     for config in configs:
         check_named(config)
         config.own.check_images(config.shared, spec, smallest)
@@ -136,7 +137,11 @@ def checked(base: TrialConfig, configs: Iterable[TrialConfig]) -> TrialConfig:
         models.setdefault(config.distilled_model, f"{config.method}.model")
         models.setdefault(config.student_model, "student.model")
         batches.add(min(config.evaluation.batch_size, len(splits.test)))
-        check_lone_images(config, spec, len(splits.train))
+        for model, error in lone_images(config, spec, len(splits.train)):
+            alone.setdefault(model, error)
+    for model, error in alone.items():
+        if not takes_one_image(model, spec):
+            raise error
     for model, path in models.items():
         try:
             weights, given = footprint(model, spec)
@@ -148,11 +153,11 @@ def checked(base: TrialConfig, configs: Iterable[TrialConfig]) -> TrialConfig:
     return base.override({"data.sha256": splits.sha256})
 
 
-def check_lone_images(config: TrialConfig, spec: ImageSpec, count: int) -> None:
-    """Raises ConfigError for batches of one image, the last of so many for training or of a set's,
-    that a network cannot be trained on."""
-    from guard.models.networks import takes_one_image
-
+def lone_images(
+    config: TrialConfig, spec: ImageSpec, count: int
+) -> Iterator[tuple[ModelConfig, ConfigError]]:
+    """Networks that get an image alone, the last of so many for training or of a set's, and what is
+    to be said where one cannot be trained on it."""
     for stage in plan(config):
         if isinstance(stage, Squeeze):
             path, images, batch = "squeeze", count, stage.train.batch_size
@@ -161,12 +166,14 @@ def check_lone_images(config: TrialConfig, spec: ImageSpec, count: int) -> None:
             path, batch = "student.train", stage.student.train.batch_size
         else:
             continue
-        is_lone = batch == 1 or images % batch == 1
-        if is_lone and not takes_one_image(stage.model, spec):
-            raise ConfigError(
-                f"{path}.batch_size",
-                f"must not leave one of {images} images alone in a batch, where a BatchNorm of "
-                f"{stage.model.name} sees one place of {spec.image_size} px; got {batch}",
+        if batch == 1 or images % batch == 1:
+            yield (
+                stage.model,
+                ConfigError(
+                    f"{path}.batch_size",
+                    f"must not leave one of {images} images alone in a batch, where a BatchNorm of "
+                    f"{stage.model.name} sees one place of {spec.image_size} px; got {batch}",
+                ),
             )
 
 

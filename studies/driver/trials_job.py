@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from guard.trial import TrialConfig
 from guard.trial_stages import Leg
-from studies.design.design import Design
+from studies.design.design import Design, Settings
 from studies.design.study import Study, conclusion
 from studies.driver import flags
 from studies.driver.checks import checked
@@ -44,8 +44,12 @@ class TrialsJob:
     design: Design
 
     @cached_property
+    def arms(self) -> tuple[list[tuple[Settings, list[TrialConfig]]], list[str]]:
+        return self.design.arms(self.base)
+
+    @cached_property
     def runs(self) -> list[Run]:
-        return self.design.runs(self.base, self.request.seeds)
+        return self.design.repeated(self.arms[0], self.request.seeds)
 
     @property
     def configs(self) -> list[TrialConfig]:
@@ -53,7 +57,7 @@ class TrialsJob:
 
     @property
     def cautions(self) -> list[str]:
-        _, left_out = self.design.arms(self.base)
+        _, left_out = self.arms
         return [f"a combination without meaning is left out ({reason})" for reason in left_out]
 
     @property

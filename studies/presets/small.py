@@ -21,7 +21,7 @@ from guard.methods.dc import DC, DSA
 from guard.methods.dm import C2R, DM, IDM, NCFM, ROME, NetworksConfig
 from guard.methods.mtt import DATM, MAT, MTT, TESLA
 from guard.methods.mtt.experts import ExpertConfig, expert_training
-from guard.methods.sre2l import CDA, SRe2L
+from guard.methods.sre2l import CDA, SMALL, SRe2L
 from guard.trial import TrialConfig
 from studies.presets.papers import cifar10
 from studies.presets.preset import Preset, condensed_on, penalty_space
@@ -180,15 +180,8 @@ def cifar10_small() -> Preset:
             "regularizer.weight": 0.3,
             "regularizer.bn": "train",
             "regularizer.weight_warmup_epochs": 3,
-            "sre2l": {"iterations": 300, "lr": 0.1, "bn_weight": 0.1, "jitter": 2, "chunk": 10},
-            "cda": {
-                "iterations": 300,
-                "lr": 0.1,
-                "bn_weight": 0.1,
-                "jitter": 2,
-                "chunk": 10,
-                "crop_scale": 0.4,
-            },
+            "sre2l": dict(SMALL),
+            "cda": {**SMALL, "crop_scale": 0.4},
             "student.train.epochs": 200,
             "student.train.batch_size": 50,
             "student.train.decay_all": False,

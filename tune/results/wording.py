@@ -151,8 +151,9 @@ def read_fields(config: TrialConfig) -> dict[Field, Any]:
     """What a trial of this config reads, as far as its regularizer decides it, and the
     regularizer's name does not say it."""
     regularizer, prefix = config.regularizer, "regularizer."
-    in_words = attacks(regularizer)
-    is_plain = regularizer.active and regularizer.title == regularizer.kind and not in_words
+    is_plain = (
+        regularizer.active and regularizer.title == regularizer.kind and not regularizer.attacks
+    )
     used = regularizer.fields_used() if is_plain else frozenset()
     found: dict[Field, Any] = {}
     for path, value in config.flat().items():

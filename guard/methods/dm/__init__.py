@@ -18,7 +18,7 @@ from guard.config.training import DSA_OPS, DsaOp
 from guard.data.spec import ImageSpec
 from guard.errors import ConfigError
 from guard.methods.method import Method, check_divides, one_adversary
-from guard.stage import Sizes
+from guard.stage import Sizes, mended_where
 from guard.stages import PLAIN_STEP, Part, Trained, Whitening
 
 Distance = Literal["squared", "absolute", "characteristic"]
@@ -47,12 +47,13 @@ class DistributionMatching(Part):
     @property
     def mended(self) -> tuple[str, ...]:
         own = self.matching
-        found = {
-            GATHERED: own.negatives is not None,
-            ANCHORS: own.contrast_weight > 0,
-            PASSES: own.hardest_first,
-        }
-        return tuple(name for name, is_mended in found.items() if is_mended)
+        return mended_where(
+            {
+                GATHERED: own.negatives is not None,
+                ANCHORS: own.contrast_weight > 0,
+                PASSES: own.hardest_first,
+            }
+        )
 
     @property
     def partition(self) -> int:

@@ -5,24 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from coloured import SPEC
 from torch import Tensor, nn
 
 from guard.config import ModelConfig, RegularizerConfig
-from guard.data.spec import ImageSpec
 from guard.methods.dc.gradients import ClassGradients, Gradients
 from guard.models.batchnorm import batchnorms
 from guard.models.networks import Classifier, build_model
 from guard.training.losses import TrainingLoss
 from helpers import draws
 
-SPEC = ImageSpec(
-    channels=3,
-    image_size=8,
-    num_classes=4,
-    mean=(0.3, 0.4, 0.5),
-    std=(0.2, 0.25, 0.3),
-    class_names=tuple("abcd"),
-)
 GROUP = torch.tensor([2, 0, 3])
 EPS = 0.03
 PLAIN = TrainingLoss(RegularizerConfig.named("none"))

@@ -3,20 +3,11 @@
 from __future__ import annotations
 
 import torch
+from coloured import SPEC
 
 from guard.config import ModelConfig
-from guard.data.spec import ImageSpec
 from guard.models.networks import Classifier, build_model
 from helpers import draws
-
-SPEC = ImageSpec(
-    channels=3,
-    image_size=8,
-    num_classes=4,
-    mean=(0.3, 0.4, 0.5),
-    std=(0.2, 0.25, 0.3),
-    class_names=tuple("abcd"),
-)
 
 
 def teacher(seed: int = 0) -> Classifier:

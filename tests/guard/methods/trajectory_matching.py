@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from coloured import SPEC
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -19,14 +20,6 @@ from guard.models.input_layer import Normalize
 from guard.models.networks import Classifier, build_model
 from helpers import CPU, draws
 
-SPEC = ImageSpec(
-    channels=3,
-    image_size=8,
-    num_classes=4,
-    mean=(0.3, 0.4, 0.5),
-    std=(0.2, 0.25, 0.3),
-    class_names=tuple("abcd"),
-)
 SNAPSHOTS = "snapshots.safetensors"
 
 
